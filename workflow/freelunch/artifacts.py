@@ -1,0 +1,140 @@
+"""Result directories: files written atomically, checked by SHA-256, and described by a manifest written last.
+
+A directory is complete exactly when its ``manifest.json`` is there. Nothing half-written is ever taken for a result:
+a file appears under its name only after its bytes are on disk.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .errors import FreelunchError
+from .specs import Spec
+
+MANIFEST = "manifest.json"
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success its file replaces ``path``, on failure it is removed.
+
+    Raises:
+        FreelunchError: the disk is full or not writable; says where and how much is free.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        with part.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        os.replace(part, path)
+    except Exception as error:
+        part.unlink(missing_ok=True)
+        if _is_disk_error(error):
+            raise FreelunchError(f"cannot write {path}: {_disk_state(path.parent, error)}") from None
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically."""
+    with replacing(path) as part:
+        part.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        FreelunchError: the file is missing or truncated.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FreelunchError(f"cannot read {path}: {error}; delete {path.parent} to have it made again") from None
+
+
+def _is_disk_error(error: Exception) -> bool:
+    # safetensors reports a full disk as its own exception with the text of the I/O error in it
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+    return full or "No space left" in str(error) or "os error 28" in str(error)
+
+
+def _disk_state(folder: Path, error: Exception) -> str:
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free / 2**30
+    reason = error.strerror if isinstance(error, OSError) else "No space left on device"
+    return f"{reason} ({free:.2f} GiB free)"
+
+
+class Artifact:
+    """A finished result directory.
+
+    Raises:
+        FreelunchError: on opening, if the manifest is missing, unreadable or belongs to another spec.
+    """
+
+    def __init__(self, folder: Path, spec: Spec | None = None) -> None:
+        self.folder = folder
+        self.manifest: dict[str, Any] = read_json(folder / MANIFEST)
+        found = self.manifest.get("key")
+        if spec is not None and found != spec.key:
+            raise FreelunchError(f"{folder / MANIFEST}: is the manifest of key {found}, not of {spec.key}")
+        self._checked: set[str] = set()
+
+    @property
+    def files(self) -> list[str]:
+        return sorted(self.manifest["files"])
+
+    @property
+    def digest(self) -> str:
+        """Hash over the checksums of all files: equal digests, equal contents."""
+        return files_digest(self.manifest["files"])
+
+    def file(self, name: str) -> Path:
+        """Path of a file whose size and checksum were compared with the manifest (once per process).
+
+        Raises:
+            FreelunchError: the file is missing, truncated, or not the one that was written.
+        """
+        path = self.folder / name
+        if name in self._checked:
+            return path
+        wanted = self.manifest["files"].get(name)
+        if wanted is None:
+            raise FreelunchError(f"{path}: the manifest beside it lists no such file")
+        repair = f"delete {self.folder} to have it made again"
+        if not path.is_file():
+            raise FreelunchError(f"{path}: is missing; {repair}")
+        size = path.stat().st_size
+        if size != wanted["bytes"]:
+            raise FreelunchError(f"{path}: has {size} bytes, the manifest says {wanted['bytes']}; {repair}")
+        if checksum(path) != wanted["sha256"]:
+            raise FreelunchError(f"{path}: its contents are not what the manifest says (SHA-256 differs); {repair}")
+        self._checked.add(name)
+        return path
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """The manifest's entry of a file: size and checksum."""
+    return {"bytes": path.stat().st_size, "sha256": checksum(path)}
+
+
+def files_digest(files: dict[str, Any]) -> str:
+    """Hash over the names and checksums of a manifest's files."""
+    lines = [f"{name} {entry['sha256']}" for name, entry in sorted(files.items())]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

