@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from .config import Config, Section, read_yaml, validate
+from .config import Config, ModelConfig, Section, read_yaml, validate
 from .errors import FreelunchError, suggest
 
 TABLE = Path(__file__).parents[1] / "references" / "models.yaml"
@@ -91,7 +91,15 @@ def facts_of(config: Config, name: str) -> Facts:
     Raises:
         FreelunchError: the model is not in the config, or nothing is known of it.
     """
-    model = config.models[name]
+    return facts_of_source(name, config.models[name])
+
+
+def facts_of_source(name: str, model: ModelConfig) -> Facts:
+    """Facts of a model, by the entry that the config has under ``models.<name>``.
+
+    Raises:
+        FreelunchError: nothing is known of it.
+    """
     key = f"models.{name}"
     if model.random is not None:
         return validate(Facts, model.random.config, f"{key}.random.config")

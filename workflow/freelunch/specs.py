@@ -10,7 +10,9 @@ import hashlib
 import json
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, TypeAdapter
 
 from .config import DataConfig, EvaluationTask, ModelConfig, Section
 from .patterns import parse_pattern
@@ -200,3 +202,12 @@ class EvaluationSpec(Spec):
         if isinstance(self.subject, PrunedSpec):
             return [self.subject]
         return [self.subject.pruned, self.subject]
+
+
+AnySpec = ModelSpec | DataSpec | CalibrationSpec | DenseSpec | PrunedSpec | ReconstructedSpec | EvaluationSpec
+_SPECS: TypeAdapter[Spec] = TypeAdapter(Annotated[AnySpec, Field(discriminator="stage")])
+
+
+def parse_spec(raw: Any) -> Spec:
+    """A spec from its dump, such as the ``spec`` of a manifest."""
+    return _SPECS.validate_python(raw)

@@ -6,7 +6,6 @@ import hashlib
 import os
 import platform
 import resource
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,13 +62,7 @@ class Stage:
         self._files[name] = describe(self.folder / name)
 
     def finish(self, **results: Any) -> dict[str, Any]:
-        """Remove files of earlier attempts that were not written again, and write the manifest, last of all."""
-        for path in sorted(self.folder.rglob("*"), reverse=True):
-            if path.is_dir() and not path.is_symlink():
-                if not any(path.iterdir()):
-                    path.rmdir()
-            elif str(path.relative_to(self.folder)) not in self._files:
-                path.unlink()
+        """Write the manifest, which makes the result complete; then remove what it does not list."""
         manifest = {
             "stage": self.spec.stage,
             "key": self.spec.key,
@@ -86,11 +79,18 @@ class Stage:
             **results,
         }
         write_json(self.folder / MANIFEST, manifest)
+        self._sweep()
         return manifest
 
-    def discard(self) -> None:
-        """Remove the whole directory."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+    def _sweep(self) -> None:
+        """Remove what the manifest does not list: records of partial results, files of earlier code."""
+        kept = {self.folder / name for name in (*self._files, MANIFEST)}
+        for path in sorted(self.folder.rglob("*"), reverse=True):
+            if path.is_dir() and not path.is_symlink():
+                if not any(path.iterdir()):
+                    path.rmdir()
+            elif path not in kept:
+                path.unlink()
 
 
 def _machine() -> dict[str, Any]:

@@ -1,0 +1,42 @@
+"""freelunch: calibrate, cache, prune, recover, evaluate, draw.
+
+snakemake --cores all            the default suite of config.yaml
+snakemake --cores all SUITE      another suite
+snakemake -n                     what would run
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from snakemake.utils import min_version
+
+min_version("9.20")
+
+# The package beside this file is the one that runs, here and in every job, whatever else is installed.
+sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [sys.path[0], os.environ.get("PYTHONPATH")]))
+
+
+configfile: str(Path(workflow.basedir) / "config.yaml")
+
+
+report: "workflow/report/workflow.rst"
+
+
+include: "workflow/rules/common.smk"
+
+
+rule all:
+    input:
+        suite_targets(PLAN.config.default_suite),
+
+
+include: "workflow/rules/suites.smk"
+include: "workflow/rules/prepare.smk"
+include: "workflow/rules/calibrate.smk"
+include: "workflow/rules/dense.smk"
+include: "workflow/rules/prune.smk"
+include: "workflow/rules/recover.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/report.smk"

@@ -1,0 +1,106 @@
+"""Streaming a model block by block must give what the whole model gives."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import FAMILIES, random_model, random_tokens
+
+from freelunch.blocks import call_block, find_halves, matrices, part_parameters, run_part
+from freelunch.errors import FreelunchError
+from freelunch.overlays import InMemory
+from freelunch.streaming import Network
+
+
+def network_of(model, dtype=torch.float32):
+    return Network(model.config, InMemory(dict(model.state_dict())), dtype)
+
+
+def streamed_logits(network, tokens):
+    hidden = network.embed(tokens)
+    for index in range(len(network.blocks)):
+        with network.block(index) as block:
+            hidden = network.run_block(index, block, hidden)
+    with network.head() as head:
+        return head(hidden)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_streamed_logits_equal_the_full_forward(family, dtype):
+    model = random_model(family, dtype=dtype)
+    tokens = random_tokens(3, 24)
+    with torch.no_grad():
+        expected = model(input_ids=tokens, use_cache=False).logits
+    assert not torch.equal(expected[0], expected[1])  # batch entries differ, so a mixed-up batch would show
+    assert torch.equal(streamed_logits(network_of(model, dtype), tokens), expected)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_halves_in_a_row_equal_the_block(family):
+    network = network_of(random_model(family))
+    hidden = network.embed(random_tokens(3, 24))
+    with network.block(0) as block:
+        call = network.calls(3, 24)[0]
+        halves = find_halves(block, hidden, call)
+        middle = run_part(block, "attention", halves, hidden, call)
+        assert not torch.equal(middle, hidden)
+        assert torch.equal(run_part(block, "mlp", halves, middle, call), call_block(block, hidden, call))
+        first, second = (part_parameters(block, part, halves) for part in ("attention", "mlp"))
+        assert sorted(first + second) == sorted(part_parameters(block, "block", None))
+        linear = set(matrices(block))
+        assert {name for name in linear if f"{name}.weight" in first} == {n for n in linear if "attn" in n}
+
+
+def test_gradients_of_a_half_stay_in_the_half():
+    network = network_of(random_model("llama"))
+    hidden = network.embed(random_tokens(2, 8))
+    with network.block(1) as block:
+        call = network.calls(2, 8)[1]
+        halves = find_halves(block, hidden, call)
+        block.requires_grad_(True)
+        for part in ("attention", "mlp"):
+            block.zero_grad(set_to_none=True)
+            run_part(block, part, halves, hidden, call).square().mean().backward()
+            touched = {name for name, parameter in block.named_parameters() if parameter.grad is not None}
+            assert touched == set(part_parameters(block, part, halves))
+
+
+def test_a_parallel_block_is_refused():
+    model = random_model("llama")
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(
+        "gpt_neox", vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48
+    )
+    model = AutoModelForCausalLM.from_config(config).eval()
+    network = network_of(model)
+    tokens = random_tokens(2, 8)
+    with torch.no_grad():
+        expected = model(input_ids=tokens, use_cache=False).logits
+    assert torch.equal(streamed_logits(network, tokens), expected)
+    with network.block(0) as block, pytest.raises(FreelunchError, match="use window: block"):
+        find_halves(block, network.embed(tokens), network.calls(2, 8)[0])
+
+
+def test_only_one_block_is_in_memory():
+    network = network_of(random_model("llama"))
+    with network.block(1):
+        loaded = [any(not p.is_meta for p in block.parameters()) for block in network.blocks]
+    assert loaded == [False, True, False]
+    assert all(p.is_meta for block in network.blocks for p in block.parameters())
+
+
+def test_a_checkpoint_without_a_tensor_is_named():
+    model = random_model("llama")
+    state = {k: v for k, v in model.state_dict().items() if "layers.1.mlp.up_proj" not in k}
+
+    class Files(InMemory):
+        def load(self, name):
+            if name not in self:
+                raise FreelunchError(f"no tensor {name}")
+            return super().load(name)
+
+    network = Network(model.config, Files(state), torch.float32)
+    with pytest.raises(FreelunchError, match=r"model.layers.1.mlp.up_proj.weight"), network.block(1):
+        pass

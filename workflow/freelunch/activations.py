@@ -1,0 +1,142 @@
+"""Hidden states on disk: real safetensors files, written and read through memory maps, never whole in memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from .blocks import Call, Halves, run_part
+from .errors import FreelunchError
+from .overlays import SafetensorsFiles
+from .streaming import Network
+
+TENSOR = "hidden"
+_NAMES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
+
+
+def create(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """A new safetensors file with one tensor, memory-mapped for writing. Its bytes are reserved at once.
+
+    Raises:
+        OSError: the disk cannot hold it (a full disk would otherwise kill the process at the first write).
+    """
+    size = torch.Size(shape).numel() * dtype.itemsize
+    header = json.dumps({TENSOR: {"dtype": _NAMES[dtype], "shape": shape, "data_offsets": [0, size]}}).encode()
+    header += b" " * (-(8 + len(header)) % 64)  # the format allows padding; aligned data can be viewed as any dtype
+    start = 8 + len(header)
+    with path.open("wb") as stream:
+        stream.write(len(header).to_bytes(8, "little") + header)
+        stream.flush()
+        os.posix_fallocate(stream.fileno(), 0, start + size)
+    storage = torch.UntypedStorage.from_file(str(path), shared=True, nbytes=start + size)
+    flat = torch.empty(0, dtype=torch.uint8).set_(storage)
+    return flat[start:].view(dtype).view(shape)
+
+
+def load(path: Path) -> Tensor:
+    """The hidden states ``[sequences, length, width]`` of a file, memory-mapped."""
+    return SafetensorsFiles([path]).load(TENSOR)
+
+
+def scratch(folder: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Memory-mapped room without a name: it goes when the tensor goes, or when the process is killed."""
+    handle, name = tempfile.mkstemp(dir=folder, suffix=".part", prefix=".")
+    os.close(handle)
+    try:
+        return create(Path(name), shape, dtype)
+    finally:
+        Path(name).unlink()
+
+
+def batches(count: int, size: int) -> Iterator[slice]:
+    """Slices of at most ``size`` that cover ``count`` sequences in order."""
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
+
+
+def check_finite(states: Tensor, where: str) -> None:
+    """Raise if any hidden state is NaN or infinite."""
+    for part in batches(states.shape[0], 16):
+        if not bool(states[part].isfinite().all()):
+            raise FreelunchError(f"{where}: hidden states contain NaN or infinity; try dtype: bfloat16 or float32")
+
+
+@torch.no_grad()
+def forward(
+    block: nn.Module, part: str, halves: Halves | None, call: Callable[[int], Call], source: Tensor, target: Tensor,
+    batch: int, device: torch.device,
+) -> None:  # fmt: skip
+    """Run a part of a block over ``source`` ``[sequences, length, width]``, batch by batch, into ``target``."""
+    for rows in batches(source.shape[0], batch):
+        hidden = source[rows].to(device)
+        target[rows] = run_part(block, part, halves, hidden, call(len(hidden))).to(target.dtype)
+
+
+class DenseStates:
+    """Dense hidden states at any position (see ``windows``), from the kept block boundaries.
+
+    What was not kept is computed forward from the nearest state before it, with the same batches as the dense pass,
+    and so with the same bits. Computed states are dropped as soon as the walk has passed them.
+
+    Args:
+        network: the dense model.
+        kept: for each kept block boundary, its states ``[sequences, length, width]``.
+        batch: sequences per forward pass.
+        folder: where computed states find room on disk.
+    """
+
+    def __init__(self, network: Network, kept: dict[int, Tensor], batch: int, folder: Path) -> None:
+        if 0 not in kept:
+            raise FreelunchError("the dense cache lacks the states at the first block's input")
+        self._network, self._batch, self._folder = network, batch, folder
+        self._kept = {2 * boundary: states for boundary, states in kept.items()}
+        self._computed: dict[int, Tensor] = {}
+
+    def drop_before(self, position: int) -> None:
+        """Forget computed states at earlier positions."""
+        self._computed = {at: states for at, states in self._computed.items() if at >= position}
+
+    def at(self, position: int, halves: Halves | None = None) -> Tensor:
+        """States at a position; ``halves`` is needed for odd ones."""
+        known = self._kept | self._computed
+        if position in known:
+            return known[position]
+        start = max(at for at in known if at < position)
+        states = known[start]
+        while start < position:
+            stop = min(start + 2 - start % 2, position)
+            part = "block" if stop - start == 2 else ("mlp" if start % 2 else "attention")
+            states = self._run(start // 2, part, halves, states)
+            start = stop
+        check_finite(states, f"dense states at the output of block {(position - 1) // 2}")
+        self._computed[position] = states
+        return states
+
+    def _run(self, index: int, part: str, halves: Halves | None, states: Tensor) -> Tensor:
+        target = scratch(self._folder, tuple(states.shape), states.dtype)
+        length = states.shape[1]
+        with self._network.block(index) as block:
+            forward(
+                block, part, halves, lambda size: self._network.calls(size, length)[index], states, target,
+                self._batch, self._network.device,
+            )  # fmt: skip
+        return target
+
+
+def boundaries_to_keep(blocks: int, bytes_each: int, budget: int) -> list[int]:
+    """Block boundaries ``0 .. blocks`` to keep within a budget in bytes: all, or an even spread with both ends.
+
+    Raises:
+        FreelunchError: the budget does not hold the first and the last.
+    """
+    count = min(budget // bytes_each, blocks + 1) if bytes_each else blocks + 1
+    if count < 2:
+        need = 2 * bytes_each / 2**30
+        raise FreelunchError(f"dense.max_gib: {budget / 2**30:g} GiB is too small; two boundaries need {need:.3g} GiB")
+    return sorted({round(i * blocks / (count - 1)) for i in range(count)})

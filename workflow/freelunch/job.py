@@ -1,0 +1,59 @@
+"""Run a stage as a job: output goes to the log, a foreseen failure is one line in it, and the exit status says so."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .config import ExecutionConfig
+from .errors import FreelunchError
+from .provenance import code_digest
+from .specs import parse_spec
+
+
+@contextmanager
+def logged(path: Path) -> Iterator[None]:
+    """Send everything written to stdout and stderr, by C code too, to a log; exit with status 1 on a foreseen failure."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.captureWarnings(True)
+    warnings.simplefilter("default")
+    try:
+        yield
+    except FreelunchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def run(compute: Callable[..., None], job: Any, **options: Any) -> None:
+    """Run the stage function ``compute`` for a Snakemake job (``snakemake`` inside its script).
+
+    The job gives ``params.spec``, ``input.code``, ``log`` and the config's ``execution`` section.
+    """
+    # imported here, so that the log also takes what these imports print
+    with logged(Path(job.log[0])):
+        from .stages.stage import Stage
+
+        execution: Mapping[str, Any] = job.config.get("execution") or {}
+        settings = ExecutionConfig.model_validate(execution)
+        _use_threads(int(job.threads))
+        stage = Stage(parse_spec(dict(job.params.spec)), Path.cwd(), settings, code_digest(list(job.input.code)))
+        compute(stage, **options)
+
+
+def _use_threads(count: int) -> None:
+    import torch
+
+    torch.set_num_threads(count)

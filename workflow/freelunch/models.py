@@ -1,0 +1,207 @@
+"""Dense models as plain Hugging Face directories: what such a directory must hold, and how to make one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from .config import Random
+from .errors import FreelunchError, suggest
+from .facts import Facts
+
+INDEX = "model.safetensors.index.json"
+WEIGHTS = "model.safetensors"
+SMALL = ("*.json", "*.txt", "*.model", "*.jinja")
+"""Config and tokenizer files; no code (``*.py``) and nothing pickled (``*.bin``) is among them."""
+_SENTENCES = (
+    "The quick brown fox, aged 12345 days, jumped over it's owner's lazy dog.",
+    "Über naïve 日本語 🙂:\n\n  two  spaces\tand a tab . End",
+)
+
+
+def checked_config(folder: Path) -> Any:
+    """The config of a model directory, with all defaults of its family filled in.
+
+    Raises:
+        FreelunchError: the directory asks for custom code, is quantised, or is no model known to transformers.
+    """
+    from transformers import AutoConfig
+
+    for name in ("config.json", "tokenizer_config.json"):
+        path = folder / name
+        raw = _json(path) if name == "config.json" or path.exists() else {}
+        if raw.get("auto_map"):
+            raise FreelunchError(
+                f"{path}: asks for code of its own (auto_map), which is never run; use a model that transformers has"
+            )
+        if raw.get("quantization_config"):
+            raise FreelunchError(f"{path}: the model is quantised (quantization_config); use the one it was made from")
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (ValueError, KeyError, OSError) as error:
+        raise FreelunchError(f"{folder / 'config.json'}: {str(error).splitlines()[0]}") from None
+
+
+def compare_facts(expected: Facts, config: Any, where: str) -> None:
+    """Compare what the plan assumed of a model with its real config.
+
+    Raises:
+        FreelunchError: names every differing key with both values.
+    """
+    found = Facts.model_validate(config.to_dict())
+    pairs = [(name, getattr(expected, name), getattr(found, name)) for name in Facts.model_fields]
+    wrong = [f"{name} is {real}, the plan assumed {assumed}" for name, assumed, real in pairs if assumed != real]
+    if wrong:
+        raise FreelunchError(f"{where}: {'; '.join(wrong)}; correct the row that `facts` names, or the config")
+
+
+def weight_files(folder: Path) -> list[str]:
+    """Names of the safetensors files that make up a model, from its index if it has one."""
+    if (folder / INDEX).exists():
+        names = sorted(set(_json(folder / INDEX).get("weight_map", {}).values()))
+        bad = [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]
+        if bad or not names:
+            raise FreelunchError(f"{folder / INDEX}: names no safetensors files of this directory: {', '.join(bad)}")
+        return names
+    return [WEIGHTS]
+
+
+def small_files(folder: Path) -> list[str]:
+    """Names of the config and tokenizer files of a model directory."""
+    names = {path.name for pattern in SMALL for path in folder.glob(pattern) if path.is_file()}
+    # indices of weights in other formats would mislead readers, and a manifest would be taken for ours
+    return sorted(name for name in names if name == INDEX or not name.endswith((".index.json", "manifest.json")))
+
+
+def parameter_count(paths: list[Path]) -> int:
+    """Numbers stored in safetensors files, read from their headers."""
+    from safetensors import safe_open
+
+    count = 0
+    for path in paths:
+        try:
+            with safe_open(path, framework="pt") as file:
+                count += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+        except Exception as error:
+            raise FreelunchError(f"{path}: is not a readable safetensors file: {error}") from None
+    return count
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a model directory.
+
+    Raises:
+        FreelunchError: there is none, or it needs code of its own.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (ValueError, KeyError, OSError, ImportError) as error:
+        raise FreelunchError(f"{folder}: has no usable tokenizer: {str(error).strip().splitlines()[0]}") from None
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """Hash over everything that shapes the tokens of a text."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    text = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_round_trip(tokenizer: Any, where: str) -> None:
+    """Check a converted tokenizer on a few sentences: nothing is lost, and merges make tokens longer than a byte.
+
+    Raises:
+        FreelunchError: names the sentence and what came back.
+    """
+    encoded = [tokenizer(sentence, add_special_tokens=False)["input_ids"] for sentence in _SENTENCES]
+    for sentence, tokens in zip(_SENTENCES, encoded, strict=True):
+        back = tokenizer.decode(tokens)
+        if back != sentence:
+            raise FreelunchError(f"{where}: its tokenizer turns {sentence!r} into {back!r}")
+    if 2 * len(encoded[0]) > len(_SENTENCES[0]):
+        raise FreelunchError(f"{where}: its tokenizer has no merges: {len(encoded[0])} tokens for {_SENTENCES[0]!r}")
+
+
+def model_from_gguf(path: Path, dtype: Any) -> tuple[Any, Any]:
+    """A model and its tokenizer from a GGUF file, with the weights dequantised.
+
+    Reads the tensors without ``from_pretrained``, which keeps them packed and wants another package (accelerate).
+
+    Raises:
+        FreelunchError: transformers does not know the architecture, or the file lacks tensors.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+    try:
+        config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+        config._name_or_path = ""
+        with torch.device("meta"):
+            model: Any = _empty(config, dtype)
+        read = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=model, torch_dtype=dtype)
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    except (ValueError, KeyError, NotImplementedError, OSError) as error:
+        raise FreelunchError(f"{path.name}: cannot be converted: {str(error).splitlines()[0]}") from None
+    model.load_state_dict(read["tensors"], strict=False, assign=True)
+    model.tie_weights()
+    missing = [name for name, tensor in model.named_parameters() if tensor.is_meta]
+    if missing:
+        raise FreelunchError(f"{path.name}: lacks {len(missing)} tensors of the model, first {missing[0]}")
+    return model, tokenizer
+
+
+def random_model(source: Random, dtype: Any, where: str) -> tuple[Any, Any]:
+    """A randomly initialised model and a tokenizer of the 256 bytes and an end-of-text token.
+
+    Raises:
+        FreelunchError: a key that the family's config does not have, or a vocabulary below 257.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    tokenizer = byte_tokenizer()
+    end = tokenizer.eos_token_id
+    given = source.config
+    try:
+        known = AutoConfig.for_model(given["model_type"])
+    except (KeyError, ValueError) as error:
+        raise FreelunchError(f"{where}.config.model_type: {str(error).splitlines()[0][:200]}") from None
+    allowed = {*known.to_dict(), *known.attribute_map}
+    for key in given.keys() - allowed:
+        raise FreelunchError(f"{where}.config.{key}: unknown key; {suggest(key, allowed)}")
+    size, least = given.get("vocab_size", known.vocab_size), len(tokenizer)
+    if size < least:
+        raise FreelunchError(f"{where}.config.vocab_size: must be at least {least}, the byte tokenizer's (found {size})")
+    config = AutoConfig.for_model(**given | {"bos_token_id": end, "eos_token_id": end, "pad_token_id": None})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(source.seed)
+        model = _empty(config, dtype)
+    return model, tokenizer
+
+
+def byte_tokenizer() -> Any:
+    """A tokenizer whose tokens are the 256 bytes, and ``<|endoftext|>``."""
+    from tokenizers import Tokenizer, decoders, pre_tokenizers
+    from tokenizers.models import BPE
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(BPE(vocab={symbol: token for token, symbol in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FreelunchError(f"cannot read {path}: {error}") from None
+    if not isinstance(raw, dict):
+        raise FreelunchError(f"{path}: is not a JSON object")
+    return raw

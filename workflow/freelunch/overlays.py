@@ -1,0 +1,121 @@
+"""Base + overlay: a pruned or recovered model is the dense checkpoint, bit-packed masks, and the tensors that changed.
+
+A dense model is never copied; sources of tensors are stacked instead, and read lazily, one tensor at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from .errors import FreelunchError
+
+
+class TensorSource(Protocol):
+    """Named tensors that are read when asked for."""
+
+    def __contains__(self, name: object) -> bool: ...
+
+    def load(self, name: str) -> Tensor:
+        """The tensor on the CPU; callers must not write to it."""
+        ...
+
+
+class SafetensorsFiles:
+    """The tensors of some safetensors files, memory-mapped.
+
+    Raises:
+        FreelunchError: a file is no readable safetensors file, or two files hold a tensor of the same name.
+    """
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._where: dict[str, Path] = {}
+        self._open = {}
+        for path in paths:
+            try:
+                self._open[path] = handle = safe_open(path, framework="pt", device="cpu")
+            except Exception as error:
+                raise FreelunchError(f"{path}: cannot be read as safetensors: {error}") from None
+            for name in handle.keys():  # noqa: SIM118 - a handle is no mapping
+                if name in self._where:
+                    raise FreelunchError(f"{path}: holds {name}, which {self._where[name]} holds as well")
+                self._where[name] = path
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._where
+
+    @property
+    def names(self) -> list[str]:
+        return sorted(self._where)
+
+    def load(self, name: str) -> Tensor:
+        if name not in self._where:
+            files = ", ".join(str(path) for path in self._open) or "no file"
+            raise FreelunchError(f"no tensor {name} in {files}")
+        tensor: Tensor = self._open[self._where[name]].get_tensor(name)
+        return tensor
+
+
+class Masked:
+    """A source whose masked tensors read as zero where pruned."""
+
+    def __init__(self, base: TensorSource, masks: TensorSource) -> None:
+        self.base, self.masks = base, masks
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.base
+
+    def load(self, name: str) -> Tensor:
+        tensor = self.base.load(name)
+        mask = self.mask(name)
+        return tensor if mask is None else tensor.masked_fill(~mask, 0)
+
+    def mask(self, name: str) -> Tensor | None:
+        """Boolean mask of a tensor, True = kept; None if it is not pruned."""
+        return unpack(self.masks.load(name), self.base.load(name).shape[1]) if name in self.masks else None
+
+
+class Replaced:
+    """A source some of whose tensors are replaced by others."""
+
+    def __init__(self, base: TensorSource, changed: TensorSource) -> None:
+        self.base, self.changed = base, changed
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.base
+
+    def load(self, name: str) -> Tensor:
+        return (self.changed if name in self.changed else self.base).load(name)
+
+
+class InMemory:
+    """Tensors held in a mapping."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors
+
+    def load(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+
+_BITS = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8)
+
+
+def pack(mask: Tensor) -> Tensor:
+    """Pack a boolean ``[rows, columns]`` mask into ``[rows, ceil(columns / 8)]`` bytes, first column in the high bit."""
+    padded = torch.nn.functional.pad(mask.to(torch.uint8), (0, -mask.shape[1] % 8))
+    return (padded.reshape(mask.shape[0], -1, 8) * _BITS).sum(-1, dtype=torch.uint8)
+
+
+def unpack(packed: Tensor, columns: int) -> Tensor:
+    """Inverse of :func:`pack` for a mask of ``columns`` columns."""
+    bits = (packed.unsqueeze(-1) & _BITS) != 0
+    return bits.reshape(packed.shape[0], -1)[:, :columns]

@@ -1,0 +1,1 @@
+"""Recovery: what repairs a pruned network."""

@@ -1,0 +1,56 @@
+"""From tidy rows to tables and figures: every view of a suite is a function of its rows.
+
+Nothing heavy is imported here, and builders are imported by name when asked for: a job that draws one figure depends
+on that figure's module and on no other's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, cast
+
+from ..errors import FreelunchError, suggest
+from .names import FIGURE_NAMES, TABLE_NAMES
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+    # absolute: provenance.sources follows relative imports, and a figure does not depend on the tables
+    from freelunch.reporting.tables import Table
+
+    TABLES: dict[str, Callable[[DataFrame], Table]]
+    FIGURES: dict[str, Callable[[DataFrame], Figure]]
+
+__all__ = ["FIGURES", "FIGURE_NAMES", "TABLES", "TABLE_NAMES", "draw", "tabulate"]
+
+
+def tabulate(name: str, rows: DataFrame) -> Table:
+    """Build a table of a suite by name; ``rendering.render`` turns it into text.
+
+    Raises:
+        FreelunchError: there is no such table, or the rows lack what it shows.
+    """
+    if name not in TABLE_NAMES:
+        raise FreelunchError(f"{name!r} is not a table; {suggest(name, TABLE_NAMES)}")
+    return cast("Table", import_module(".tables", __name__).TABLES[name](rows))
+
+
+def draw(name: str, rows: DataFrame) -> Figure:
+    """Draw a figure of a suite by name; ``style.save`` writes it.
+
+    Raises:
+        FreelunchError: there is no such figure, or the rows lack what it shows.
+    """
+    if name not in FIGURE_NAMES:
+        raise FreelunchError(f"{name!r} is not a figure; {suggest(name, FIGURE_NAMES)}")
+    return cast("Figure", import_module(f".figures.{name}", __name__).draw(rows))
+
+
+def __getattr__(name: str) -> Any:
+    if name == "TABLES":
+        return import_module(".tables", __name__).TABLES
+    if name == "FIGURES":
+        return {figure: import_module(f".figures.{figure}", __name__).draw for figure in FIGURE_NAMES}
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

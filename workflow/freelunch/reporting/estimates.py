@@ -1,0 +1,125 @@
+"""Means over seeds with their standard errors, and which axes tell the runs of a suite apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from pandas import DataFrame
+
+from ..errors import FreelunchError
+from . import labels
+
+PRUNING = ("calibration", "sequences", "calibration_tokens", "sampling", "allocation", "prune_inputs")
+RECOVERING = (
+    "validation_sequences",
+    "flow",
+    "parametrization",
+    "trains_norms",
+    "loss",
+    "optimizer",
+    "learning_rate",
+    "warmup",
+    "epochs",
+    "batch_size",
+)
+"""Axes of the recovery alone: a run that is not recovered stands beside every one of their values."""
+
+
+class Estimate(NamedTuple):
+    """A number with its standard error: over seeds if there are several runs, the metric's own if there is one."""
+
+    value: float
+    stderr: float = math.nan
+    runs: int = 1
+
+
+def estimate(values: Sequence[float], stderrs: Sequence[float] = ()) -> Estimate:
+    """Mean over seeds. A value that is not finite makes the mean so: a diverged seed is never left out."""
+    if len(values) == 1:
+        return Estimate(float(values[0]), float(stderrs[0]) if len(stderrs) else math.nan)
+    if not np.isfinite(values).all():
+        return Estimate(math.nan if np.isnan(values).any() else math.inf, math.nan, len(values))
+    return Estimate(float(np.mean(values)), float(np.std(values, ddof=1)) / math.sqrt(len(values)), len(values))
+
+
+def with_variant(rows: DataFrame) -> DataFrame:
+    """Add the column ``variant``: ``dense``, ``none`` (not recovered), the window, or the recovery without windows."""
+    variant = rows["window"].where(rows["window"].notna(), rows["recovery"])
+    return rows.assign(variant=variant.where(rows["criterion"] != "dense", "dense"))
+
+
+def levels(rows: DataFrame, cell: Sequence[str]) -> tuple[str, ...]:
+    """The axes without which runs of different settings would fall into one cell; seeds are meant to."""
+    chosen: list[str] = []
+    for axis in (*PRUNING, *RECOVERING):
+        before, after = ([*cell, *chosen], [*cell, *chosen, axis])
+        if len(rows[after].drop_duplicates()) > len(rows[before].drop_duplicates()):
+            chosen.append(axis)
+    return tuple(chosen)
+
+
+def suite(rows: DataFrame) -> str:
+    """Name of the suite the rows are of, for messages and labels."""
+    return ", ".join(sorted(rows["suite"].dropna().unique())) or "without a name"
+
+
+def ordered(frame: DataFrame, names: Sequence[str]) -> list[tuple[Any, ...]]:
+    """The distinct combinations of some columns, in the order a reader expects."""
+    found = [tuple(row) for row in frame[list(names)].drop_duplicates().itertuples(index=False)]
+    return sorted(found, key=lambda row: [labels.order(*pair) for pair in zip(names, row, strict=True)])
+
+
+@dataclass(frozen=True)
+class Perplexities:
+    """Test perplexities by setting (``levels``) and by variant; settings and variants are in reading order."""
+
+    levels: tuple[str, ...]
+    settings: list[tuple[Any, ...]]
+    variants: list[str]
+    cells: dict[tuple[tuple[Any, ...], str], Estimate]
+
+
+def perplexities(rows: DataFrame, view: str) -> Perplexities:
+    """Collect the test perplexities of pruned runs, the dense model's beside each of them.
+
+    Raises:
+        FreelunchError: no pruned run has a test perplexity; the message names the view that needs one.
+    """
+    measured = rows["metric"].str.startswith("ppl@", na=False) & (rows["split"] == "test")
+    found = with_variant(rows[measured])
+    pruned = found[found["variant"] != "dense"]
+    if pruned.empty:
+        raise FreelunchError(f"{view} needs the test perplexity of pruned runs; suite {suite(rows)} has none")
+    where = ("model", "dataset", "length")
+    extra = levels(pruned, (*where, "criterion", "pattern", "variant"))
+    names = (*where, *extra, "criterion", "pattern")
+    recovered = pruned[pruned["variant"] != labels.NOT_RECOVERED]
+    settings = ordered(recovered, names)
+    shared = [name for name in names if name not in RECOVERING]
+    kept = [names.index(name) for name in shared]
+    known = {tuple(setting[i] for i in kept) for setting in settings}
+    alone = [setting for setting in ordered(pruned.drop(recovered.index), names) if _at(setting, kept) not in known]
+    settings = ordered(DataFrame([*settings, *alone], columns=list(names)), names) if alone else settings
+    variants = [variant for (variant,) in ordered(found, ["variant"])]
+    cells: dict[tuple[tuple[Any, ...], str], Estimate] = {}
+    for variant in variants:
+        by = list(where) if variant == "dense" else shared if variant == labels.NOT_RECOVERED else list(names)
+        at = [names.index(name) for name in by]
+        groups = found[found["variant"] == variant].groupby(by, dropna=False)
+        values = {_plain(key): estimate(list(group["value"]), list(group["stderr"])) for key, group in groups}
+        cells |= {(s, variant): values[_plain(_at(s, at))] for s in settings if _plain(_at(s, at)) in values}
+    return Perplexities(names, settings, variants, cells)
+
+
+def _at(setting: tuple[Any, ...], places: list[int]) -> tuple[Any, ...]:
+    return tuple(setting[place] for place in places)
+
+
+def _plain(key: Any) -> tuple[Any, ...]:
+    """A key that compares equal where values are missing."""
+    return tuple(None if pd.isna(part) else part for part in key)

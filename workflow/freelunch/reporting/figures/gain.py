@@ -1,0 +1,62 @@
+"""What reconstruction gained in every block: how far the validation loss fell below its initial value."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from pandas import DataFrame
+
+from .. import labels, style
+from ..curves import gains
+from ..estimates import ordered
+from .panels import of, settings, title, wrapped
+
+
+@style.applied()
+def draw(rows: DataFrame) -> Figure:
+    """Gain over depth, one series per kind of window; panels are criterion and pattern.
+
+    Raises:
+        FreelunchError: there are no reconstructed runs, or their losses are missing.
+    """
+    frame, extra = gains(rows, "figure gain")
+    frame = frame.assign(gain=100 * (1 - frame["ratio"]))
+    names, panels = settings(frame, extra)
+    parts = [part for _, part in ordered(frame.assign(window=frame["variant"]), ["window", "part"])]
+    looks = style.looks(parts)
+    lines = wrapped(panels, widest=2)
+    figure, axes = style.grid(len(lines), len(lines[0]), height=1.8, sharex=True, sharey=True)
+    for shown, row in zip(lines, axes, strict=True):
+        for column, axis in enumerate(row):
+            if column >= len(shown):
+                axis.set_axis_off()
+                continue
+            _panel(axis, of(frame, names, shown[column]), looks)
+            axis.set_title(title(names, shown[column]))
+        row[0].set_ylabel("Gain (% of initial\nvalidation loss)")
+    gain = frame["gain"][np.isfinite(frame["gain"])]
+    low, high = (min(0.0, float(gain.min())), max(float(gain.max()), 1.0)) if len(gain) else (0.0, 100.0)
+    axes[0][0].set_ylim(low - 0.05 * (high - low) * (low < 0), high + 0.07 * (high - low))
+    for axis in axes[-1]:
+        axis.set_xlabel("Depth (block)")
+    keys = [
+        Line2D([], [], color=look.colour, marker=look.marker, markersize=3.5, label=labels.value("window", part))
+        for part, look in looks.items()
+    ]
+    figure.legend(handles=keys, loc="outside upper center", ncols=len(keys))
+    return figure
+
+
+def _panel(axis: Axes, windows: DataFrame, looks: dict[str, style.Look]) -> None:
+    finite = np.isfinite(windows["gain"].to_numpy(float))
+    for part, look in looks.items():
+        series = windows[finite & (windows["part"] == part).to_numpy(bool)].sort_values("first")
+        depth, gain = series["depth"].to_numpy(float), series["gain"].to_numpy(float)
+        axis.plot(depth, gain, color=look.colour, marker=look.marker, markersize=3, linewidth=0.8)
+        if (series["last"] > series["first"]).any():
+            axis.hlines(gain, series["first"], series["last"], colors=look.colour, linewidth=2)
+    if not finite.all():
+        lost = f"{(~finite).sum()} windows not finite"
+        axis.text(0.98, 0.04, lost, transform=axis.transAxes, ha="right", va="bottom", fontsize=6.5)

@@ -1,0 +1,82 @@
+"""What axes and their values are called in tables and figures, and the order they come in."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..errors import FreelunchError
+from ..patterns import NM, parse_pattern
+from ..windows import parse_window
+
+NOT_RECOVERED = "none"
+
+_AXES = {
+    "calibration_tokens": "Calibration tokens",
+    "length": "Length (tokens)",
+    "peak_gib": "Peak memory (GiB)",
+    "prune_inputs": "Pruning inputs",
+    "seconds": "Time (s)",
+    "sequences": "Calibration sequences",
+    "trains_norms": "Trains norms",
+    "variant": "Recovery",
+}
+_VALUES = {
+    "criterion": {"dense": "Dense", "magnitude": "Magnitude", "wanda": "Wanda"},
+    "optimizer": {"adamw": "AdamW"},
+    "loss": {"mse": "MSE"},
+    "variant": {"dense": "Dense", NOT_RECOVERED: "Not recovered"},
+}
+_WINDOWS = {"attention_mlp": "Attention / MLP", "block": "Block", "attention": "Attention half", "mlp": "MLP half"}
+_CRITERIA = ("magnitude", "wanda")
+
+
+def axis(name: str) -> str:
+    """Heading of a column of the rows; ``variant`` is how a run was recovered, if it was."""
+    return _AXES.get(name, name.replace("_", " ").capitalize())
+
+
+def value(name: str, found: Any) -> str:
+    """What a value of an axis is called."""
+    if name in _VALUES and found in _VALUES[name]:
+        return _VALUES[name][found]
+    if name in ("window", "variant"):
+        text = str(found)
+        return _WINDOWS.get(text) or (f"{text} blocks" if text.isdecimal() else text.replace("_", " ").capitalize())
+    if isinstance(found, float) and math.isfinite(found):
+        return f"{found:g}"
+    return str(found)
+
+
+def described(name: str, found: Any) -> str:
+    """A value with its axis, where the value alone does not say what it is."""
+    alone = ("model", "criterion", "pattern", "variant", "dataset")
+    if name == "length":
+        return f"{found} tokens"
+    return value(name, found) if name in alone else f"{axis(name)}: {value(name, found)}"
+
+
+def order(name: str, found: Any) -> tuple[Any, ...]:
+    """Sorting key of an axis' values: windows by size, patterns by kind and sparsity, numbers before words."""
+    if name in ("window", "variant"):
+        return (_size(str(found)), str(found))
+    if name == "criterion":
+        return (_CRITERIA.index(found) if found in _CRITERIA else len(_CRITERIA), str(found))
+    if name == "pattern":
+        try:
+            pattern = parse_pattern(found)
+        except FreelunchError:
+            return (2, 0.0, str(found))
+        return (int(isinstance(pattern, NM)), pattern.sparsity, str(found))
+    if isinstance(found, int | float):
+        return (0, float(found), "")
+    return (1, 0.0, str(found))
+
+
+def _size(window: str) -> float:
+    if window in ("dense", NOT_RECOVERED):
+        return -1.0 if window == "dense" else 0.0
+    try:
+        return float(parse_window(int(window) if window.isdecimal() else window))
+    except FreelunchError:
+        return math.inf

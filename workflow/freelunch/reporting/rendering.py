@@ -1,0 +1,172 @@
+"""Tables as text: CSV with all digits for programs, Markdown and LaTeX (booktabs) for readers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from . import labels
+from .estimates import Estimate
+from .tables import Column, Table
+
+Kind = Literal["csv", "md", "tex"]
+KINDS: tuple[Kind, ...] = ("csv", "md", "tex")
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "±": r"$\pm$", "×": r"$\times$", "∞": r"$\infty$", "–": "--", "†": r"\textsuperscript{\dag}",
+}  # fmt: skip
+_MARKDOWN = {"\\": r"\\", "|": r"\|", "*": r"\*", "_": r"\_", "`": r"\`", "<": "&lt;"}
+
+
+def render(table: Table, kind: Kind) -> str:
+    """The table as CSV, Markdown or LaTeX; the best number of each line is bold in the latter two."""
+    return {"csv": _csv, "md": _markdown, "tex": _latex}[kind](table)
+
+
+def write(table: Table, stem: Path) -> list[Path]:
+    """Write ``stem.csv``, ``stem.md`` and ``stem.tex``."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in KINDS]
+    for path, kind in zip(paths, KINDS, strict=True):
+        path.write_text(render(table, kind), encoding="utf-8")
+    return paths
+
+
+def number(value: float) -> str:
+    """Two decimals up to 100, four significant digits below 1 and above; powers of ten from 100,000 up."""
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "∞" if value > 0 else "-∞"
+    size = abs(value)
+    if size >= 99_999.5:
+        mantissa, exponent = f"{value:.3e}".split("e")
+        return f"{mantissa}×10^{int(exponent)}"
+    if size < 1:
+        return f"{value:#.4g}" if size else "0"
+    return f"{value:.2f}" if size < 99.995 else f"{value:.1f}" if size < 999.95 else f"{value:,.0f}"
+
+
+def latex(text: str) -> str:
+    """Escape text for LaTeX."""
+    return "".join(_LATEX.get(letter, letter) for letter in text)
+
+
+def markdown(text: str) -> str:
+    """Escape text for a cell of a Markdown table."""
+    return "".join(_MARKDOWN.get(letter, letter) for letter in text)
+
+
+def _csv(table: Table) -> str:
+    columns = [(column.name, f"{column.name}_stderr", f"{column.name}_runs") for column in table.columns]
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow([*table.constants, *table.levels, *(name for names in columns for name in names)])
+    for key, cells in table.lines:
+        line: list[Any] = [*table.constants.values(), *key]
+        for column, cell in zip(table.columns, cells, strict=True):
+            if cell is None:
+                line += ["", "", 0]
+            else:
+                exact = int(cell.value) if column.kind == "count" else cell.value
+                line += [exact, "" if math.isnan(cell.stderr) else cell.stderr, cell.runs]
+        writer.writerow(["" if pd.isna(part) else part for part in line])
+    return stream.getvalue()
+
+
+def _markdown(table: Table) -> str:
+    head = [*(labels.axis(name) for name in table.levels), *(column.label for column in table.columns)]
+    rule = [*("---" for _ in table.levels), *("---:" for _ in table.columns)]
+    lines = [head, rule]
+    for key, cells in _texts(table):
+        numbers = [f"**{text}**{rest}" if bold else f"{text}{rest}" for text, rest, bold in cells]
+        lines.append([*(markdown(part) for part in key), *numbers])
+    body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"{markdown(_caption(table))}\n\n{body}\n"
+
+
+def _latex(table: Table) -> str:
+    head = [*(labels.axis(name) for name in table.levels), *(column.label for column in table.columns)]
+    lines = [
+        "% needs \\usepackage{booktabs}",
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{latex(_caption(table))}}}",
+        # an escaped underscore is no part of a label
+        rf"\label{{tab:{table.suite}-{table.name}}}",
+        rf"\begin{{tabular}}{{{'l' * len(table.levels)}{'r' * len(table.columns)}}}",
+        r"\toprule",
+        " & ".join(latex(part) for part in head) + r" \\",
+        r"\midrule",
+    ]
+    above: tuple[str, ...] = ()
+    for key, cells in _texts(table):
+        if above and key[:-1] != above[:-1]:
+            lines.append(r"\addlinespace")
+        # a label is written once, over all lines it holds for
+        shown = ["" if key[: i + 1] == above[: i + 1] else latex(part) for i, part in enumerate(key)]
+        numbers = [_tex_number(text, bold) + latex(rest) for text, rest, bold in cells]
+        lines.append(" & ".join([*shown, *numbers]) + r" \\")
+        above = key
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+
+
+def _tex_number(text: str, bold: bool) -> str:
+    mantissa, times, power = text.partition("×10^")
+    written = rf"${mantissa}\times 10^{{{power}}}$" if times else latex(text)
+    return rf"\textbf{{{written}}}" if bold else written
+
+
+def _texts(table: Table) -> list[tuple[tuple[str, ...], list[tuple[str, str, bool]]]]:
+    """Lines as text: labels, and for each number its text, its error with a mark, and whether it is the best."""
+    mixed = len(_kinds(table)) > 1
+    lines = []
+    for key, cells in table.lines:
+        pairs = list(zip(table.columns, cells, strict=True))
+        compared = [cell.value for column, cell in pairs if column.compared and cell and math.isfinite(cell.value)]
+        # what reads the same is equally good
+        best = number(min(compared)) if len(compared) > 1 else None
+        texts = []
+        for column, cell in pairs:
+            text = _text(column, cell)
+            error = "" if cell is None or math.isnan(cell.stderr) else f" ± {_rounded_like(cell.stderr, text)}"
+            mark = "†" if error and mixed and cell is not None and cell.runs == 1 else ""
+            texts.append((text, error + mark, column.compared and cell is not None and text == best))
+        shown = tuple("–" if pd.isna(p) else labels.value(n, p) for n, p in zip(table.levels, key, strict=True))
+        lines.append((shown, texts))
+    return lines
+
+
+def _text(column: Column, cell: Estimate | None) -> str:
+    if cell is None:
+        return "–"
+    return f"{cell.value:,.0f}" if column.kind == "count" else number(cell.value)
+
+
+def _rounded_like(error: float, text: str) -> str:
+    """An error with as many decimals as its number; both stand on their own where the number is a power of ten."""
+    return number(error) if "×" in text else f"{error:,.{len(text.partition('.')[2])}f}"
+
+
+def _kinds(table: Table) -> set[bool]:
+    """Whether errors are over seeds (True), the metric's own (False), or both."""
+    return {cell.runs > 1 for _, cells in table.lines for cell in cells if cell and not math.isnan(cell.stderr)}
+
+
+def _caption(table: Table) -> str:
+    parts = [table.title]
+    if any(column.compared for column in table.columns):
+        parts.append("Bold: the best of each row, the dense model aside.")
+    kinds = _kinds(table)
+    if True in kinds:
+        parts.append("±: mean and standard error over seeds.")
+    if kinds == {True, False}:
+        parts.append("†: one run; standard error of the metric.")
+    if kinds == {False}:
+        parts.append("±: standard error of the metric; one seed.")
+    return " ".join(parts)

@@ -1,0 +1,153 @@
+"""Tidy rows: one per run and metric, with the whole protocol in columns. Every table and figure is a view of them.
+
+A metric of a run is identified by :data:`IDENTITY`; all columns outside :data:`MEASURED` describe the run and are the
+same in all its rows. ``seconds`` and ``peak_gib`` are the cost of pruning and recovering, not of measuring.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pandas import DataFrame, Series
+
+from ..errors import FreelunchError, suggest
+
+DTYPES = {
+    "suite": "str",
+    "run": "str",
+    "model": "str",
+    "model_revision": "str",
+    "calibration": "str",
+    "calibration_tokens": "Int64",
+    "seed": "Int64",
+    "criterion": "str",
+    "pattern": "str",
+    "sparsity": "float64",
+    "achieved_sparsity": "float64",
+    "allocation": "str",
+    "prune_inputs": "str",
+    "recovery": "str",
+    "window": "str",
+    "flow": "str",
+    "parametrization": "str",
+    "trains_norms": "boolean",
+    "loss": "str",
+    "optimizer": "str",
+    "learning_rate": "float64",
+    "warmup": "float64",
+    "epochs": "Int64",
+    "batch_size": "Int64",
+    "training_tokens": "Int64",
+    "sequences": "Int64",
+    "validation_sequences": "Int64",
+    "sampling": "str",
+    "metric": "str",
+    "dataset": "str",
+    "split": "str",
+    "length": "Int64",
+    "position": "str",
+    "step": "Int64",
+    "value": "float64",
+    "stderr": "float64",
+    "seconds": "float64",
+    "peak_gib": "float64",
+    "device": "str",
+    "versions": "str",
+}
+"""Columns and dtypes; counts are nullable integers, so that they are written as integers where some are missing."""
+
+COLUMNS = tuple(DTYPES)
+IDENTITY = ("suite", "run", "metric", "dataset", "split", "length", "position", "step")
+MEASURED = frozenset({"metric", "dataset", "split", "length", "position", "step", "value", "stderr"})
+
+
+def to_frame(records: Sequence[Mapping[str, Any]]) -> DataFrame:
+    """Rows with fixed columns, dtypes and order, whatever the order of the records; columns not given are missing.
+
+    Raises:
+        FreelunchError: a column is unknown, a value is not of its column's type, a metric of a run is given twice, or
+            the rows of one run describe it differently.
+    """
+    for unknown in sorted({str(name) for record in records for name in record} - set(COLUMNS)):
+        raise FreelunchError(f"rows have no column {unknown!r}; {suggest(unknown, COLUMNS)}")
+    columns = {name: _column(name, [record.get(name) for record in records]) for name in COLUMNS}
+    frame = DataFrame(columns, columns=list(COLUMNS))
+    _check(frame)
+    order = DataFrame({name: _sortable(frame[name]) for name in IDENTITY})
+    order = order.sort_values(list(IDENTITY), kind="stable", na_position="first")
+    return frame.loc[order.index].reset_index(drop=True)
+
+
+def read_rows(path: Path) -> DataFrame:
+    """Read ``rows.csv`` or ``rows.parquet``; both give the same frame.
+
+    Raises:
+        FreelunchError: the file cannot be read, or its columns are not those of rows.
+    """
+    try:
+        if path.suffix == ".parquet":
+            frame = pd.read_parquet(path)
+        else:
+            # "none" and "None" are values here; only an empty field is missing
+            dtypes: Any = DTYPES
+            frame = pd.read_csv(path, dtype=dtypes, keep_default_na=False, na_values=[""], float_precision="round_trip")
+    except (OSError, ValueError) as error:
+        raise FreelunchError(f"cannot read {path}: {error}") from None
+    if tuple(frame.columns) != COLUMNS:
+        different = sorted(set(frame.columns) ^ set(COLUMNS)) or ["their order"]
+        raise FreelunchError(f"{path}: these are not the columns of rows; different: {', '.join(different)}")
+    return frame.astype(DTYPES)
+
+
+def write(frame: DataFrame, path: Path) -> None:
+    """Write rows as CSV or Parquet, by the suffix of ``path``: equal rows, equal bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".parquet":
+        frame.to_parquet(path, index=False)
+    else:
+        frame.to_csv(path, index=False, lineterminator="\n")
+
+
+def _column(name: str, values: list[Any]) -> Series[Any]:
+    dtype: Any = DTYPES[name]
+    values = [None if _missing(value) else value for value in values]
+    if dtype == "str":
+        # a window is a word or a number of blocks
+        wrong = [value for value in values if value is not None and type(value) not in (str, int)]
+        values = [None if value is None else str(value) for value in values]
+    else:
+        wrong = [value for value in values if isinstance(value, str)]
+    try:
+        if wrong:
+            raise TypeError(f"found {wrong[0]!r}")
+        return Series(pd.array(values, dtype=dtype), name=name)
+    except (TypeError, ValueError) as error:
+        raise FreelunchError(f"column {name}: not all values are {dtype} ({error})") from None
+
+
+def _missing(value: Any) -> bool:
+    return value is None or value is pd.NA or (isinstance(value, str) and value == "") or value != value
+
+
+def _check(frame: DataFrame) -> None:
+    twice = frame[frame.duplicated(list(IDENTITY))]
+    if len(twice):
+        first = {name: twice[name].iloc[0] for name in IDENTITY if pd.notna(twice[name].iloc[0])}
+        raise FreelunchError(f"two rows of the same metric: {', '.join(f'{k} {v}' for k, v in first.items())}")
+    about = [name for name in COLUMNS if name not in MEASURED and name not in ("suite", "run")]
+    values = frame.groupby(["suite", "run"], dropna=False)[about].nunique(dropna=False)
+    for name in about:
+        for suite, run in values.index[values[name] > 1]:
+            raise FreelunchError(f"suite {suite}, run {run}: rows differ in {name}, which describes the run")
+
+
+def _sortable(column: Series[Any]) -> Series[Any]:
+    """Text by its numbers (``9.mlp`` before ``10.mlp``), and by itself where those are equal."""
+    if DTYPES[str(column.name)] != "str":
+        return column
+    padded = column.str.replace(r"\d+", lambda match: match[0].zfill(12), regex=True, flags=re.ASCII)
+    return padded + "\0" + column

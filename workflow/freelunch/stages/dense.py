@@ -1,0 +1,99 @@
+"""Stage ``dense``: one pass of the calibration set through the dense model, shared by every run.
+
+Keeps the hidden states at as many block boundaries as ``dense.max_gib`` allows, evenly spread, and the statistics that
+criteria need.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from ..activations import batches, boundaries_to_keep, check_finite, create, forward, scratch
+from ..artifacts import write_json
+from ..blocks import matrices
+from ..specs import DenseSpec
+from ..statistics import Collector
+from ..streaming import Network
+from .network import open_network, tensors
+from .stage import Stage
+
+SPLITS = ("calibration", "validation")
+log = logging.getLogger(__name__)
+
+
+def dense(stage: Stage, max_gib: float) -> None:
+    """Run the stage; ``max_gib`` bounds the size of the kept hidden states."""
+    spec = stage.spec
+    assert isinstance(spec, DenseSpec)
+    tokens = tensors(stage.open(spec.calibration))
+    crops = {split: tokens.load(split) for split in SPLITS}
+    network = open_network(stage, spec.calibration.model)
+    blocks, length = len(network.blocks), spec.calibration.length
+    batch = max(1, stage.execution.stream_tokens // length)
+
+    width = network.embed(crops["calibration"][:1]).shape[-1]
+    each = sum(len(rows) for rows in crops.values()) * length * width * network.dtype.itemsize
+    kept = boundaries_to_keep(blocks, each, int(max_gib * 2**30))
+    log.info("keeping %d of %d block boundaries, %.3f GiB", len(kept), blocks + 1, len(kept) * each / 2**30)
+
+    collected: dict[str, Tensor] = {}
+    leaders: dict[str, str] = {}
+    states: dict[str, Tensor] = {}
+    for boundary in tqdm(range(blocks + 1), desc="dense pass, block boundaries", unit="boundary"):
+        with ExitStack() as files:
+            rooms = {
+                split: _room(stage, files, boundary, split, (len(rows), length, width), network.dtype, boundary in kept)
+                for split, rows in crops.items()
+            }
+            if boundary == 0:
+                for split, rows in crops.items():
+                    for part in batches(len(rows), batch):
+                        rooms[split][part] = network.embed(rows[part]).cpu()
+            else:
+                statistics = _advance(network, boundary - 1, states, rooms, batch)
+                collected |= statistics[0]
+                leaders |= statistics[1]
+            for split, room in rooms.items():
+                check_finite(room, f"dense {split} states at block boundary {boundary}")
+            states = rooms
+    with stage.writing("statistics.safetensors") as path:
+        save_file(collected, path)
+    write_json(stage.folder / "statistics.json", {"tokens": crops["calibration"].numel(), "inputs": leaders})
+    stage.add("statistics.json")
+    stage.finish(boundaries=kept, tokens=crops["calibration"].numel())
+
+
+def _room(
+    stage: Stage, files: ExitStack, boundary: int, split: str, shape: tuple[int, ...], dtype: torch.dtype, keep: bool
+) -> Tensor:  # fmt: skip
+    if not keep:
+        return scratch(stage.folder, shape, dtype)
+    path = files.enter_context(stage.writing(f"{split}-{boundary:03d}.safetensors"))
+    return create(path, shape, dtype)
+
+
+def _advance(
+    network: Network, index: int, states: dict[str, Tensor], rooms: dict[str, Tensor], batch: int
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Run a block over all splits; collect statistics of its matrices on the calibration split alone."""
+    with network.block(index) as block:
+        collector = Collector(matrices(block))
+        for split, room in rooms.items():
+            length = room.shape[1]
+            arguments = (None, lambda size: network.calls(size, length)[index], states[split], room, batch)
+            if split == "calibration":
+                with collector.watching():
+                    forward(block, "block", *arguments, network.device)
+            else:
+                forward(block, "block", *arguments, network.device)
+    name = network.block_name(index)
+    leaders = {f"{name}.{matrix}": f"{name}.{leader}" for matrix, leader in collector.leaders.items()}
+    results = collector.results()
+    sums = {f"{name}.{at}": results[at].squared_norms for at in sorted(set(collector.leaders.values()))}
+    return sums, leaders

@@ -1,0 +1,53 @@
+"""Stage ``evaluate``: perplexities of one network, streamed over its blocks."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from typing import Any
+
+from torch import Tensor
+from transformers import AutoTokenizer
+
+from ..artifacts import Artifact, write_json
+from ..evaluation.perplexity import cut, perplexities
+from ..specs import EvaluationSpec
+from .network import open_network
+from .stage import Stage
+
+
+def evaluate(stage: Stage) -> None:
+    """Run the stage: ``metrics.json`` with one entry per task and split."""
+    spec = stage.spec
+    assert isinstance(spec, EvaluationSpec)
+    tokenizer = AutoTokenizer.from_pretrained(stage.open(spec.base).folder, local_files_only=True)
+    sources = {data.data: data for data in spec.data}
+    windows: dict[str, Tensor] = {}
+    about: dict[str, dict[str, Any]] = {}
+    for task in spec.tasks:
+        for split in task.splits:
+            name = f"{task.data} {split} @ {task.length}"
+            text = joined(stage.open(sources[task.data]), split, sources[task.data].source.separator)
+            tokens = tokenizer(text, verbose=False)["input_ids"]  # not verbose: longer than the context on purpose
+            windows[name] = cut(tokens, task.length, task.sequences, name)
+            about[name] = {
+                "metric": f"ppl@{task.length}", "dataset": task.data, "split": split, "length": task.length,
+            }  # fmt: skip
+    network = open_network(stage, spec.base, spec.overlays)
+    results = perplexities(network, windows, stage.execution.stream_tokens)
+    metrics = [about[name] | _plain(asdict(result)) for name, result in results.items()]
+    write_json(stage.folder / "metrics.json", metrics)
+    stage.add("metrics.json")
+    stage.finish(metrics=metrics)
+
+
+def joined(data: Artifact, split: str, separator: str) -> str:
+    """The text of a split, documents joined."""
+    with data.file(f"{split}.jsonl").open(encoding="utf-8") as lines:
+        return separator.join(json.loads(line)["text"] for line in lines)
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN."""
+    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in values.items()}

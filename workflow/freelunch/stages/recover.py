@@ -1,0 +1,106 @@
+"""Stage ``recover``: reconstruct a pruned model window by window; a killed job goes on after its last finished window."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from tqdm import tqdm
+
+from ..activations import DenseStates, load
+from ..artifacts import Artifact, describe, read_json, write_json
+from ..errors import FreelunchError
+from ..overlays import Masked
+from ..recovery.reconstruct import Training, WindowResult, reconstruct_window
+from ..specs import ReconstructedSpec
+from ..windows import Window, tile
+from .dense import SPLITS
+from .network import open_network, tensors
+from .stage import Stage
+
+log = logging.getLogger(__name__)
+
+
+def recover(stage: Stage) -> None:
+    """Run the stage: one file of trained tensors per window; the manifest holds the windows' validation losses.
+
+    While the job runs, each finished window also has a record beside it, by which an interrupted job is resumed.
+    """
+    spec = stage.spec
+    assert isinstance(spec, ReconstructedSpec)
+    model = spec.pruned.dense.calibration.model
+    network = open_network(stage, model)
+    masks = Masked(network.source, tensors(stage.open(spec.pruned)))
+    cache = stage.open(spec.pruned.dense)
+    batch = max(1, stage.execution.stream_tokens // spec.pruned.dense.calibration.length)
+    states = {split: DenseStates(network, _kept(cache, split), batch, stage.folder) for split in SPLITS}
+    training = Training(
+        epochs=spec.epochs, batch_size=spec.batch_size, learning_rate=spec.learning_rate, warmup=spec.warmup,
+        trains_norms=spec.trains_norms, seed=spec.seed,
+    )  # fmt: skip
+
+    windows = tile(spec.window, len(network.blocks))
+    finished = {window.index: _finished(stage, window) for window in windows}
+    resumed = sum(result is not None for result in finished.values())
+    if resumed:
+        log.info("going on after %d of %d finished windows", resumed, len(windows))
+    records: list[dict[str, Any]] = []
+    for window in (progress := tqdm(windows, desc="windows", unit="window")):
+        record = finished[window.index]
+        if record is None:
+            result = reconstruct_window(network, window, states, masks.mask, training)
+            record = _write(stage, window, result, network.dtype)
+        progress.set_postfix_str(f"{window.name}: loss {record['losses'][0]:.3g} -> {record['best_loss']:.3g}")
+        stage.add(_names(window)[0])
+        records.append(record)
+    steps = {record["steps"] for record in records}
+    tokens = spec.epochs * spec.pruned.dense.calibration.sequences * spec.pruned.dense.calibration.length
+    stage.finish(
+        achieved_sparsity=stage.open(spec.pruned).manifest["achieved_sparsity"],
+        windows=[{key: value for key, value in record.items() if key not in ("file", "signature")} for record in records],
+        steps_per_window=max(steps),
+        training_tokens=tokens,
+        train_seconds=round(sum(record["seconds"] for record in records), 3),
+        resumed_windows=resumed,
+    )
+
+
+def _kept(cache: Artifact, split: str) -> dict[int, torch.Tensor]:
+    boundaries: list[int] = cache.manifest["boundaries"]
+    return {boundary: load(cache.file(f"{split}-{boundary:03d}.safetensors")) for boundary in boundaries}
+
+
+def _names(window: Window) -> tuple[str, str]:
+    return f"window-{window.index:03d}.safetensors", f"window-{window.index:03d}.json"
+
+
+def _write(stage: Stage, window: Window, result: WindowResult, dtype: torch.dtype) -> dict[str, Any]:
+    """Tensors first, then the record that vouches for them."""
+    data, about = _names(window)
+    with stage.writing(data) as path:
+        save_file(result.tensors, path)
+    record = {
+        "window": window.name,
+        "signature": stage.signature,
+        "file": describe(stage.folder / data),
+        **result.record(),
+    }
+    write_json(stage.folder / about, record)
+    return record
+
+
+def _finished(stage: Stage, window: Window) -> dict[str, Any] | None:
+    """The record of a window that an earlier, interrupted job finished with the same spec, inputs and code."""
+    data, about = (stage.folder / name for name in _names(window))
+    if not (about.is_file() and data.is_file()):
+        return None
+    try:
+        record: dict[str, Any] = read_json(about)
+    except FreelunchError:
+        record = {}
+    if record.get("signature") == stage.signature and record.get("file") == describe(data):
+        return record
+    log.info("window %s: an earlier result is damaged or was made by other code; training it again", window.name)
+    return None

@@ -1,0 +1,228 @@
+"""The streaming engine: hidden states go through a decoder with one block's weights in memory at a time.
+
+The model is built without weights. Its blocks are taken out and replaced by taps that record how they are called and
+pass the hidden state on, so one forward pass of what is left gives the embedding, every block's own call arguments
+(layers with sliding and with full attention differ) and, with a state injected at the last tap, the logits. Weights
+are read block by block from a :class:`~freelunch.overlays.TensorSource`, so an overlay streams like a dense model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PretrainedConfig
+
+from .blocks import Call, StopForward, call_block, find_blocks
+from .errors import FreelunchError
+from .overlays import TensorSource
+
+
+class _Tap(nn.Module):
+    """Stands where a block was: records the call, and passes the hidden state (or an injected one) on."""
+
+    def __init__(self, block: nn.Module, last: bool) -> None:
+        super().__init__()
+        # in a tuple, so that the block's weights do not become parameters of the skeleton
+        self._block, self._last = (block,), last
+        self.call: Call | None = None
+        self.hidden: Tensor | None = None
+        self.inject: Tensor | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self._block[0], name)
+
+    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if self.inject is not None:
+            return self.inject
+        self.call, self.hidden = Call(args, kwargs), hidden
+        if self._last:
+            raise StopForward(hidden)
+        return hidden
+
+
+class Network:
+    """A causal language model whose weights are read when needed.
+
+    Args:
+        config: its Hugging Face config.
+        source: its tensors, by the names that transformers gives them.
+        dtype: what weights are cast to and hidden states are computed in.
+        device: where blocks are run.
+    """
+
+    def __init__(
+        self, config: PretrainedConfig, source: TensorSource, dtype: torch.dtype, device: torch.device | str = "cpu"
+    ) -> None:
+        self.source, self.dtype, self.device = source, dtype, torch.device(device)
+        with torch.device("meta"):
+            self._model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval().requires_grad_(False)
+        self.prefix, blocks = find_blocks(self._model, config.get_text_config().num_hidden_layers)
+        self.blocks = list(blocks)
+        self._taps = [_Tap(block, block is self.blocks[-1]) for block in self.blocks]
+        for index, tap in enumerate(self._taps):
+            blocks[index] = tap
+        self._embedding = self._model.get_input_embeddings()
+        self._head = self._model.get_output_embeddings()
+        self._names = {id(module): name for name, module in self._model.named_modules()}
+        self._calls: dict[tuple[int, int], list[Call]] = {}
+        for module in self._model.modules():
+            if module not in (self._embedding, self._head):
+                self._fill(module, self._names[id(module)])
+
+    def with_source(self, source: TensorSource) -> Network:
+        """The same network reading other weights."""
+        return Network(self._model.config, source, self.dtype, self.device)
+
+    # --- the parts around the blocks ---------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Hidden states ``[batch, length, width]`` at the input of the first block of ``tokens`` ``[batch, length]``."""
+        with self._loaded(self._embedding):
+            self._forward(input_ids=tokens.to(self.device).long())
+        hidden, calls = self._taps[0].hidden, [tap.call for tap in self._taps]
+        assert hidden is not None
+        self._check_calls(calls, self.calls(*tokens.shape))
+        return hidden
+
+    def calls(self, batch: int, length: int) -> list[Call]:
+        """The call arguments of every block for a batch of unpadded sequences."""
+        if (batch, length) not in self._calls:
+            width = self._embedding.weight.shape[1]
+            with torch.no_grad():
+                self._forward(inputs_embeds=torch.zeros(batch, length, width, dtype=self.dtype, device=self.device))
+            self._calls[batch, length] = [tap.call for tap in self._taps if tap.call is not None]
+        return self._calls[batch, length]
+
+    @contextmanager
+    def head(self) -> Iterator[Callable[[Tensor], Tensor]]:
+        """A function from hidden states behind the last block to logits, valid while the context is open."""
+        last = self._taps[-1]
+        width = self._embedding.weight.shape[1]
+
+        @torch.no_grad()
+        def logits(hidden: Tensor) -> Tensor:
+            last.inject = hidden.to(self.device)
+            zeros = torch.zeros(*hidden.shape[:2], width, dtype=self.dtype, device=self.device)
+            result: Tensor = self._model(inputs_embeds=zeros, use_cache=False).logits
+            return result
+
+        try:
+            with self._loaded(self._head):
+                yield logits
+        finally:
+            last.inject = None
+
+    # --- the blocks --------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def block(self, index: int) -> Iterator[nn.Module]:
+        """A block with its weights on the device, given back when the context closes."""
+        block = self.blocks[index]
+        self._fill(block, self.block_name(index), recurse=True)
+        try:
+            yield block
+        finally:
+            block.to("meta")
+
+    def block_name(self, index: int) -> str:
+        """Full name of a block: the prefix of its tensors' names."""
+        return f"{self.prefix}.{index}"
+
+    @torch.no_grad()
+    def run_block(self, index: int, block: nn.Module, hidden: Tensor) -> Tensor:
+        """Output of a loaded block on one batch of hidden states ``[batch, length, width]``."""
+        call = self.calls(*hidden.shape[:2])[index]
+        return call_block(block, hidden.to(self.device), call)
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _forward(self, **inputs: Tensor) -> None:
+        try:
+            self._model(use_cache=False, **inputs)
+        except StopForward:
+            return
+        raise AssertionError("a forward pass must end at the last tap")
+
+    @contextmanager
+    def _loaded(self, module: nn.Module) -> Iterator[None]:
+        self._fill(module, self._names[id(module)])
+        try:
+            yield
+        finally:
+            module.to("meta")
+
+    def _fill(self, module: nn.Module, name: str, recurse: bool = False) -> None:
+        """Read a module's own tensors (with ``recurse`` those of its children too) and rebuild its buffers."""
+        for child in module.modules() if recurse else [module]:
+            self._rebuild_buffers(child)  # first: transformers' initialisation must find no weights to overwrite
+        state = {}
+        for key, tensor in _persistent(module, recurse):
+            full = f"{name}.{key}" if name else key
+            value = self._read(full)
+            if value.shape != tensor.shape:
+                raise FreelunchError(f"tensor {full} is {list(value.shape)}, its config says {list(tensor.shape)}")
+            state[key] = value.to(self.device, tensor.dtype)
+        if state:
+            module.load_state_dict(state, strict=False, assign=True)
+        module.requires_grad_(False)
+
+    def _read(self, name: str) -> Tensor:
+        if name not in self.source:
+            tied = self._model.config.get_text_config().tie_word_embeddings
+            if tied and name == f"{self._names[id(self._head)]}.weight":
+                name = f"{self._names[id(self._embedding)]}.weight"
+        return self.source.load(name)
+
+    def _rebuild_buffers(self, module: nn.Module) -> None:
+        """Recompute what no file holds (rotary tables, an embedding's scale), as transformers does when it loads."""
+        lost = [name for name, buffer in module.named_buffers(recurse=False) if buffer.is_meta]
+        for name in lost:
+            buffer = torch.empty_like(module.get_buffer(name), device=self.device)
+            module.register_buffer(name, _poison(buffer), persistent=False)
+        if lost:
+            self._model._init_weights(module)
+        for name in lost:
+            if _poisoned(module.get_buffer(name)):
+                raise FreelunchError(f"{type(module).__name__}: its buffer {name} is in no file and cannot be rebuilt")
+
+    def _check_calls(self, found: list[Call | None], expected: list[Call]) -> None:
+        for index, (call, wanted) in enumerate(zip(found, expected, strict=True)):
+            if call is None or not _same((call.args, call.kwargs), (wanted.args, wanted.kwargs)):
+                raise FreelunchError(
+                    f"{type(self._model).__name__}: the arguments of block {index} depend on the tokens, not only on "
+                    "their shape; such models cannot be streamed"
+                )
+
+
+def _persistent(module: nn.Module, recurse: bool) -> Iterator[tuple[str, Tensor]]:
+    own = module.state_dict(keep_vars=True)
+    for key, tensor in own.items():
+        if recurse or "." not in key:
+            yield key, tensor
+
+
+def _poison(buffer: Tensor) -> Tensor:
+    return buffer.fill_(float("nan")) if buffer.is_floating_point() else buffer.fill_(-1)
+
+
+def _poisoned(buffer: Tensor) -> bool:
+    bad = buffer.isnan() if buffer.is_floating_point() else buffer == -1
+    return bool(buffer.numel()) and bool(bad.all())
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, tuple | list) and isinstance(other, tuple | list):
+        return len(one) == len(other) and all(_same(a, b) for a, b in zip(one, other, strict=True))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    return type(one) is type(other)

@@ -1,0 +1,23 @@
+"""Sample the calibration and validation crops."""
+
+
+rule calibrate:
+    input:
+        upstream("calibration"),
+        code=sources("stages.calibrate"),
+    output:
+        "results/calibration/{name}/manifest.json",
+    log:
+        "results/logs/calibration/{name}.log",
+    benchmark:
+        "results/benchmarks/calibration/{name}.tsv"
+    params:
+        spec=spec("calibration"),
+    resources:
+        mem_mb=memory("calibration"),
+        runtime=60,
+    threads: 1
+    conda:
+        "../../envs/torch.yaml"
+    script:
+        "../scripts/calibrate.py"

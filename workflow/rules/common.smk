@@ -1,0 +1,69 @@
+"""The plan, and how rules look things up in it. No rule knows a parameter that is not in a spec."""
+
+from freelunch.config import parse_config
+from freelunch.costs import cost
+from freelunch.errors import FreelunchError
+from freelunch.plan import make_plan
+from freelunch.provenance import sources
+from freelunch.sources import wheel_path
+from snakemake.exceptions import WorkflowError
+
+try:
+    PLAN = make_plan(parse_config(config))
+except FreelunchError as error:
+    raise WorkflowError(f"config.yaml: {error}") from None
+
+SPECS = {
+    stage: PLAN.stage(stage)
+    for stage in ("models", "data", "calibration", "dense", "pruned", "recovered", "evaluation")
+}
+WHEELS = {str(wheel_path(Path(), wheel)): wheel for wheel in PLAN.wheels}
+
+# Snakemake lowers this to the cores it was given; on a cluster it is what a GPU job asks for.
+TORCH_THREADS = 8
+
+
+wildcard_constraints:
+    name=r"[^/]+",
+    suite="|".join(PLAN.runs),
+
+
+def upstream(stage):
+    """Manifests of what a stage run builds on, and the wheel it is unpacked from."""
+
+    def paths(wildcards):
+        spec = SPECS[stage][wildcards.name]
+        wheel = getattr(getattr(spec, "source", None), "wheel", None)
+        found = [str(wheel_path(Path(), wheel))] if wheel else []
+        return found + sorted({above.manifest for above in spec.upstream()})
+
+    return paths
+
+
+def spec(stage):
+    """The spec as plain values: what reruns the job when it changes, and what the job computes."""
+    return lambda wildcards: SPECS[stage][wildcards.name].model_dump(mode="json")
+
+
+def memory(stage):
+    """Predicted memory in MB, doubled when a cluster retries the job."""
+
+    def predicted(wildcards, attempt):
+        return int(cost(PLAN.config, SPECS[stage][wildcards.name]).memory / 1e6 * 1.25 * 2 ** (attempt - 1))
+
+    return predicted
+
+
+def evaluations(wildcards):
+    """Manifests of everything whose numbers stand in the rows of a suite."""
+    runs = PLAN.runs[wildcards.suite]
+    specs = [up for run in runs for up in (run.evaluation, run.evaluation.base, *run.evaluation.overlays)]
+    return sorted({up.manifest for up in specs})
+
+
+def suite_targets(suite):
+    """Rows, tables and figures of a suite."""
+    views = PLAN.config.suites[suite]
+    tables = expand("results/{suite}/tables/{view}.csv", suite=suite, view=views.tables)
+    figures = expand("results/{suite}/figures/{view}.pdf", suite=suite, view=views.figures)
+    return [f"results/{suite}/rows.csv", *tables, *figures]

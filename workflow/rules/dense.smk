@@ -1,0 +1,24 @@
+"""The dense pass: activations and statistics, shared by every run on the same calibration set."""
+
+
+rule dense:
+    input:
+        upstream("dense"),
+        code=sources("stages.dense"),
+    output:
+        "results/dense/{name}/manifest.json",
+    log:
+        "results/logs/dense/{name}.log",
+    benchmark:
+        "results/benchmarks/dense/{name}.tsv"
+    params:
+        spec=spec("dense"),
+    resources:
+        mem_mb=memory("dense"),
+        runtime=480,
+        gpu=1,
+    threads: TORCH_THREADS
+    conda:
+        "../../envs/torch.yaml"
+    script:
+        "../scripts/dense.py"

@@ -1,0 +1,24 @@
+"""Measure a network."""
+
+
+rule evaluate:
+    input:
+        upstream("evaluation"),
+        code=sources("stages.evaluate"),
+    output:
+        "results/evaluation/{name}/manifest.json",
+    log:
+        "results/logs/evaluation/{name}.log",
+    benchmark:
+        "results/benchmarks/evaluation/{name}.tsv"
+    params:
+        spec=spec("evaluation"),
+    resources:
+        mem_mb=memory("evaluation"),
+        runtime=480,
+        gpu=1,
+    threads: TORCH_THREADS
+    conda:
+        "../../envs/torch.yaml"
+    script:
+        "../scripts/evaluate.py"

@@ -1,0 +1,30 @@
+"""Masks, from the dense weights and statistics."""
+
+
+def criterion_code(wildcards):
+    """The stage's own code, and of the criteria only the one that is used."""
+    criterion = SPECS["pruned"][wildcards.name].criterion
+    return sorted({*sources("stages.prune"), *sources(f"criteria.{criterion}")})
+
+
+rule prune:
+    input:
+        upstream("pruned"),
+        code=criterion_code,
+    output:
+        "results/pruned/{name}/manifest.json",
+    log:
+        "results/logs/pruned/{name}.log",
+    benchmark:
+        "results/benchmarks/pruned/{name}.tsv"
+    params:
+        spec=spec("pruned"),
+    resources:
+        mem_mb=memory("pruned"),
+        runtime=240,
+        gpu=1,
+    threads: TORCH_THREADS
+    conda:
+        "../../envs/torch.yaml"
+    script:
+        "../scripts/prune.py"

@@ -1,0 +1,66 @@
+"""From manifests to rows, from rows to tables and figures."""
+
+
+localrules:
+    collect,
+    table,
+    figure,
+
+
+rule collect:
+    input:
+        evaluations,
+        code=sources("stages.collect"),
+    output:
+        csv="results/{suite}/rows.csv",
+        parquet="results/{suite}/rows.parquet",
+    log:
+        "results/logs/collect/{suite}.log",
+    params:
+        evaluations=lambda wildcards: [run.evaluation.model_dump(mode="json") for run in PLAN.runs[wildcards.suite]],
+    conda:
+        "../../envs/report.yaml"
+    script:
+        "../scripts/collect.py"
+
+
+rule table:
+    input:
+        rows="results/{suite}/rows.parquet",
+        code=sources("reporting.tables") + sources("reporting.rendering"),
+    output:
+        csv=report(
+            "results/{suite}/tables/{view}.csv",
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"suite": "{suite}", "table": "{view}"},
+        ),
+        md="results/{suite}/tables/{view}.md",
+        tex="results/{suite}/tables/{view}.tex",
+    log:
+        "results/logs/table/{suite}-{view}.log",
+    conda:
+        "../../envs/report.yaml"
+    script:
+        "../scripts/table.py"
+
+
+rule figure:
+    input:
+        rows="results/{suite}/rows.parquet",
+        code=lambda wildcards: sources(f"reporting.figures.{wildcards.view}"),
+    output:
+        pdf="results/{suite}/figures/{view}.pdf",
+        svg=report(
+            "results/{suite}/figures/{view}.svg",
+            caption="../report/figure.rst",
+            category="Figures",
+            labels={"suite": "{suite}", "figure": "{view}"},
+        ),
+        png="results/{suite}/figures/{view}.png",
+    log:
+        "results/logs/figure/{suite}-{view}.log",
+    conda:
+        "../../envs/report.yaml"
+    script:
+        "../scripts/figure.py"

@@ -1,0 +1,13 @@
+"""Rule `calibrate`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from freelunch.job import run
+from freelunch.stages.calibrate import calibrate
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+run(calibrate, snakemake)

@@ -1,0 +1,13 @@
+"""Rule `evaluate`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from freelunch.job import run
+from freelunch.stages.evaluate import evaluate
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+run(evaluate, snakemake)

@@ -1,0 +1,18 @@
+"""Rule `figure`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from freelunch.job import logged
+from freelunch.reporting import draw
+from freelunch.reporting.rows import read_rows
+from freelunch.reporting.style import save
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+with logged(Path(snakemake.log[0])):
+    rows = read_rows(Path(snakemake.input.rows))
+    save(draw(snakemake.wildcards.view, rows), Path(snakemake.output.pdf).with_suffix(""))
