@@ -13,7 +13,6 @@ from typing import Any
 
 from .config import ExecutionConfig
 from .errors import FreelunchError
-from .provenance import code_digest
 from .specs import parse_spec
 
 
@@ -40,7 +39,7 @@ def logged(path: Path) -> Iterator[None]:
 def run(compute: Callable[..., None], job: Any, **options: Any) -> None:
     """Run the stage function ``compute`` for a Snakemake job (``snakemake`` inside its script).
 
-    The job gives ``params.spec``, ``input.code``, ``log`` and the config's ``execution`` section.
+    The job gives ``params.spec``, ``params.code``, ``log`` and the config's ``execution`` section.
     """
     # imported here, so that the log also takes what these imports print
     with logged(Path(job.log[0])):
@@ -49,7 +48,7 @@ def run(compute: Callable[..., None], job: Any, **options: Any) -> None:
         execution: Mapping[str, Any] = job.config.get("execution") or {}
         settings = ExecutionConfig.model_validate(execution)
         _use_threads(int(job.threads))
-        stage = Stage(parse_spec(dict(job.params.spec)), Path.cwd(), settings, code_digest(list(job.input.code)))
+        stage = Stage(parse_spec(dict(job.params.spec)), Path.cwd(), settings, job.params.code)
         compute(stage, **options)
 
 

@@ -16,10 +16,7 @@ INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
 SMALL = ("*.json", "*.txt", "*.model", "*.jinja")
 """Config and tokenizer files; no code (``*.py``) and nothing pickled (``*.bin``) is among them."""
-_SENTENCES = (
-    "The quick brown fox, aged 12345 days, jumped over it's owner's lazy dog.",
-    "Über naïve 日本語 🙂:\n\n  two  spaces\tand a tab . End",
-)
+END = "<|endoftext|>"
 
 
 def checked_config(folder: Path) -> Any:
@@ -111,21 +108,6 @@ def tokenizer_digest(tokenizer: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def check_round_trip(tokenizer: Any, where: str) -> None:
-    """Check a converted tokenizer on a few sentences: nothing is lost, and merges make tokens longer than a byte.
-
-    Raises:
-        FreelunchError: names the sentence and what came back.
-    """
-    encoded = [tokenizer(sentence, add_special_tokens=False)["input_ids"] for sentence in _SENTENCES]
-    for sentence, tokens in zip(_SENTENCES, encoded, strict=True):
-        back = tokenizer.decode(tokens)
-        if back != sentence:
-            raise FreelunchError(f"{where}: its tokenizer turns {sentence!r} into {back!r}")
-    if 2 * len(encoded[0]) > len(_SENTENCES[0]):
-        raise FreelunchError(f"{where}: its tokenizer has no merges: {len(encoded[0])} tokens for {_SENTENCES[0]!r}")
-
-
 def model_from_gguf(path: Path, dtype: Any) -> tuple[Any, Any]:
     """A model and its tokenizer from a GGUF file, with the weights dequantised.
 
@@ -140,13 +122,16 @@ def model_from_gguf(path: Path, dtype: Any) -> tuple[Any, Any]:
 
     try:
         config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
-        config._name_or_path = ""
+        vars(config).pop("_model_name_or_path", None)
         with torch.device("meta"):
-            model: Any = _empty(config, dtype)
-        read = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=model, torch_dtype=dtype)
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
+        read = load_gguf_checkpoint(  # type: ignore[no-untyped-call]
+            str(path), return_tensors=True, model_to_load=model, torch_dtype=dtype
+        )
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    except (ValueError, KeyError, NotImplementedError, OSError) as error:
-        raise FreelunchError(f"{path.name}: cannot be converted: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # tokenizers raises no narrower class
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise FreelunchError(f"{path.name}: cannot be converted: {reason}") from None
     model.load_state_dict(read["tensors"], strict=False, assign=True)
     model.tie_weights()
     missing = [name for name, tensor in model.named_parameters() if tensor.is_meta]
@@ -172,20 +157,22 @@ def random_model(source: Random, dtype: Any, where: str) -> tuple[Any, Any]:
     except (KeyError, ValueError) as error:
         raise FreelunchError(f"{where}.config.model_type: {str(error).splitlines()[0][:200]}") from None
     allowed = {*known.to_dict(), *known.attribute_map}
-    for key in given.keys() - allowed:
+    for key in sorted(given.keys() - allowed):
         raise FreelunchError(f"{where}.config.{key}: unknown key; {suggest(key, allowed)}")
     size, least = given.get("vocab_size", known.vocab_size), len(tokenizer)
     if size < least:
-        raise FreelunchError(f"{where}.config.vocab_size: must be at least {least}, the byte tokenizer's (found {size})")
+        raise FreelunchError(
+            f"{where}.config.vocab_size: must be {least}, the byte tokenizer's, or more (found {size})"
+        )
     config = AutoConfig.for_model(**given | {"bos_token_id": end, "eos_token_id": end, "pad_token_id": None})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(source.seed)
-        model = _empty(config, dtype)
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
     return model, tokenizer
 
 
 def byte_tokenizer() -> Any:
-    """A tokenizer whose tokens are the 256 bytes, and ``<|endoftext|>``."""
+    """A tokenizer whose tokens are the 256 bytes, and one that ends a text."""
     from tokenizers import Tokenizer, decoders, pre_tokenizers
     from tokenizers.models import BPE
     from transformers import PreTrainedTokenizerFast
@@ -194,7 +181,7 @@ def byte_tokenizer() -> Any:
     tokenizer = Tokenizer(BPE(vocab={symbol: token for token, symbol in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END)  # type: ignore[no-untyped-call]
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,10 +28,7 @@ def versions() -> dict[str, str]:
 
 @cache
 def sources(module: str) -> tuple[str, ...]:
-    """Files of this package that importing ``module`` (such as ``stages.prune``) can run, found from the imports.
-
-    Snakemake does not notice edits of imported modules; a rule that lists these files as inputs is rerun by them.
-    """
+    """Files of this package that importing ``module`` (such as ``stages.prune``) can run, found from the imports."""
     seen: set[Path] = set()
     pending = [_file(tuple(module.split(".")))]
     while pending:
@@ -42,7 +40,7 @@ def sources(module: str) -> tuple[str, ...]:
     return tuple(sorted(str(path) for path in seen))
 
 
-def code_digest(files: tuple[str, ...] | list[str]) -> str:
+def code_digest(files: Iterable[str]) -> str:
     """Hash over the contents of source files."""
     digest = hashlib.sha256()
     for file in sorted(files):

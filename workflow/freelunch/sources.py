@@ -144,23 +144,24 @@ def hub_error(error: BaseException, hub: Hub) -> FreelunchError:
 
     where = f"{hub.id}@{hub.revision[:12]}"
     chain = _chain(error)
+    names = " ".join(kind.__name__ for link in chain for kind in type(link).__mro__)
     text = " ".join(str(link) for link in chain)
     full = any(isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT) for link in chain)
     if full or "No space left" in text or "os error 28" in text:
         return FreelunchError(f"{where}: no space left on the disk of the Hugging Face cache; set HF_HOME to another")
-    if any(isinstance(link, hub_errors.GatedRepoError) for link in chain) or "gated" in text:
+    if any(isinstance(link, hub_errors.GatedRepoError) for link in chain) or "gated dataset" in text:
         return FreelunchError(
             f"{where}: is gated; accept its licence on its hub page and set HF_TOKEN to a token of that account"
         )
-    if any(isinstance(link, hub_errors.RevisionNotFoundError) for link in chain) or "Revision" in text:
+    if any(isinstance(link, hub_errors.RevisionNotFoundError) for link in chain) or "Revision '" in text:
         return FreelunchError(f"{where}: the repository has no revision {hub.revision}")
-    if any(isinstance(link, hub_errors.RepositoryNotFoundError) for link in chain) or "DatasetNotFound" in _names(chain):
+    if any(isinstance(link, hub_errors.RepositoryNotFoundError) for link in chain) or "DatasetNotFound" in names:
         return FreelunchError(f"{where}: the hub has no such repository, or it is private (then set HF_TOKEN)")
     local = "set HF_HOME to a Hugging Face cache that has it, or name a copy on disk with `path:`"
-    if "OfflineModeIsEnabled" in _names(chain) + text or "HF_HUB_OFFLINE" in text:
+    if "OfflineModeIsEnabled" in names + text or "HF_HUB_OFFLINE" in text:
         return FreelunchError(f"{where}: HF_HUB_OFFLINE is set and the cache lacks this repository; {local}")
     network = ("ConnectError", "ConnectionError", "ConnectTimeout", "ReadTimeout", "ProxyError", "LocalEntryNotFound")
-    if any(word in _names(chain) + text for word in (*network, "IncompleteSnapshot")):
+    if any(word in names + text for word in (*network, "IncompleteSnapshot")):
         return FreelunchError(f"{where}: the hub cannot be reached and the cache lacks this repository; {local}")
     if "Dataset scripts are no longer supported" in text:
         return FreelunchError(f"{where}: is a script, which is never run; pin a revision whose data are files")
@@ -174,7 +175,3 @@ def _chain(error: BaseException | None) -> list[BaseException]:
         links.append(error)
         error = error.__cause__ or error.__context__
     return links
-
-
-def _names(chain: list[BaseException]) -> str:
-    return " ".join(kind.__name__ for link in chain for kind in type(link).__mro__)

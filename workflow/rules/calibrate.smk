@@ -4,7 +4,6 @@
 rule calibrate:
     input:
         upstream("calibration"),
-        code=sources("stages.calibrate"),
     output:
         "results/calibration/{name}/manifest.json",
     log:
@@ -12,6 +11,7 @@ rule calibrate:
     benchmark:
         "results/benchmarks/calibration/{name}.tsv"
     params:
+        code=code("stages.calibrate"),
         spec=spec("calibration"),
     resources:
         mem_mb=memory("calibration"),

@@ -4,7 +4,7 @@ from freelunch.config import parse_config
 from freelunch.costs import cost
 from freelunch.errors import FreelunchError
 from freelunch.plan import make_plan
-from freelunch.provenance import sources
+from freelunch.provenance import code_digest, sources
 from freelunch.sources import wheel_path
 from snakemake.exceptions import WorkflowError
 
@@ -26,6 +26,14 @@ TORCH_THREADS = 8
 wildcard_constraints:
     name=r"[^/]+",
     suite="|".join(PLAN.runs),
+
+
+def code(*modules):
+    """Hash of the source files that importing modules of the package can run.
+
+    Snakemake does not see edits of imported modules; as a parameter, the hash reruns what uses them and nothing else.
+    """
+    return code_digest({file for module in modules for file in sources(module)})
 
 
 def upstream(stage):

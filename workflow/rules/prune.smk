@@ -4,13 +4,12 @@
 def criterion_code(wildcards):
     """The stage's own code, and of the criteria only the one that is used."""
     criterion = SPECS["pruned"][wildcards.name].criterion
-    return sorted({*sources("stages.prune"), *sources(f"criteria.{criterion}")})
+    return code("stages.prune", f"criteria.{criterion}")
 
 
 rule prune:
     input:
         upstream("pruned"),
-        code=criterion_code,
     output:
         "results/pruned/{name}/manifest.json",
     log:
@@ -18,6 +17,7 @@ rule prune:
     benchmark:
         "results/benchmarks/pruned/{name}.tsv"
     params:
+        code=criterion_code,
         spec=spec("pruned"),
     resources:
         mem_mb=memory("pruned"),

@@ -4,7 +4,6 @@
 rule recover:
     input:
         upstream("recovered"),
-        code=sources("stages.recover"),
     output:
         "results/recovered/{name}/manifest.json",
     log:
@@ -12,6 +11,7 @@ rule recover:
     benchmark:
         "results/benchmarks/recovered/{name}.tsv"
     params:
+        code=code("stages.recover"),
         spec=spec("recovered"),
     resources:
         mem_mb=memory("recovered"),

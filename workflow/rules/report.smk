@@ -10,13 +10,13 @@ localrules:
 rule collect:
     input:
         evaluations,
-        code=sources("stages.collect"),
     output:
         csv="results/{suite}/rows.csv",
         parquet="results/{suite}/rows.parquet",
     log:
         "results/logs/collect/{suite}.log",
     params:
+        code=code("stages.collect"),
         evaluations=lambda wildcards: [run.evaluation.model_dump(mode="json") for run in PLAN.runs[wildcards.suite]],
     conda:
         "../../envs/report.yaml"
@@ -27,7 +27,6 @@ rule collect:
 rule table:
     input:
         rows="results/{suite}/rows.parquet",
-        code=sources("reporting.tables") + sources("reporting.rendering"),
     output:
         csv=report(
             "results/{suite}/tables/{view}.csv",
@@ -39,6 +38,8 @@ rule table:
         tex="results/{suite}/tables/{view}.tex",
     log:
         "results/logs/table/{suite}-{view}.log",
+    params:
+        code=code("reporting.tables", "reporting.rendering", "reporting.rows"),
     conda:
         "../../envs/report.yaml"
     script:
@@ -48,7 +49,6 @@ rule table:
 rule figure:
     input:
         rows="results/{suite}/rows.parquet",
-        code=lambda wildcards: sources(f"reporting.figures.{wildcards.view}"),
     output:
         pdf="results/{suite}/figures/{view}.pdf",
         svg=report(
@@ -60,6 +60,8 @@ rule figure:
         png="results/{suite}/figures/{view}.png",
     log:
         "results/logs/figure/{suite}-{view}.log",
+    params:
+        code=lambda wildcards: code(f"reporting.figures.{wildcards.view}", "reporting.style", "reporting.rows"),
     conda:
         "../../envs/report.yaml"
     script:

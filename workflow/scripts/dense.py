@@ -1,7 +1,5 @@
 """Rule `dense`."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from freelunch.config import DenseConfig

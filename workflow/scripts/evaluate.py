@@ -1,7 +1,5 @@
 """Rule `evaluate`."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from freelunch.job import run

@@ -1,7 +1,5 @@
 """Rule `recover`."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from freelunch.job import run

@@ -97,7 +97,8 @@ def perplexities(rows: DataFrame, view: str) -> Perplexities:
         raise FreelunchError(f"{view} needs the test perplexity of pruned runs; suite {suite(rows)} has none")
     where = ("model", "dataset", "length")
     extra = levels(pruned, (*where, "criterion", "pattern", "variant"))
-    names = (*where, *extra, "criterion", "pattern")
+    of_pruning, of_recovery = ([axis for axis in extra if axis in axes] for axes in (PRUNING, RECOVERING))
+    names = (*where, *of_pruning, "criterion", "pattern", *of_recovery)
     recovered = pruned[pruned["variant"] != labels.NOT_RECOVERED]
     settings = ordered(recovered, names)
     shared = [name for name in names if name not in RECOVERING]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import pandas as pd
+
 from ..errors import FreelunchError
 from ..patterns import NM, parse_pattern
 from ..windows import parse_window
@@ -57,7 +59,7 @@ def described(name: str, found: Any) -> str:
 
 
 def order(name: str, found: Any) -> tuple[Any, ...]:
-    """Sorting key of an axis' values: windows by size, patterns by kind and sparsity, numbers before words."""
+    """Sorting key of an axis' values: windows by size, patterns by kind and sparsity, what is missing first."""
     if name in ("window", "variant"):
         return (_size(str(found)), str(found))
     if name == "criterion":
@@ -68,9 +70,9 @@ def order(name: str, found: Any) -> tuple[Any, ...]:
         except FreelunchError:
             return (2, 0.0, str(found))
         return (int(isinstance(pattern, NM)), pattern.sparsity, str(found))
-    if isinstance(found, int | float):
-        return (0, float(found), "")
-    return (1, 0.0, str(found))
+    if isinstance(found, str):
+        return (1, 0.0, found)
+    return (-1, 0.0, "") if pd.isna(found) else (0, float(found), "")
 
 
 def _size(window: str) -> float:

@@ -94,7 +94,7 @@ def read_rows(path: Path) -> DataFrame:
         else:
             # "none" and "None" are values here; only an empty field is missing
             dtypes: Any = DTYPES
-            frame = pd.read_csv(path, dtype=dtypes, keep_default_na=False, na_values=[""], float_precision="round_trip")
+            frame = pd.read_csv(path, dtype=dtypes, keep_default_na=False, na_values=[""])
     except (OSError, ValueError) as error:
         raise FreelunchError(f"cannot read {path}: {error}") from None
     if tuple(frame.columns) != COLUMNS:

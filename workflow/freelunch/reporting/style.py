@@ -43,7 +43,7 @@ _RC: dict[str, Any] = {
     "grid.linewidth": 0.5,
     "lines.linewidth": 1.0,
     "lines.markersize": 5,
-    "errorbar.capsize": 2,
+    "errorbar.capsize": 0,
     "figure.constrained_layout.use": True,
     "savefig.dpi": 200,
     "pdf.fonttype": 42,
@@ -108,6 +108,14 @@ def grid(
     return figure, [list(row) for row in axes]
 
 
+def label_columns(axes: Sequence[Sequence[Axes]], text: str) -> None:
+    """Label the x axis of the lowest panel of every column, where panels below it may be missing."""
+    for column in zip(*axes, strict=True):
+        lowest = [axis for axis in column if axis.axison][-1]
+        lowest.set_xlabel(text)
+        lowest.tick_params(axis="x", labelbottom=True)
+
+
 def log_scale(axis: Axes, low: float, high: float, margin: float = 0.06) -> None:
     """Logarithmic y axis from ``low`` to ``high`` with labels that read as plain numbers: 20, 50, 100, 200."""
     low, high = (low / 1.3, high * 1.3) if low == high else (low, high)
@@ -124,16 +132,29 @@ def log_scale(axis: Axes, low: float, high: float, margin: float = 0.06) -> None
     axis.yaxis.set_minor_locator(NullLocator())
 
 
+def counted(count: int, what: str) -> str:
+    """``1 window``, ``2 windows``."""
+    return f"{count} {what}" + ("" if count == 1 else "s")
+
+
 def short(number: float) -> str:
-    """Three significant digits for a label on a mark; powers of ten from a million up."""
+    """A tick label: 0.5, 20, 1,000; powers of ten from a million up."""
+    return _power(f"{number:.1e}") if number >= 999_500 else f"{number:,.12g}"
+
+
+def printed(number: float) -> str:
+    """Three significant digits, for a value printed on its mark: 25.0, 118, 1,121, 1.2×10⁶."""
     if not math.isfinite(number):
         return "NaN" if math.isnan(number) else "∞"
-    if abs(number) >= 999_500:
-        mantissa, exponent = f"{number:.1e}".split("e")
-        return f"{mantissa.removesuffix('.0')}×10" + str(int(exponent)).translate(
-            str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
-        )
-    return f"{number:,.0f}" if abs(number) >= 99.95 else f"{number:.3g}"
+    if number >= 999_500:
+        return _power(f"{number:.1e}")
+    return f"{number:,.0f}" if number >= 99.95 else f"{number:#.3g}"
+
+
+def _power(scientific: str) -> str:
+    mantissa, exponent = scientific.split("e")
+    times = "" if mantissa == "1.0" else f"{mantissa.removesuffix('.0')}×"
+    return f"{times}10" + str(int(exponent)).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:

@@ -11,7 +11,7 @@ from pandas import DataFrame
 
 from ..errors import FreelunchError
 from . import labels
-from .estimates import Estimate, estimate, levels, perplexities, suite, with_variant
+from .estimates import PRUNING, RECOVERING, Estimate, estimate, levels, perplexities, suite, with_variant
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,9 @@ def cost(rows: DataFrame) -> Table:
     if runs.empty:
         raise FreelunchError(f"table cost needs pruned runs; suite {suite(rows)} has none")
     cell = ("model", "criterion", "pattern", "variant")
-    by = (*cell[:1], *levels(runs, cell), *cell[1:])
+    chosen = levels(runs, cell)
+    of_pruning, of_recovery = ([axis for axis in chosen if axis in axes] for axes in (PRUNING, RECOVERING))
+    by = (*cell[:1], *of_pruning, *cell[1:], *of_recovery)
     columns = (
         Column("seconds", labels.axis("seconds")),
         Column("peak_gib", labels.axis("peak_gib")),

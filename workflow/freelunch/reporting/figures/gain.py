@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 from pandas import DataFrame
 
 from .. import labels, style
 from ..curves import gains
 from ..estimates import ordered
-from .panels import of, settings, title, wrapped
+from .panels import of, settings, title
 
 
 @style.applied()
@@ -23,24 +26,23 @@ def draw(rows: DataFrame) -> Figure:
     """
     frame, extra = gains(rows, "figure gain")
     frame = frame.assign(gain=100 * (1 - frame["ratio"]))
-    names, panels = settings(frame, extra)
+    names, lines = settings(frame, extra, widest=2)
     parts = [part for _, part in ordered(frame.assign(window=frame["variant"]), ["window", "part"])]
     looks = style.looks(parts)
-    lines = wrapped(panels, widest=2)
     figure, axes = style.grid(len(lines), len(lines[0]), height=1.8, sharex=True, sharey=True)
-    for shown, row in zip(lines, axes, strict=True):
-        for column, axis in enumerate(row):
-            if column >= len(shown):
+    for line, row in zip(lines, axes, strict=True):
+        for axis, panel in zip_longest(row, line):
+            if panel is None:
                 axis.set_axis_off()
                 continue
-            _panel(axis, of(frame, names, shown[column]), looks)
-            axis.set_title(title(names, shown[column]))
+            _panel(axis, of(frame, names, panel), looks)
+            axis.set_title(title(names, panel))
         row[0].set_ylabel("Gain (% of initial\nvalidation loss)")
     gain = frame["gain"][np.isfinite(frame["gain"])]
     low, high = (min(0.0, float(gain.min())), max(float(gain.max()), 1.0)) if len(gain) else (0.0, 100.0)
     axes[0][0].set_ylim(low - 0.05 * (high - low) * (low < 0), high + 0.07 * (high - low))
-    for axis in axes[-1]:
-        axis.set_xlabel("Depth (block)")
+    axes[0][0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    style.label_columns(axes, "Depth (block)")
     keys = [
         Line2D([], [], color=look.colour, marker=look.marker, markersize=3.5, label=labels.value("window", part))
         for part, look in looks.items()
@@ -58,5 +60,5 @@ def _panel(axis: Axes, windows: DataFrame, looks: dict[str, style.Look]) -> None
         if (series["last"] > series["first"]).any():
             axis.hlines(gain, series["first"], series["last"], colors=look.colour, linewidth=2)
     if not finite.all():
-        lost = f"{(~finite).sum()} windows not finite"
+        lost = f"{style.counted(int((~finite).sum()), 'window')} not finite"
         axis.text(0.98, 0.04, lost, transform=axis.transAxes, ha="right", va="bottom", fontsize=6.5)

@@ -14,9 +14,10 @@ from pandas import DataFrame
 
 from .. import labels, style
 from ..estimates import Estimate, Perplexities, perplexities
-from .panels import title
+from .panels import wrapped
 
-_FITTING = 20
+_DASHES = (0, (4, 2))
+_FITTING = 16
 """Values that can be printed side by side over the width of a page."""
 
 
@@ -33,44 +34,46 @@ def draw(rows: DataFrame) -> Figure:
     panels: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
     for setting in found.settings:
         panels.setdefault(tuple(setting[i] for i in places), []).append(setting)
-    most = max(len(settings) for settings in panels.values()) * (len(variants) + 0.6)
-    width = style.SINGLE if most < 8 else style.DOUBLE
-    figure, axes = style.grid(len(panels), 1, height=2.3, width=width)
+    widest = max(1, int(_FITTING / (len(variants) + 0.6)))
+    lines = [(panel, line) for panel, settings in panels.items() for line in wrapped(settings, widest)]
+    most = max(len(line) for _, line in lines)
+    width = style.SINGLE if most * (len(variants) + 0.6) < 8 else style.DOUBLE
+    figure, axes = style.grid(len(lines), 1, height=2.3 if len(lines) == 1 else 1.9, width=width)
     names = [found.levels[i] for i in places]
-    told = [i for i in range(len(names)) if len({panel[i] for panel in panels}) > 1]
-    for (axis,), (panel, settings) in zip(axes, panels.items(), strict=True):
-        _panel(axis, found, settings, variants, crowded=most > _FITTING)
+    # the data set and the length are in the label of the axis
+    told = [i for i, name in enumerate(names) if name not in ("dataset", "length") and len({p[i] for p in panels}) > 1]
+    for (axis,), (panel, line) in zip(axes, lines, strict=True):
+        _scale(axis, found, panels[panel])
+        _panel(axis, found, line, variants)
         where = dict(zip(names, panel, strict=True))
         axis.set_ylabel(f"Test perplexity\n({where['dataset']}, {where['length']} tokens)")
-        if told:
-            axis.set_title(title([names[i] for i in told], [panel[i] for i in told]), loc="left")
+        axis.set_title(", ".join(labels.described(names[i], panel[i]) for i in told), loc="left")
     axes[-1][0].set_xlabel("Criterion and pattern")
-    figure.legend(
-        handles=_keys(found), loc="outside upper center", ncols=2 if width == style.SINGLE else len(variants) + 1
-    )
+    columns = 2 if width == style.SINGLE else len(found.variants)
+    figure.legend(handles=_keys(found), loc="outside upper center", ncols=columns)
     return figure
 
 
-def _panel(
-    axis: Axes, found: Perplexities, settings: list[tuple[Any, ...]], variants: list[str], crowded: bool
-) -> None:
-    cells = {(s, v): found.cells[s, v] for s in settings for v in found.variants if (s, v) in found.cells}
-    finite = [cell.value for cell in cells.values() if math.isfinite(cell.value) and cell.value > 0] or [1.0, 10.0]
-    style.log_scale(axis, min(finite), max(finite), margin=0.13 if not crowded else 0.25)
+def _scale(axis: Axes, found: Perplexities, settings: list[tuple[Any, ...]]) -> None:
+    values = [cell.value for (setting, _), cell in found.cells.items() if setting in settings]
+    finite = [value for value in values if math.isfinite(value) and value > 0] or [1.0, 10.0]
+    style.log_scale(axis, min(finite), max(finite), margin=0.13)
+
+
+def _panel(axis: Axes, found: Perplexities, settings: list[tuple[Any, ...]], variants: list[str]) -> None:
     looks = style.looks(variants)
     spread = (len(variants) - 1) / (len(variants) + 0.6)
     offsets = np.linspace(-spread / 2, spread / 2, len(variants)) if len(variants) > 1 else np.zeros(1)
     for group, setting in enumerate(settings):
-        points = [(group + offset, cells.get((setting, v)), v) for v, offset in zip(variants, offsets, strict=True)]
-        for x, cell, variant in points:
-            if cell:
-                _mark(axis, x, cell, looks[variant], crowded)
-    dense = next((cells[s, "dense"] for s in settings if (s, "dense") in cells), None)
+        for variant, offset in zip(variants, offsets, strict=True):
+            if (setting, variant) in found.cells:
+                _mark(axis, group + float(offset), found.cells[setting, variant], looks[variant])
+    dense = next((found.cells[s, "dense"] for s in settings if (s, "dense") in found.cells), None)
     if dense and math.isfinite(dense.value):
-        axis.axhline(dense.value, color=style.BLACK, linestyle=(0, (4, 2)), linewidth=0.8, zorder=1)
+        axis.axhline(dense.value, color=style.BLACK, linestyle=_DASHES, linewidth=0.8, zorder=1)
         beside = blended_transform_factory(axis.transAxes, axis.transData)
-        axis.text(1.01, dense.value, style.short(dense.value), transform=beside, va="center", fontsize=7)
-    places = [(found.levels.index("criterion"), "criterion"), (found.levels.index("pattern"), "pattern")]
+        axis.text(1.01, dense.value, style.printed(dense.value), transform=beside, va="center", fontsize=7)
+    places = [(found.levels.index(name), name) for name in ("criterion", "pattern")]
     ticks = ["\n".join(labels.value(name, setting[i]) for i, name in places) for setting in settings]
     axis.set_xticks(range(len(settings)), ticks)
     axis.tick_params(axis="x", length=0)
@@ -79,9 +82,8 @@ def _panel(
         axis.axvline(border - 0.5, color="#E3E3E3", linewidth=0.5, zorder=0)
 
 
-def _mark(axis: Axes, x: float, cell: Estimate, look: style.Look, crowded: bool) -> None:
+def _mark(axis: Axes, x: float, cell: Estimate, look: style.Look) -> None:
     """A mark with its value above; what is not finite stands at the upper end of the scale, hollow."""
-    text: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": 6.5, "rotation": 90 if crowded else 0}
     if math.isfinite(cell.value):
         error = cell.stderr if math.isfinite(cell.stderr) else None
         axis.errorbar(x, cell.value, yerr=error, fmt=look.marker, color=look.colour, elinewidth=0.8, zorder=3)
@@ -89,9 +91,9 @@ def _mark(axis: Axes, x: float, cell: Estimate, look: style.Look, crowded: bool)
     else:
         above, height = blended_transform_factory(axis.transData, axis.transAxes), 0.9
         axis.plot(x, height, look.marker, color=look.colour, fillstyle="none", transform=above, zorder=3)
-    axis.annotate(
-        style.short(cell.value), (x, height), xycoords=above, xytext=(0, 4), textcoords="offset points", **text
-    )
+    text = style.printed(cell.value)
+    place: dict[str, Any] = {"xycoords": above, "xytext": (0, 4), "textcoords": "offset points"}
+    axis.annotate(text, (x, height), **place, ha="center", va="bottom", fontsize=6.5)
 
 
 def _keys(found: Perplexities) -> list[Line2D]:
@@ -100,7 +102,7 @@ def _keys(found: Perplexities) -> list[Line2D]:
     for variant in found.variants:
         name = labels.value("variant", variant)
         if variant == "dense":
-            keys.append(Line2D([], [], color=style.BLACK, linestyle=(0, (4, 2)), linewidth=0.8, label=name))
+            keys.append(Line2D([], [], color=style.BLACK, linestyle=_DASHES, linewidth=0.8, label=name))
         else:
             look = looks[variant]
             keys.append(Line2D([], [], color=look.colour, marker=look.marker, linestyle="none", label=name))

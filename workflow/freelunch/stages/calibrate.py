@@ -1,0 +1,76 @@
+"""Draw the calibration and validation crops of a model and a data set."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from ..artifacts import Artifact, read_json
+from ..calibration import Crops, sample
+from ..config import Split
+from ..documents import read_documents
+from ..errors import FreelunchError
+from ..models import load_tokenizer
+from ..specs import CalibrationSpec
+from .stage import Stage
+
+VALIDATION_STREAM = 2**31
+"""Added to the seed of the validation crops; seeds are smaller, so no calibration stream is ever the same."""
+
+
+def calibrate(stage: Stage) -> None:
+    """Write ``tokens.safetensors`` (``calibration`` and ``validation``, ``[sequences, length]`` int32) and
+    ``crops.json`` (the documents of each crop, and a hash of the tokens).
+
+    Raises:
+        FreelunchError: the data set lacks a split, or is too short, or the tokenizer does not fit the model.
+    """
+    from safetensors.torch import save_file
+
+    spec = stage.spec
+    assert isinstance(spec, CalibrationSpec)
+    model, data = stage.open(spec.model), stage.open(spec.data)
+    for name in model.files:
+        if not name.endswith(".safetensors"):
+            model.file(name)
+    tokenizer = load_tokenizer(model.folder)
+    counts: dict[Split, int] = {"calibration": spec.sequences, "validation": spec.validation_sequences}
+    crops = {}
+    for split, sequences in counts.items():
+        documents = read_documents(_split(data, spec.data.data, split))
+        crops[split] = sample(
+            documents,
+            tokenizer,
+            sequences=sequences,
+            length=spec.length,
+            sampling=spec.sampling,
+            seed=spec.seed + (VALIDATION_STREAM if split == "validation" else 0),
+            separator=spec.data.source.separator,
+            name=f"data.{spec.data.data} ({split})",
+        )
+        _check_vocabulary(crops[split], model, spec.model.model)
+
+    with stage.writing("tokens.safetensors") as part:
+        save_file({split: drawn.tokens.contiguous() for split, drawn in crops.items()}, part)
+    hashes = {split: hashlib.sha256(drawn.tokens.numpy().tobytes()).hexdigest() for split, drawn in crops.items()}
+    with stage.writing("crops.json") as part:
+        listing = {split: {"sha256": hashes[split], "documents": drawn.documents} for split, drawn in crops.items()}
+        part.write_text(json.dumps(listing, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    stage.finish(
+        tokens={split: drawn.tokens.numel() for split, drawn in crops.items()},
+        documents={split: len({name for crop in drawn.documents for name in crop}) for split, drawn in crops.items()},
+        sha256=hashes,
+    )
+
+
+def _split(data: Artifact, name: str, split: Split) -> Path:
+    if f"{split}.jsonl" not in data.files:
+        raise FreelunchError(f"data.{name}.splits: has no split {split}, which calibration needs")
+    return data.file(f"{split}.jsonl")
+
+
+def _check_vocabulary(crops: Crops, model: Artifact, name: str) -> None:
+    size, largest = read_json(model.file("config.json"))["vocab_size"], int(crops.tokens.max())
+    if largest >= size:
+        raise FreelunchError(f"models.{name}: its tokenizer gave token {largest}, its embedding has {size} rows")
