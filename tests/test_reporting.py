@@ -227,6 +227,19 @@ def test_levels_are_added_only_where_they_vary() -> None:
     assert (slow["attention_mlp"], slow["attention_mlp_runs"]) == ("", "0")
 
 
+def test_runs_of_other_calibration_sets_are_not_taken_for_seeds() -> None:
+    changed = [record | {"validation_sequences": 8} for record in records()]
+    changed += [
+        record | {"run": record["run"] + "-16", "validation_sequences": 16, "value": record["value"] + 1}
+        for record in records()[1:]
+    ]
+    table = reporting.tabulate("perplexity", rows.to_frame(changed))
+    lines = read_csv(rendering.render(table, "csv"))
+    found = {line["validation_sequences"]: float(line["none"]) for line in lines if line["criterion"] == "wanda"}
+    assert found == {"8": 130.2, "16": 131.2}
+    assert {line["none_runs"] for line in lines} == {"1"}
+
+
 def test_cost_table(frame: pd.DataFrame) -> None:
     lines = read_csv(rendering.render(reporting.tabulate("cost", rows.to_frame(records((0, 1)))), "csv"))
     assert len(lines) == 12

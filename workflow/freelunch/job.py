@@ -43,8 +43,13 @@ def run(compute: Callable[..., None], job: Any, **options: Any) -> None:
     """
     # imported here, so that the log also takes what these imports print
     with logged(Path(job.log[0])):
+        from transformers.utils import logging as transformers_logging
+
         from .stages.stage import Stage
 
+        # its progress bars and advice are about a way of loading models that is not ours
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
         execution: Mapping[str, Any] = job.config.get("execution") or {}
         settings = ExecutionConfig.model_validate(execution)
         _use_threads(int(job.threads))

@@ -49,7 +49,7 @@ def compare_facts(expected: Facts, config: Any, where: str) -> None:
         FreelunchError: names every differing key with both values.
     """
     found = Facts.model_validate(config.to_dict())
-    pairs = [(name, getattr(expected, name), getattr(found, name)) for name in Facts.model_fields]
+    pairs = [(name, getattr(expected, name), getattr(found, name)) for name in Facts.model_fields if name in expected.model_fields_set]
     wrong = [f"{name} is {real}, the plan assumed {assumed}" for name, assumed, real in pairs if assumed != real]
     if wrong:
         raise FreelunchError(f"{where}: {'; '.join(wrong)}; correct the row that `facts` names, or the config")
@@ -111,32 +111,27 @@ def tokenizer_digest(tokenizer: Any) -> str:
 def model_from_gguf(path: Path, dtype: Any) -> tuple[Any, Any]:
     """A model and its tokenizer from a GGUF file, with the weights dequantised.
 
-    Reads the tensors without ``from_pretrained``, which keeps them packed and wants another package (accelerate).
-
     Raises:
         FreelunchError: transformers does not know the architecture, or the file lacks tensors.
     """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
-        vars(config).pop("_model_name_or_path", None)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
-        read = load_gguf_checkpoint(  # type: ignore[no-untyped-call]
-            str(path), return_tensors=True, model_to_load=model, torch_dtype=dtype
+        read, report = AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=dtype, output_loading_info=True
         )
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     except Exception as error:  # tokenizers raises no narrower class
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise FreelunchError(f"{path.name}: cannot be converted: {reason}") from None
-    model.load_state_dict(read["tensors"], strict=False, assign=True)
-    model.tie_weights()
-    missing = [name for name, tensor in model.named_parameters() if tensor.is_meta]
-    if missing:
+    if missing := sorted(report["missing_keys"]):
         raise FreelunchError(f"{path.name}: lacks {len(missing)} tensors of the model, first {missing[0]}")
+    # what was read counts as quantised and refuses to be saved, dequantised as it is
+    config = read.config
+    vars(config).pop("quantization_config", None)
+    vars(config).pop("_model_name_or_path", None)
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
+    model.load_state_dict(read.state_dict())
     return model, tokenizer
 
 

@@ -63,6 +63,8 @@ class Network:
         self.source, self.dtype, self.device = source, dtype, torch.device(device)
         with torch.device("meta"):
             self._model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval().requires_grad_(False)
+        # written down now: whoever holds a loaded block may change the dtype of its parameters
+        self._dtypes = {name: tensor.dtype for name, tensor in self._model.state_dict().items()}
         self.prefix, blocks = find_blocks(self._model, config.get_text_config().num_hidden_layers)
         self.blocks = list(blocks)
         self._taps = [_Tap(block, block is self.blocks[-1]) for block in self.blocks]
@@ -169,7 +171,7 @@ class Network:
             value = self._read(full)
             if value.shape != tensor.shape:
                 raise FreelunchError(f"tensor {full} is {list(value.shape)}, its config says {list(tensor.shape)}")
-            state[key] = value.to(self.device, tensor.dtype)
+            state[key] = value.to(self.device, self._dtypes[full])
         if state:
             module.load_state_dict(state, strict=False, assign=True)
         module.requires_grad_(False)

@@ -37,15 +37,24 @@ def code(*modules):
 
 
 def upstream(stage):
-    """Manifests of what a stage run builds on, and the wheel it is unpacked from."""
+    """Manifests of what a stage run builds on, and the wheel or the local files it reads."""
 
     def paths(wildcards):
         spec = SPECS[stage][wildcards.name]
-        wheel = getattr(getattr(spec, "source", None), "wheel", None)
-        found = [str(wheel_path(Path(), wheel))] if wheel else []
-        return found + sorted({above.manifest for above in spec.upstream()})
+        return source_files(spec) + sorted({above.manifest for above in spec.upstream()})
 
     return paths
+
+
+def source_files(spec):
+    """Files outside of the results: a key names a local path, but only its files say when they change."""
+    source = getattr(spec, "source", None)
+    if source is not None and source.wheel is not None:
+        return [str(wheel_path(Path(), source.wheel))]
+    if source is not None and source.path is not None:
+        path = Path(source.path).expanduser()
+        return sorted(str(file) for file in path.glob("*") if file.is_file()) if path.is_dir() else [str(path)]
+    return []
 
 
 def spec(stage):

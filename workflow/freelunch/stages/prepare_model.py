@@ -145,8 +145,6 @@ def _check_round_trip(tokenizer: Any, where: str) -> None:
 def _save(stage: Stage, model: Any, tokenizer: Any, folder: Path) -> None:
     """Save through an emptied scratch folder, so that every file appears whole."""
     out = folder / "out"
-    if getattr(model.config, "quantization_config", None) is not None:
-        del model.config.quantization_config
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     for path in sorted(out.iterdir()):
