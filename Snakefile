@@ -5,7 +5,6 @@ snakemake --cores all SUITE      another suite
 snakemake -n                     what would run
 """
 
-import os
 import sys
 from pathlib import Path
 
@@ -13,9 +12,13 @@ from snakemake.utils import min_version
 
 min_version("9.20")
 
-# The package beside this file is the one that runs, here and in every job, whatever else is installed.
-sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [sys.path[0], os.environ.get("PYTHONPATH")]))
+# The package beside this file is the one that runs, here and in every job.
+PACKAGE_ROOT = Path(workflow.basedir) / "workflow"
+sys.path.insert(0, str(PACKAGE_ROOT))
+
+from freelunch.job import put_on_path
+
+put_on_path(PACKAGE_ROOT)
 
 
 configfile: str(Path(workflow.basedir) / "config.yaml")

@@ -11,7 +11,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from test_prepare import random_source
 
 from freelunch.artifacts import Artifact
 from freelunch.calibration import Crops, sample
@@ -24,6 +23,7 @@ from freelunch.stages.calibrate import calibrate
 from freelunch.stages.prepare_data import prepare_data
 from freelunch.stages.prepare_model import prepare_model
 from freelunch.stages.stage import Stage
+from test_prepare import random_source
 
 TOKENIZER = byte_tokenizer()
 DOCUMENTS = [Document(f"d{number}", f"{number:02d}" * (number + 1)) for number in range(40)]

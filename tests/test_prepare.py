@@ -13,7 +13,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_sources import make_wheel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from freelunch.artifacts import Artifact, checksum
@@ -26,6 +25,7 @@ from freelunch.specs import DataSpec, ModelSpec
 from freelunch.stages.prepare_data import prepare_data
 from freelunch.stages.prepare_model import prepare_model
 from freelunch.stages.stage import Stage
+from test_sources import make_wheel
 
 SHAPE: dict[str, Any] = {
     "model_type": "llama",

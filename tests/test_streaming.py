@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import FAMILIES, random_model, random_tokens
 
 from freelunch.blocks import call_block, find_halves, matrices, part_parameters, run_part
 from freelunch.errors import FreelunchError
 from freelunch.overlays import InMemory
 from freelunch.streaming import Network
+from tiny import FAMILIES, random_model, random_tokens
 
 
 def network_of(model, dtype=torch.float32):

@@ -67,11 +67,11 @@ def print_plan(plan: Plan, suite: str | None) -> None:
         costs = [cost(plan.config, spec) for spec in mine]
         disk, memory = sum(c.disk for c in costs) / 2**30, max(c.memory for c in costs) / 2**30
         operations = sum(c.operations for c in costs)
-        done = sum(Path(spec.manifest).exists() for spec in mine)
-        print(f"{stage:12} {len(mine):5} {done:5} {disk:10.3f} {memory:11.2f} {operations:11.2e}")
+        finished = sum(Path(spec.manifest).exists() for spec in mine)
+        print(f"{stage:12} {len(mine):5} {finished:5} {disk:10.3f} {memory:11.2f} {operations:11.2e}")
         total = [total[0] + disk, max(total[1], memory), total[2] + operations]
     print(f"{'total':12} {len(specs):5} {'':5} {total[0]:10.3f} {total[1]:11.2f} {total[2]:11.2e}")
-    print("\ndisk and operations are summed over jobs, memory is that of the largest job; operations count 2 per multiply-add")
+    print("\ndisk and operations: sums over jobs, 2 per multiply-add; memory: that of the largest job")
 
 
 if __name__ == "__main__":

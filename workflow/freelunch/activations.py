@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from .blocks import Call, Halves, run_part
+from .blocks import Halves, run_part
 from .errors import FreelunchError
 from .overlays import SafetensorsFiles
 from .streaming import Network
@@ -35,7 +35,7 @@ def create(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         stream.flush()
         os.posix_fallocate(stream.fileno(), 0, start + size)
     storage = torch.UntypedStorage.from_file(str(path), shared=True, nbytes=start + size)
-    flat = torch.empty(0, dtype=torch.uint8).set_(storage)
+    flat = torch.empty(0, dtype=torch.uint8).set_(storage)  # type: ignore[arg-type]
     return flat[start:].view(dtype).view(shape)
 
 
@@ -69,63 +69,66 @@ def check_finite(states: Tensor, where: str) -> None:
 
 @torch.no_grad()
 def forward(
-    block: nn.Module, part: str, halves: Halves | None, call: Callable[[int], Call], source: Tensor, target: Tensor,
-    batch: int, device: torch.device,
+    network: Network, index: int, block: nn.Module, part: str, halves: Halves | None, source: Tensor, target: Tensor,
+    batch: int,
 ) -> None:  # fmt: skip
-    """Run a part of a block over ``source`` ``[sequences, length, width]``, batch by batch, into ``target``."""
+    """Run a part of the loaded block ``index`` over ``source`` ``[sequences, length, width]``, into ``target``."""
     for rows in batches(source.shape[0], batch):
-        hidden = source[rows].to(device)
-        target[rows] = run_part(block, part, halves, hidden, call(len(hidden))).to(target.dtype)
+        hidden = source[rows].to(network.device)
+        call = network.calls(*hidden.shape[:2])[index]
+        target[rows] = run_part(block, part, halves, hidden, call).to(target.dtype)
 
 
 class DenseStates:
     """Dense hidden states at any position (see ``windows``), from the kept block boundaries.
 
     What was not kept is computed forward from the nearest state before it, with the same batches as the dense pass,
-    and so with the same bits. Computed states are dropped as soon as the walk has passed them.
+    and so with the same bits. Only states from the last :meth:`drop_before` on are held.
 
     Args:
         network: the dense model.
-        kept: for each kept block boundary, its states ``[sequences, length, width]``.
+        kept: for each kept block boundary, its states ``[sequences, length, width]``; looked up when needed.
         batch: sequences per forward pass.
         folder: where computed states find room on disk.
     """
 
-    def __init__(self, network: Network, kept: dict[int, Tensor], batch: int, folder: Path) -> None:
+    def __init__(self, network: Network, kept: Mapping[int, Tensor], batch: int, folder: Path) -> None:
         if 0 not in kept:
             raise FreelunchError("the dense cache lacks the states at the first block's input")
-        self._network, self._batch, self._folder = network, batch, folder
-        self._kept = {2 * boundary: states for boundary, states in kept.items()}
-        self._computed: dict[int, Tensor] = {}
+        self._network, self._kept, self._batch, self._folder = network, kept, batch, folder
+        self._held: dict[int, Tensor] = {}
 
     def drop_before(self, position: int) -> None:
-        """Forget computed states at earlier positions."""
-        self._computed = {at: states for at, states in self._computed.items() if at >= position}
+        """Let go of states at earlier positions."""
+        self._held = {at: states for at, states in self._held.items() if at >= position}
 
     def at(self, position: int, halves: Halves | None = None) -> Tensor:
         """States at a position; ``halves`` is needed for odd ones."""
-        known = self._kept | self._computed
-        if position in known:
-            return known[position]
-        start = max(at for at in known if at < position)
-        states = known[start]
+        if position in self._held:
+            return self._held[position]
+        if position % 2 == 0 and position // 2 in self._kept:
+            states = self._kept[position // 2]
+        else:
+            states = self._computed(position, halves)
+            check_finite(states, f"dense states in block {(position - 1) // 2}")
+        self._held[position] = states
+        return states
+
+    def _computed(self, position: int, halves: Halves | None) -> Tensor:
+        kept = max(2 * boundary for boundary in self._kept if 2 * boundary < position)
+        start = max([kept, *(at for at in self._held if at < position)])
+        states = self._held[start] if start in self._held else self._kept[start // 2]
         while start < position:
             stop = min(start + 2 - start % 2, position)
             part = "block" if stop - start == 2 else ("mlp" if start % 2 else "attention")
             states = self._run(start // 2, part, halves, states)
             start = stop
-        check_finite(states, f"dense states at the output of block {(position - 1) // 2}")
-        self._computed[position] = states
         return states
 
     def _run(self, index: int, part: str, halves: Halves | None, states: Tensor) -> Tensor:
         target = scratch(self._folder, tuple(states.shape), states.dtype)
-        length = states.shape[1]
         with self._network.block(index) as block:
-            forward(
-                block, part, halves, lambda size: self._network.calls(size, length)[index], states, target,
-                self._batch, self._network.device,
-            )  # fmt: skip
+            forward(self._network, index, block, part, halves, states, target, self._batch)
         return target
 
 

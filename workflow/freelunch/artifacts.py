@@ -41,7 +41,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield part
         with part.open("rb+") as stream:
             os.fsync(stream.fileno())
-        os.replace(part, path)
+        part.replace(path)
     except Exception as error:
         part.unlink(missing_ok=True)
         if _is_disk_error(error):

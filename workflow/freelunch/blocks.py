@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .errors import FreelunchError
 
 
-class StopForward(Exception):  # noqa: N818 - not an error: it ends a forward pass whose rest is not needed
+class StopForward(Exception):
     """Carries the hidden state at which a forward pass was ended on purpose."""
 
     def __init__(self, state: Tensor) -> None:
@@ -65,7 +65,7 @@ def matrices(block: nn.Module) -> dict[str, nn.Linear]:
     """The prunable matrices of a block, by name: all its linear layers.
 
     Raises:
-        FreelunchError: there is none, or the block holds most of its weights elsewhere (expert tensors, 1-d convolutions).
+        FreelunchError: there is none, or the block holds weights elsewhere (fused experts, 1-d convolutions).
     """
     linear = {name: module for name, module in block.named_modules() if isinstance(module, nn.Linear)}
     inside = sum(module.weight.numel() for module in linear.values())
@@ -134,9 +134,7 @@ def find_halves(block: nn.Module, hidden: Tensor, call: Call) -> Halves:
 
         return hook
 
-    handles = [
-        child.register_forward_hook(watch(name), with_kwargs=True) for name, child in block.named_children()
-    ]
+    handles = [child.register_forward_hook(watch(name), with_kwargs=True) for name, child in block.named_children()]
     try:
         whole = call_block(block, hidden, call)
     finally:

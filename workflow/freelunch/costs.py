@@ -52,7 +52,7 @@ def _tokens(calibration: CalibrationSpec) -> int:
     return (calibration.sequences + calibration.validation_sequences) * calibration.length
 
 
-def _forward(facts: Facts, tokens: int, length: int) -> float:
+def forward_operations(facts: Facts, tokens: int, length: int) -> float:
     """Operations of one block's forward pass."""
     return 2 * facts.block_parameters * tokens + 4 * tokens * length * facts.num_attention_heads * facts.head_dim
 
@@ -67,7 +67,7 @@ def _dense(config: Config, spec: DenseSpec) -> Cost:
     return Cost(
         disk=kept * each,
         memory=PROCESS_BYTES + live + 2 * each,
-        operations=facts.num_hidden_layers * _forward(facts, tokens, calibration.length),
+        operations=facts.num_hidden_layers * forward_operations(facts, tokens, calibration.length),
     )
 
 
@@ -75,11 +75,13 @@ def _reconstruct(config: Config, spec: ReconstructedSpec) -> Cost:
     calibration = spec.pruned.dense.calibration
     facts, width = _shape(config, calibration.model)
     halves = parse_window(spec.window)
-    largest = max(facts.block_parameters - _mlp(facts), _mlp(facts)) if halves == 1 else halves / 2 * facts.block_parameters
+    largest = (
+        max(facts.block_parameters - _mlp(facts), _mlp(facts)) if halves == 1 else halves / 2 * facts.block_parameters
+    )
     trained = calibration.sequences * calibration.length
     # forward and backward over the training crops, and the passes over the validation crops
     passes = 3 * spec.epochs + (max(spec.epochs, 4) + 1) * calibration.validation_sequences / calibration.sequences
-    per_pass = facts.num_hidden_layers * _forward(facts, trained, calibration.length)
+    per_pass = facts.num_hidden_layers * forward_operations(facts, trained, calibration.length)
     step = spec.batch_size * calibration.length
     activations = 14 * step * (facts.hidden_size + facts.intermediate_size) * 4 * max(1, halves / 2)
     return Cost(
@@ -95,7 +97,7 @@ def _evaluate(config: Config, spec: EvaluationSpec) -> Cost:
     operations = memory = 0.0
     for task in spec.tasks:
         tokens = (task.sequences or 1000) * task.length * len(task.splits)
-        operations += facts.num_hidden_layers * _forward(facts, tokens, task.length)
+        operations += facts.num_hidden_layers * forward_operations(facts, tokens, task.length)
         operations += 2 * tokens * facts.vocab_size * facts.hidden_size
         memory = max(memory, tokens * facts.hidden_size * width + 3 * task.length * facts.vocab_size * 4)
     live = facts.vocab_size * facts.hidden_size * width + _batch(config, facts, 1, width)

@@ -81,8 +81,8 @@ def _json(stream: IO[bytes], name: str) -> Iterator[tuple[str, Any]]:
 
 
 def _parquet(stream: IO[bytes]) -> Iterator[Record]:
-    from pyarrow import ArrowInvalid  # type: ignore[import-untyped]
-    from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
+    from pyarrow import ArrowInvalid
+    from pyarrow.parquet import ParquetFile
 
     try:
         # a member of a wheel seeks by reading everything again, so it is read once

@@ -49,7 +49,11 @@ def compare_facts(expected: Facts, config: Any, where: str) -> None:
         FreelunchError: names every differing key with both values.
     """
     found = Facts.model_validate(config.to_dict())
-    pairs = [(name, getattr(expected, name), getattr(found, name)) for name in Facts.model_fields if name in expected.model_fields_set]
+    pairs = [
+        (name, getattr(expected, name), getattr(found, name))
+        for name in Facts.model_fields
+        if name in expected.model_fields_set
+    ]
     wrong = [f"{name} is {real}, the plan assumed {assumed}" for name, assumed, real in pairs if assumed != real]
     if wrong:
         raise FreelunchError(f"{where}: {'; '.join(wrong)}; correct the row that `facts` names, or the config")
@@ -117,9 +121,10 @@ def model_from_gguf(path: Path, dtype: Any) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        read, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path.parent, gguf_file=path.name, dtype=dtype, output_loading_info=True
         )
+        read, report = loaded
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     except Exception as error:  # tokenizers raises no narrower class
         reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -130,7 +135,7 @@ def model_from_gguf(path: Path, dtype: Any) -> tuple[Any, Any]:
     config = read.config
     vars(config).pop("quantization_config", None)
     vars(config).pop("_model_name_or_path", None)
-    model = AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.load_state_dict(read.state_dict())
     return model, tokenizer
 
@@ -162,7 +167,7 @@ def random_model(source: Random, dtype: Any, where: str) -> tuple[Any, Any]:
     config = AutoConfig.for_model(**given | {"bos_token_id": end, "eos_token_id": end, "pad_token_id": None})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(source.seed)
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     return model, tokenizer
 
 
@@ -176,7 +181,7 @@ def byte_tokenizer() -> Any:
     tokenizer = Tokenizer(BPE(vocab={symbol: token for token, symbol in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END)  # type: ignore[no-untyped-call]
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END)
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -27,21 +27,22 @@ class TensorSource(Protocol):
 
 
 class SafetensorsFiles:
-    """The tensors of some safetensors files, memory-mapped.
+    """The tensors of some safetensors files, memory-mapped one by one: what is no longer held takes no memory.
 
     Raises:
         FreelunchError: a file is no readable safetensors file, or two files hold a tensor of the same name.
     """
 
     def __init__(self, paths: Iterable[Path]) -> None:
+        self._paths = list(paths)
         self._where: dict[str, Path] = {}
-        self._open = {}
-        for path in paths:
+        for path in self._paths:
             try:
-                self._open[path] = handle = safe_open(path, framework="pt", device="cpu")
+                with safe_open(path, framework="pt") as file:
+                    names = list(file.keys())
             except Exception as error:
                 raise FreelunchError(f"{path}: cannot be read as safetensors: {error}") from None
-            for name in handle.keys():  # noqa: SIM118 - a handle is no mapping
+            for name in names:
                 if name in self._where:
                     raise FreelunchError(f"{path}: holds {name}, which {self._where[name]} holds as well")
                 self._where[name] = path
@@ -49,15 +50,13 @@ class SafetensorsFiles:
     def __contains__(self, name: object) -> bool:
         return name in self._where
 
-    @property
-    def names(self) -> list[str]:
-        return sorted(self._where)
-
     def load(self, name: str) -> Tensor:
         if name not in self._where:
-            files = ", ".join(str(path) for path in self._open) or "no file"
+            files = ", ".join(str(path) for path in self._paths) or "no file"
             raise FreelunchError(f"no tensor {name} in {files}")
-        tensor: Tensor = self._open[self._where[name]].get_tensor(name)
+        # a mapping of its own: pages of a shared one would count as memory until the last tensor of the file is gone
+        with safe_open(self._where[name], framework="pt") as file:
+            tensor: Tensor = file.get_tensor(name)
         return tensor
 
 
@@ -110,7 +109,7 @@ _BITS = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8)
 
 
 def pack(mask: Tensor) -> Tensor:
-    """Pack a boolean ``[rows, columns]`` mask into ``[rows, ceil(columns / 8)]`` bytes, first column in the high bit."""
+    """Pack a boolean ``[rows, columns]`` mask into ``[rows, ceil(columns / 8)]`` bytes, first column highest."""
     padded = torch.nn.functional.pad(mask.to(torch.uint8), (0, -mask.shape[1] % 8))
     return (padded.reshape(mask.shape[0], -1, 8) * _BITS).sum(-1, dtype=torch.uint8)
 

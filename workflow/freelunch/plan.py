@@ -113,8 +113,8 @@ def _expand(config: Config, name: str, suite: SuiteConfig) -> Iterator[tuple[str
         for axis, values in lists.items():
             if not values:
                 raise FreelunchError(f"{where}.{axis}: the list is empty")
-        for values in product(*lists.values()):
-            yield where, validate(Axes, dict(zip(lists, values, strict=True)), where)
+        for combination in product(*lists.values()):
+            yield where, validate(Axes, dict(zip(lists, combination, strict=True)), where)
 
 
 def _axes(entry: dict[str, Any], where: str) -> dict[str, Any]:

@@ -12,9 +12,7 @@ from .statistics import Statistics
 
 
 @torch.no_grad()
-def prune_matrix(
-    name: str, weight: Tensor, statistics: Statistics, criterion: Criterion, pattern: Pattern
-) -> Tensor:
+def prune_matrix(name: str, weight: Tensor, statistics: Statistics, criterion: Criterion, pattern: Pattern) -> Tensor:
     """Boolean mask ``[rows, columns]`` of a matrix, True = kept, with exactly the pattern's number of pruned weights.
 
     Raises:

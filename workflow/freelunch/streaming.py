@@ -86,7 +86,7 @@ class Network:
 
     @torch.no_grad()
     def embed(self, tokens: Tensor) -> Tensor:
-        """Hidden states ``[batch, length, width]`` at the input of the first block of ``tokens`` ``[batch, length]``."""
+        """Hidden states ``[batch, length, width]`` at the first block's input, of ``tokens`` ``[batch, length]``."""
         with self._loaded(self._embedding):
             self._forward(input_ids=tokens.to(self.device).long())
         hidden, calls = self._taps[0].hidden, [tap.call for tap in self._taps]

@@ -10,14 +10,14 @@ rule calibrate:
         "results/logs/calibration/{name}.log",
     benchmark:
         "results/benchmarks/calibration/{name}.tsv"
-    params:
-        code=code("stages.calibrate"),
-        spec=spec("calibration"),
+    conda:
+        "../../envs/torch.yaml"
+    threads: 1
     resources:
         mem_mb=memory("calibration"),
         runtime=60,
-    threads: 1
-    conda:
-        "../../envs/torch.yaml"
+    params:
+        code=code("stages.calibrate"),
+        spec=spec("calibration"),
     script:
         "../scripts/calibrate.py"

@@ -15,7 +15,15 @@ except FreelunchError as error:
 
 SPECS = {
     stage: PLAN.stage(stage)
-    for stage in ("models", "data", "calibration", "dense", "pruned", "recovered", "evaluation")
+    for stage in (
+        "models",
+        "data",
+        "calibration",
+        "dense",
+        "pruned",
+        "recovered",
+        "evaluation",
+    )
 }
 WHEELS = {str(wheel_path(Path(), wheel)): wheel for wheel in PLAN.wheels}
 
@@ -41,9 +49,17 @@ def upstream(stage):
 
     def paths(wildcards):
         spec = SPECS[stage][wildcards.name]
-        return source_files(spec) + sorted({above.manifest for above in spec.upstream()})
+        return source_files(spec) + sorted(
+            {above.manifest for above in spec.upstream()}
+        )
 
     return paths
+
+
+def criterion_code(wildcards):
+    """The stage's own code, and of the criteria only the one that is used."""
+    criterion = SPECS["pruned"][wildcards.name].criterion
+    return code("stages.prune", f"criteria.{criterion}")
 
 
 def source_files(spec):
@@ -53,7 +69,11 @@ def source_files(spec):
         return [str(wheel_path(Path(), source.wheel))]
     if source is not None and source.path is not None:
         path = Path(source.path).expanduser()
-        return sorted(str(file) for file in path.glob("*") if file.is_file()) if path.is_dir() else [str(path)]
+        return (
+            sorted(str(file) for file in path.glob("*") if file.is_file())
+            if path.is_dir()
+            else [str(path)]
+        )
     return []
 
 
@@ -66,7 +86,12 @@ def memory(stage):
     """Predicted memory in MB, doubled when a cluster retries the job."""
 
     def predicted(wildcards, attempt):
-        return int(cost(PLAN.config, SPECS[stage][wildcards.name]).memory / 1e6 * 1.25 * 2 ** (attempt - 1))
+        return int(
+            cost(PLAN.config, SPECS[stage][wildcards.name]).memory
+            / 1e6
+            * 1.25
+            * 2 ** (attempt - 1)
+        )
 
     return predicted
 
@@ -74,7 +99,11 @@ def memory(stage):
 def evaluations(wildcards):
     """Manifests of everything whose numbers stand in the rows of a suite."""
     runs = PLAN.runs[wildcards.suite]
-    specs = [up for run in runs for up in (run.evaluation, run.evaluation.base, *run.evaluation.overlays)]
+    specs = [
+        up
+        for run in runs
+        for up in (run.evaluation, run.evaluation.base, *run.evaluation.overlays)
+    ]
     return sorted({up.manifest for up in specs})
 
 
@@ -82,5 +111,7 @@ def suite_targets(suite):
     """Rows, tables and figures of a suite."""
     views = PLAN.config.suites[suite]
     tables = expand("results/{suite}/tables/{view}.csv", suite=suite, view=views.tables)
-    figures = expand("results/{suite}/figures/{view}.pdf", suite=suite, view=views.figures)
+    figures = expand(
+        "results/{suite}/figures/{view}.pdf", suite=suite, view=views.figures
+    )
     return [f"results/{suite}/rows.csv", *tables, *figures]

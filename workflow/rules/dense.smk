@@ -10,15 +10,15 @@ rule dense:
         "results/logs/dense/{name}.log",
     benchmark:
         "results/benchmarks/dense/{name}.tsv"
-    params:
-        code=code("stages.dense"),
-        spec=spec("dense"),
+    conda:
+        "../../envs/torch.yaml"
+    threads: TORCH_THREADS
     resources:
         mem_mb=memory("dense"),
         runtime=480,
         gpu=1,
-    threads: TORCH_THREADS
-    conda:
-        "../../envs/torch.yaml"
+    params:
+        code=code("stages.dense"),
+        spec=spec("dense"),
     script:
         "../scripts/dense.py"

@@ -10,15 +10,15 @@ rule evaluate:
         "results/logs/evaluation/{name}.log",
     benchmark:
         "results/benchmarks/evaluation/{name}.tsv"
-    params:
-        code=code("stages.evaluate"),
-        spec=spec("evaluation"),
+    conda:
+        "../../envs/torch.yaml"
+    threads: TORCH_THREADS
     resources:
         mem_mb=memory("evaluation"),
         runtime=480,
         gpu=1,
-    threads: TORCH_THREADS
-    conda:
-        "../../envs/torch.yaml"
+    params:
+        code=code("stages.evaluate"),
+        spec=spec("evaluation"),
     script:
         "../scripts/evaluate.py"

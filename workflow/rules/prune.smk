@@ -1,12 +1,6 @@
 """Masks, from the dense weights and statistics."""
 
 
-def criterion_code(wildcards):
-    """The stage's own code, and of the criteria only the one that is used."""
-    criterion = SPECS["pruned"][wildcards.name].criterion
-    return code("stages.prune", f"criteria.{criterion}")
-
-
 rule prune:
     input:
         upstream("pruned"),
@@ -16,15 +10,15 @@ rule prune:
         "results/logs/pruned/{name}.log",
     benchmark:
         "results/benchmarks/pruned/{name}.tsv"
-    params:
-        code=criterion_code,
-        spec=spec("pruned"),
+    conda:
+        "../../envs/torch.yaml"
+    threads: TORCH_THREADS
     resources:
         mem_mb=memory("pruned"),
         runtime=240,
         gpu=1,
-    threads: TORCH_THREADS
-    conda:
-        "../../envs/torch.yaml"
+    params:
+        code=criterion_code,
+        spec=spec("pruned"),
     script:
         "../scripts/prune.py"

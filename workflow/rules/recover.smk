@@ -10,15 +10,15 @@ rule recover:
         "results/logs/recovered/{name}.log",
     benchmark:
         "results/benchmarks/recovered/{name}.tsv"
-    params:
-        code=code("stages.recover"),
-        spec=spec("recovered"),
+    conda:
+        "../../envs/torch.yaml"
+    threads: TORCH_THREADS
     resources:
         mem_mb=memory("recovered"),
         runtime=1440,
         gpu=1,
-    threads: TORCH_THREADS
-    conda:
-        "../../envs/torch.yaml"
+    params:
+        code=code("stages.recover"),
+        spec=spec("recovered"),
     script:
         "../scripts/recover.py"

@@ -15,11 +15,14 @@ rule collect:
         parquet="results/{suite}/rows.parquet",
     log:
         "results/logs/collect/{suite}.log",
-    params:
-        code=code("stages.collect"),
-        evaluations=lambda wildcards: [run.evaluation.model_dump(mode="json") for run in PLAN.runs[wildcards.suite]],
     conda:
         "../../envs/report.yaml"
+    params:
+        code=code("stages.collect"),
+        evaluations=lambda wildcards: [
+            run.evaluation.model_dump(mode="json")
+            for run in PLAN.runs[wildcards.suite]
+        ],
     script:
         "../scripts/collect.py"
 
@@ -38,10 +41,10 @@ rule table:
         tex="results/{suite}/tables/{view}.tex",
     log:
         "results/logs/table/{suite}-{view}.log",
-    params:
-        code=code("reporting.tables", "reporting.rendering", "reporting.rows"),
     conda:
         "../../envs/report.yaml"
+    params:
+        code=code("reporting.tables", "reporting.rendering", "reporting.rows"),
     script:
         "../scripts/table.py"
 
@@ -60,9 +63,11 @@ rule figure:
         png="results/{suite}/figures/{view}.png",
     log:
         "results/logs/figure/{suite}-{view}.log",
-    params:
-        code=lambda wildcards: code(f"reporting.figures.{wildcards.view}", "reporting.style", "reporting.rows"),
     conda:
         "../../envs/report.yaml"
+    params:
+        code=lambda wildcards: code(
+            f"reporting.figures.{wildcards.view}", "reporting.style", "reporting.rows"
+        ),
     script:
         "../scripts/figure.py"

@@ -1,6 +1,7 @@
 """Pruning criteria: one small class each, in a module of the criterion's name.
 
-To add one, write ``criteria/<name>.py`` that ends with ``criterion = YourCriterion()``, and add the name to ``Axes.criterion`` in ``config``.
+To add one, write ``criteria/<name>.py`` that ends with ``criterion = YourCriterion()``, and add the name to
+``Axes.criterion`` in ``config``.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from ..streaming import Network
 
 @dataclass(frozen=True)
 class Perplexity:
-    """A perplexity and its standard error over windows (first order: ``value`` times that of the mean log-likelihood)."""
+    """A perplexity and its standard error over windows: ``value`` times that of the mean log-likelihood."""
 
     value: float
     stderr: float

@@ -87,7 +87,8 @@ def reconstruct_window(
     pairs = {}
     for split, walk in states.items():
         walk.drop_before(window.start)
-        pairs[split] = (walk.at(window.start), walk.at(window.stop, halves.get(window.blocks[-1])))
+        start, stop = halves.get(window.blocks[0]), halves.get(window.blocks[-1])
+        pairs[split] = (walk.at(window.start, start), walk.at(window.stop, stop))
     with ExitStack() as loaded:
         blocks = {block: loaded.enter_context(network.block(block)) for block in window.blocks}
         trainer = _Trainer(network, window, blocks, halves, mask_of, training)
@@ -114,14 +115,15 @@ class _Trainer:
         for index, block in blocks.items():
             weights = {f"{name}.weight" for name in matrices(block)}
             for name in part_parameters(block, window.part(index), halves.get(index)):
-                parameter = block.get_parameter(name)
+                parameter: nn.Parameter = block.get_parameter(name)
                 parameter.data = parameter.data.float()
                 full = f"{network.block_name(index)}.{name}"
                 if (mask := mask_of(full)) is not None:
                     self.masks[full] = mask.to(network.device)
                     parameter.data.mul_(self.masks[full])
                 if name in weights or training.trains_norms:
-                    self.parameters[full] = parameter.requires_grad_(True)
+                    parameter.requires_grad_(True)
+                    self.parameters[full] = parameter
         self._best_loss = float("inf")
         self._best: dict[str, Tensor] = {}
 
@@ -139,7 +141,7 @@ class _Trainer:
             if not bool(loss.isfinite()):
                 raise FreelunchError(f"window {self.window.name}, step {step}: the training loss is {loss.item()}")
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             for name, mask in self.masks.items():
                 gradient = self.parameters[name].grad
                 assert gradient is not None

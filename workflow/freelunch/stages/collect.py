@@ -23,7 +23,9 @@ def collect(suite: str, evaluations: list[EvaluationSpec], root: Path, folder: P
 def rows_of(suite: str, spec: EvaluationSpec, root: Path) -> Iterator[dict[str, Any]]:
     """The rows of one run: its evaluation's metrics, the sparsity of its matrices, the losses of its windows."""
     evaluation = Artifact(root / spec.folder, spec).manifest
-    overlays = {overlay.stage: Artifact(root / overlay.folder, overlay).manifest for overlay in spec.overlays}
+    overlays: dict[str, dict[str, Any]] = {
+        str(overlay.stage): Artifact(root / overlay.folder, overlay).manifest for overlay in spec.overlays
+    }
     # what the run itself cost: stages that all runs share (the dense cache) and its evaluation are left out
     seconds = sum(manifest["seconds"] for manifest in overlays.values())
     peak = max((manifest.get("peak_device_gib", manifest["peak_gib"]) for manifest in overlays.values()), default=None)

@@ -7,7 +7,7 @@ criteria need.
 from __future__ import annotations
 
 import logging
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 
 import torch
 from safetensors.torch import save_file
@@ -85,13 +85,8 @@ def _advance(
     with network.block(index) as block:
         collector = Collector(matrices(block))
         for split, room in rooms.items():
-            length = room.shape[1]
-            arguments = (None, lambda size: network.calls(size, length)[index], states[split], room, batch)
-            if split == "calibration":
-                with collector.watching():
-                    forward(block, "block", *arguments, network.device)
-            else:
-                forward(block, "block", *arguments, network.device)
+            with collector.watching() if split == "calibration" else nullcontext():
+                forward(network, index, block, "block", None, states[split], room, batch)
     name = network.block_name(index)
     leaders = {f"{name}.{matrix}": f"{name}.{leader}" for matrix, leader in collector.leaders.items()}
     results = collector.results()

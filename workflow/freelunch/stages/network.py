@@ -20,9 +20,7 @@ def tensors(artifact: Artifact, prefix: str = "") -> SafetensorsFiles:
     return SafetensorsFiles(artifact.file(name) for name in names)
 
 
-def open_network(
-    stage: Stage, model: ModelSpec, overlays: Sequence[PrunedSpec | ReconstructedSpec] = ()
-) -> Network:
+def open_network(stage: Stage, model: ModelSpec, overlays: Sequence[PrunedSpec | ReconstructedSpec] = ()) -> Network:
     """The network of a model with overlays applied in order."""
     artifact = stage.open(model)
     source: TensorSource = tensors(artifact)

@@ -1,12 +1,14 @@
-"""Stage ``recover``: reconstruct a pruned model window by window; a killed job goes on after its last finished window."""
+"""Stage ``recover``: reconstruct a pruned model window by window; a killed job goes on where it was."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 from tqdm import tqdm
 
 from ..activations import DenseStates, load
@@ -35,7 +37,7 @@ def recover(stage: Stage) -> None:
     masks = Masked(network.source, tensors(stage.open(spec.pruned)))
     cache = stage.open(spec.pruned.dense)
     batch = max(1, stage.execution.stream_tokens // spec.pruned.dense.calibration.length)
-    states = {split: DenseStates(network, _kept(cache, split), batch, stage.folder) for split in SPLITS}
+    states = {split: DenseStates(network, _Kept(cache, split), batch, stage.folder) for split in SPLITS}
     training = Training(
         epochs=spec.epochs, batch_size=spec.batch_size, learning_rate=spec.learning_rate, warmup=spec.warmup,
         trains_norms=spec.trains_norms, seed=spec.seed,
@@ -59,7 +61,9 @@ def recover(stage: Stage) -> None:
     tokens = spec.epochs * spec.pruned.dense.calibration.sequences * spec.pruned.dense.calibration.length
     stage.finish(
         achieved_sparsity=stage.open(spec.pruned).manifest["achieved_sparsity"],
-        windows=[{key: value for key, value in record.items() if key not in ("file", "signature")} for record in records],
+        windows=[
+            {key: value for key, value in record.items() if key not in ("file", "signature")} for record in records
+        ],
         steps_per_window=max(steps),
         training_tokens=tokens,
         train_seconds=round(sum(record["seconds"] for record in records), 3),
@@ -67,9 +71,20 @@ def recover(stage: Stage) -> None:
     )
 
 
-def _kept(cache: Artifact, split: str) -> dict[int, torch.Tensor]:
-    boundaries: list[int] = cache.manifest["boundaries"]
-    return {boundary: load(cache.file(f"{split}-{boundary:03d}.safetensors")) for boundary in boundaries}
+class _Kept(Mapping[int, Tensor]):
+    """The kept block boundaries of a dense cache, memory-mapped when looked up."""
+
+    def __init__(self, cache: Artifact, split: str) -> None:
+        self._cache, self._split = cache, split
+
+    def __getitem__(self, boundary: int) -> Tensor:
+        return load(self._cache.file(f"{self._split}-{boundary:03d}.safetensors"))
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._cache.manifest["boundaries"])
+
+    def __len__(self) -> int:
+        return len(self._cache.manifest["boundaries"])
 
 
 def _names(window: Window) -> tuple[str, str]:

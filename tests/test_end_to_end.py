@@ -1,0 +1,185 @@
+"""The tiny suite through Snakemake, from nothing to figures: interrupted, resumed, repeated, extended."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1800)]
+
+
+def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Snakemake in a copy of the repository and return what it said."""
+    command = [sys.executable, "-m", "snakemake", "--configfile", "tests/tiny.yaml", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def jobs(folder: Path, *arguments: str) -> dict[str, int]:
+    """How many jobs of each rule a dry run would start."""
+    result = snakemake(folder, "--dry-run", *arguments, "--", "tiny")
+    assert result.returncode == 0, result.stdout + result.stderr
+    text = result.stdout + result.stderr
+    if "Nothing to be done" in text:
+        return {}
+    lines = text.split("Job stats:")[1].split("total")[0].splitlines()
+    rows = [line.split() for line in lines if line.strip()]
+    return {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdigit()}
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Hashes of everything the pipeline computed: tensors, tokens, metrics; not of manifests, which hold times."""
+    found = {}
+    for stage in ("calibration", "dense", "pruned", "recovered", "evaluation"):
+        for path in sorted((folder / "results" / stage).rglob("*")):
+            if path.is_file() and path.name != "manifest.json":
+                found[str(path.relative_to(folder))] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def copy_repository(target: Path) -> Path:
+    skip = shutil.ignore_patterns(".git", ".venv", ".snakemake", "__pycache__", "results", ".*_cache", "*.egg-info")
+    shutil.copytree(ROOT, target, ignore=skip)
+    return target
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = copy_repository(tmp_path_factory.mktemp("uninterrupted") / "repository")
+    result = snakemake(folder, "--", "tiny")
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
+    yield folder
+
+
+def test_every_run_has_its_rows_and_the_sparsity_it_should(finished: Path) -> None:
+    rows = pd.read_csv(finished / "results/tiny/rows.csv")
+    assert rows["run"].nunique() == 8  # dense, 4 pruned, 3 reconstructed
+    test = rows[(rows["metric"] == "ppl@64") & (rows["split"] == "test")].set_index("run")
+    assert len(test) == 8
+    assert (test.loc[test["criterion"] != "dense", "achieved_sparsity"] == 0.5).all()
+    pd.testing.assert_frame_equal(pd.read_parquet(finished / "results/tiny/rows.parquet")[["value"]], rows[["value"]])
+    losses = rows[rows["metric"] == "validation_loss"].groupby(["run", "position"])["value"]
+    best = rows[rows["metric"] == "best_validation_loss"].set_index(["run", "position"])["value"]
+    assert (best <= losses.first()).all()
+    assert (best < losses.first()).mean() > 0.8  # most windows of a random model can be repaired a little
+    for view in ("tables/perplexity.tex", "tables/cost.md", "figures/gain.pdf", "figures/perplexity.png"):
+        assert (finished / "results/tiny" / view).stat().st_size > 0
+
+
+def test_a_second_run_has_nothing_to_do(finished: Path) -> None:
+    assert jobs(finished) == {}
+
+
+def test_the_report_is_one_file_that_asks_nothing_of_the_network(finished: Path) -> None:
+    target = finished / "results/tiny/report.html"
+    result = snakemake(finished, "--report", str(target), "--", "tiny")
+    assert result.returncode == 0, result.stdout + result.stderr
+    html = target.read_text(encoding="utf-8")
+    assert "perplexity" in html
+    assert 'src="http' not in html and "<link rel" not in html.split("<body")[0].replace('rel="icon"', "")
+
+
+def test_adding_a_sparsity_adds_only_its_jobs(finished: Path) -> None:
+    path = finished / "tests/tiny.yaml"
+    original = path.read_text(encoding="utf-8")
+    config = yaml.safe_load(original)
+    config["suites"]["tiny"]["runs"][1]["pattern"] = ["50%", "60%"]
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    try:
+        assert jobs(finished) == {
+            "prune": 1, "recover": 3, "evaluate": 3, "collect": 1, "table": 2, "figure": 3, "tiny": 1,
+        }  # fmt: skip
+    finally:
+        path.write_text(original, encoding="utf-8")
+
+
+def test_editing_a_module_reruns_what_uses_it_and_nothing_else(finished: Path) -> None:
+    def after_editing(module: str) -> dict[str, int]:
+        path = finished / "workflow/freelunch" / module
+        original = path.read_bytes()
+        path.write_bytes(original + b"\n# edited\n")
+        try:
+            return jobs(finished)
+        finally:
+            path.write_bytes(original)
+
+    drawing = {"tiny": 1, "figure": 1}
+    assert after_editing("reporting/figures/gain.py") == drawing
+    wanda = after_editing("criteria/wanda.py")
+    assert wanda["prune"] == 2 and wanda["recover"] == 3 and "dense" not in wanda and "calibrate" not in wanda
+    perplexity = after_editing("evaluation/perplexity.py")
+    assert perplexity["evaluate"] == 8 and not {"prune", "recover", "dense"} & perplexity.keys()
+
+
+def test_execution_settings_rerun_nothing(finished: Path) -> None:
+    assert jobs(finished, "--config", "execution={stream_tokens: 512}") == {}
+
+
+def test_killed_while_reconstructing_it_goes_on_and_ends_with_the_same_bits(finished: Path, tmp_path: Path) -> None:
+    folder = copy_repository(tmp_path / "repository")
+    target = next((finished / "results/recovered").glob("*-attention_mlp-*")).relative_to(finished)
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--configfile",
+        "tests/tiny.yaml",
+        "--",
+        str(target / "manifest.json"),
+    ]
+    process = subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.monotonic() + 600
+    records = folder / target
+    while len(list(records.glob("window-*.json"))) < 3:
+        assert process.poll() is None and time.monotonic() < deadline, "finished or stuck before it could be killed"
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    before = sorted(path.name for path in records.glob("window-*.json"))
+    assert len(before) < 8, "all windows were done when the job was killed"
+    assert not (records / "manifest.json").exists()
+
+    assert snakemake(folder, "--unlock").returncode == 0
+    result = snakemake(folder, "--", "tiny")
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
+    manifest = json.loads((records / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["resumed_windows"] >= 3
+    assert contents(folder) == contents(finished)
+
+
+def test_damaged_results_are_named_before_they_are_used(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "repository"
+    shutil.copytree(finished, folder, symlinks=True)
+    victim = next((folder / "results/recovered").glob("*-block-*")) / "window-002.safetensors"
+    victim.write_bytes(victim.read_bytes()[:-64])
+    name = victim.parent.name
+    (folder / "results/evaluation" / name.rsplit("-", 1)[0]).mkdir(exist_ok=True)
+    for manifest in (folder / "results/evaluation").glob(f"{name.rsplit('-', 1)[0]}-*/manifest.json"):
+        manifest.unlink()
+    result = snakemake(folder, "--", "tiny")
+    text = result.stdout + result.stderr
+    assert result.returncode != 0
+    assert (
+        f"{victim.relative_to(folder)}: has " in text and "Traceback" not in text.split("Logfile")[1].split("====")[0]
+    )
+
+
+def test_a_bad_config_stops_before_any_job_with_one_line(finished: Path) -> None:
+    result = snakemake(finished, "--dry-run", "--config", "exection={device: cpu}", "--", "tiny")
+    assert result.returncode != 0
+    assert "exection: unknown key; did you mean 'execution'?" in result.stdout + result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
