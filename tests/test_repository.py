@@ -1,0 +1,83 @@
+"""What holds the repository together: one set of pins, rules that log, docs that do not drift."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+RULES = sorted((ROOT / "workflow/rules").glob("*.smk"))
+ENVIRONMENTS = [ROOT / "environment.yml", *sorted((ROOT / "envs").glob("*.yaml"))]
+
+
+def plain(name: str) -> str:
+    return re.split(r"[\[<>=!~ ]", name)[0].lower().replace("_", "-")
+
+
+def lock() -> dict[str, str]:
+    lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
+    return dict(pin(line) for line in lines if line and not line.startswith("#"))
+
+
+def pin(line: str) -> tuple[str, str]:
+    match = re.fullmatch(r"([A-Za-z0-9._-]+)==([A-Za-z0-9._+!-]+)", line.strip())
+    assert match, f"not an exact pin: {line!r}"
+    return plain(match[1]), match[2]
+
+
+def rules() -> dict[str, str]:
+    found = {}
+    for path in RULES:
+        for part in re.split(r"^rule ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
+            found[part.split(":")[0]] = part
+    return found
+
+
+def test_the_lock_pins_torch_exactly_and_names_no_cuda_package() -> None:
+    assert lock()["torch"] == "2.13.0"
+    assert not [name for name in lock() if name.startswith(("nvidia", "triton", "cuda"))]
+
+
+def test_everything_the_project_declares_is_locked() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    assert not {plain(name) for name in declared} - lock().keys()
+
+
+@pytest.mark.parametrize("path", ENVIRONMENTS, ids=lambda path: path.name)
+def test_conda_environments_have_the_pins_of_the_lock(path: Path) -> None:
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    (pip,) = [entry["pip"] for entry in content["dependencies"] if isinstance(entry, dict)]
+    pins = dict(pin(line) for line in pip if not line.startswith("-"))
+    assert pins and {name: lock()[name] for name in pins} == pins
+    if path.name == "environment.yml":
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        assert {plain(name) for name in project["dependencies"]} == pins.keys()
+
+
+def test_every_rule_logs_and_those_that_compute_state_their_needs() -> None:
+    found = rules()
+    assert {"fetch", "model", "data", "calibrate", "dense", "prune", "recover", "evaluate", "collect"} <= found.keys()
+    for name, text in found.items():
+        assert "\n    log:\n" in text and "\n    conda:\n" in text, name
+        if name not in ("collect", "table", "figure"):
+            assert "\n    benchmark:\n" in text and "mem_mb=" in text and "runtime=" in text, name
+
+
+def test_every_environment_is_used_by_a_rule() -> None:
+    used = set(re.findall(r"envs/(\w+\.yaml)", "".join(rules().values())))
+    assert used == {path.name for path in ENVIRONMENTS[1:]}
+
+
+def test_nothing_in_the_package_imports_snakemake() -> None:
+    for path in (ROOT / "workflow/freelunch").rglob("*.py"):
+        assert not re.search(r"^\s*(import|from) snakemake", path.read_text(encoding="utf-8"), re.MULTILINE), path
+
+
+def test_no_family_of_models_is_treated_by_name() -> None:
+    for path in (ROOT / "workflow/freelunch").rglob("*.py"):
+        assert not re.search(r"""["'](llama|qwen|mistral|gemma|opt|phi)\w*["'] (in|==)""", path.read_text("utf-8")), path
