@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from freelunch.plan import RULES as PLANNED
+
 ROOT = Path(__file__).parents[1]
 RULES = sorted((ROOT / "workflow/rules").glob("*.smk"))
 ENVIRONMENTS = [ROOT / "environment.yml", *sorted((ROOT / "envs").glob("*.yaml"))]
@@ -80,4 +82,9 @@ def test_nothing_in_the_package_imports_snakemake() -> None:
 
 def test_no_family_of_models_is_treated_by_name() -> None:
     for path in (ROOT / "workflow/freelunch").rglob("*.py"):
-        assert not re.search(r"""["'](llama|qwen|mistral|gemma|opt|phi)\w*["'] (in|==)""", path.read_text("utf-8")), path
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"""["'](llama|qwen|mistral|gemma|opt|phi)\w*["'] (in|==)""", text), path
+
+
+def test_no_suite_can_have_the_name_of_a_rule() -> None:
+    assert rules().keys() == set(PLANNED)

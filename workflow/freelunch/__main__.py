@@ -10,6 +10,7 @@ from .config import parse_config, read_yaml
 from .costs import cost
 from .errors import FreelunchError, suggest
 from .plan import Plan, make_plan
+from .specs import STAGES
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -55,15 +56,17 @@ def print_plan(plan: Plan, suite: str | None) -> None:
         raise FreelunchError(f"there is no suite {name!r}; {suggest(name, plan.runs)}")
     print(f"suite {name}: {plan.config.suites[name].description or 'no description'}\n")
     runs = plan.runs[name]
-    width = max(len(run.name) for run in runs)
+    width = max((len(run.name) for run in runs), default=0)
     for run in runs:
         done = "done" if Path(run.evaluation.manifest).exists() else "to do"
         print(f"  {run.name:{width}}  {done}")
     print(f"\n{'stage':12} {'jobs':>5} {'done':>5} {'disk GiB':>10} {'memory GiB':>11} {'operations':>11}")
     total = [0.0, 0.0, 0.0]
     specs = plan.needed(name)
-    for stage in dict.fromkeys(spec.stage for spec in specs):
+    for stage in STAGES:
         mine = [spec for spec in specs if spec.stage == stage]
+        if not mine:
+            continue
         costs = [cost(plan.config, spec) for spec in mine]
         disk, memory = sum(c.disk for c in costs) / 2**30, max(c.memory for c in costs) / 2**30
         operations = sum(c.operations for c in costs)

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from .artifacts import disk_state
 from .blocks import Halves, run_part
 from .errors import FreelunchError
 from .overlays import SafetensorsFiles
@@ -46,12 +47,15 @@ def load(path: Path) -> Tensor:
 
 def scratch(folder: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Memory-mapped room without a name: it goes when the tensor goes, or when the process is killed."""
-    handle, name = tempfile.mkstemp(dir=folder, suffix=".part", prefix=".")
-    os.close(handle)
     try:
-        return create(Path(name), shape, dtype)
-    finally:
-        Path(name).unlink()
+        handle, name = tempfile.mkstemp(dir=folder, suffix=".part", prefix=".")
+        os.close(handle)
+        try:
+            return create(Path(name), shape, dtype)
+        finally:
+            Path(name).unlink()
+    except OSError as error:
+        raise FreelunchError(f"no room for hidden states in {folder}: {disk_state(folder, error)}") from None
 
 
 def batches(count: int, size: int) -> Iterator[slice]:

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +43,10 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(stream.fileno())
         part.replace(path)
     except Exception as error:
-        part.unlink(missing_ok=True)
-        if _is_disk_error(error):
-            raise FreelunchError(f"cannot write {path}: {_disk_state(path.parent, error)}") from None
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        if is_disk_error(error):
+            raise FreelunchError(f"cannot write {path}: {disk_state(path.parent, error)}") from None
         raise
 
 
@@ -67,13 +68,15 @@ def read_json(path: Path) -> Any:
         raise FreelunchError(f"cannot read {path}: {error}; delete {path.parent} to have it made again") from None
 
 
-def _is_disk_error(error: Exception) -> bool:
+def is_disk_error(error: Exception) -> bool:
+    """Whether a write failed for want of room or of permission."""
     # safetensors reports a full disk as its own exception with the text of the I/O error in it
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
     return full or "No space left" in str(error) or "os error 28" in str(error)
 
 
-def _disk_state(folder: Path, error: Exception) -> str:
+def disk_state(folder: Path, error: Exception) -> str:
+    """Why a write below ``folder`` failed, and how much room is left there."""
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free / 2**30
@@ -90,8 +93,11 @@ class Artifact:
 
     def __init__(self, folder: Path, spec: Spec | None = None) -> None:
         self.folder = folder
-        self.manifest: dict[str, Any] = read_json(folder / MANIFEST)
-        found = self.manifest.get("key")
+        manifest = read_json(folder / MANIFEST)
+        if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+            raise FreelunchError(f"{folder / MANIFEST}: is no manifest; delete {folder} to have it made again")
+        self.manifest: dict[str, Any] = manifest
+        found = manifest.get("key")
         if spec is not None and found != spec.key:
             raise FreelunchError(f"{folder / MANIFEST}: is the manifest of key {found}, not of {spec.key}")
         self._checked: set[str] = set()

@@ -24,7 +24,7 @@ Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 class Section(BaseModel):
     """A part of the config: frozen, unknown keys refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 # --- where models and data come from ---------------------------------------------------------------------------------
@@ -136,7 +136,8 @@ class Axes(Section):
     """``document``: crops of documents longer than ``length`` (the paper's); ``packed``: crops of joined documents."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
-    criterion: Literal["magnitude", "wanda"] = "wanda"
+    criterion: Name = "wanda"
+    """Name of a module in ``freelunch.criteria``."""
     pattern: PatternText = "50%"
     allocation: Literal["uniform"] = "uniform"
     prune_inputs: Literal["dense"] = "dense"

@@ -104,7 +104,7 @@ def facts_of_source(name: str, model: ModelConfig) -> Facts:
     if model.random is not None:
         return validate(Facts, model.random.config, f"{key}.random.config")
     if model.path is not None and model.facts is None:
-        path = Path(model.path) / "config.json"
+        path = Path(model.path).expanduser() / "config.json"
         try:
             return validate(Facts, json.loads(path.read_text(encoding="utf-8")), str(path))
         except (OSError, json.JSONDecodeError) as error:

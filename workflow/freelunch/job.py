@@ -6,14 +6,15 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .config import ExecutionConfig
+from .artifacts import disk_state, is_disk_error
+from .config import parse_config
 from .errors import FreelunchError
-from .specs import parse_spec
+from .plan import make_plan
 
 
 def put_on_path(package_root: Path) -> None:
@@ -40,23 +41,28 @@ def logged(path: Path) -> Iterator[None]:
     except FreelunchError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except Exception as error:
+        if not is_disk_error(error):
+            raise
+        print(f"error: cannot write results: {disk_state(Path.cwd(), error)}", file=sys.stderr)
+        sys.exit(1)
 
 
 def run(compute: Callable[..., None], job: Any, **options: Any) -> None:
     """Run the stage function ``compute`` for a Snakemake job (``snakemake`` inside its script).
 
-    The job gives ``params.spec``, ``params.code``, ``log`` and the config's ``execution`` section.
+    The spec is that of the job's output in the plan of its config: it is no parameter of the rule, since what counts of
+    it is in the output's path, and the rest (a licence, say) should rerun nothing.
     """
     # imported here, so that the log also takes what these imports print
     with logged(Path(job.log[0])):
         from .stages.stage import Stage
 
         quiet_libraries()
-        execution: Mapping[str, Any] = job.config.get("execution") or {}
-        settings = ExecutionConfig.model_validate(execution)
+        plan = make_plan(parse_config(job.config))
         _use_threads(int(job.threads))
-        stage = Stage(parse_spec(dict(job.params.spec)), Path.cwd(), settings, job.params.code)
-        compute(stage, **options)
+        spec = plan.specs[job.output[0]]
+        compute(Stage(spec, Path.cwd(), plan.config.execution, job.params.code), **options)
 
 
 def quiet_libraries() -> None:

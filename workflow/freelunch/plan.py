@@ -10,13 +10,28 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
+from . import criteria
 from .config import AXES, Axes, Config, EvaluationTask, Split, SuiteConfig, Wheel, validate
 from .errors import FreelunchError, suggest
 from .facts import Facts, facts_of
 from .patterns import parse_pattern
 from .reporting.names import FIGURE_NAMES, TABLE_NAMES
-from .specs import CalibrationSpec, DataSpec, DenseSpec, EvaluationSpec, ModelSpec, PrunedSpec, ReconstructedSpec, Spec
+from .specs import (
+    STAGES,
+    CalibrationSpec,
+    DataSpec,
+    DenseSpec,
+    EvaluationSpec,
+    ModelSpec,
+    PrunedSpec,
+    ReconstructedSpec,
+    Spec,
+)
 from .windows import tile
+
+RULES = ("fetch", "model", "data", "calibrate", "dense", "prune", "recover", "evaluate", "collect", "table", "figure")
+RESERVED = frozenset({"all", *RULES, *STAGES, "wheels", "logs", "benchmarks"})
+"""What a suite cannot be called: targets and folders of that name exist already."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +92,9 @@ def make_plan(config: Config) -> Plan:
     _named("default_suite", config.default_suite, config.suites)
     plan = Plan(config)
     for name, suite in config.suites.items():
+        if name in RESERVED:
+            raise FreelunchError(f"suites.{name}: a suite cannot have the name of a rule or of a folder of results")
+        _distinct_tasks(name, suite)
         for kind, known, wanted in (("tables", TABLE_NAMES, suite.tables), ("figures", FIGURE_NAMES, suite.figures)):
             for i, view in enumerate(wanted):
                 _named(f"suites.{name}.{kind}[{i}]", view, known)
@@ -88,19 +106,24 @@ def make_plan(config: Config) -> Plan:
 
 
 def _runs(config: Config, name: str, suite: SuiteConfig) -> Iterator[Run]:
-    seen: set[str] = set()
-    models: list[str] = []
-    for where, axes in _expand(config, name, suite):
+    """For every model its dense run, then those that the entries multiply out to, each once."""
+    runs = list(_expand(config, name, suite))
+    for where, axes in runs:
         _check(config, where, axes)
-        if axes.model not in models:
-            models.append(axes.model)
-            run = _run(config, name, suite, None, axes.model)
-            seen.add(run.name)
-            yield run
-        run = _run(config, name, suite, axes, axes.model)
-        if run.name not in seen:
-            seen.add(run.name)
-            yield run
+    models = [axes.model for _, axes in runs] or _models_of_defaults(config, name, suite)
+    for model in dict.fromkeys(models):
+        found = [_run(config, name, suite, None, model)]
+        found += [_run(config, name, suite, axes, model) for _, axes in runs if axes.model == model]
+        yield from {run.name: run for run in found}.values()
+
+
+def _models_of_defaults(config: Config, name: str, suite: SuiteConfig) -> list[str]:
+    """Models of a suite without runs, which measures them as they are."""
+    found = (config.defaults | suite.defaults).get("model", [])
+    models = found if isinstance(found, list) else [found]
+    for model in models:
+        _named(f"suites.{name}.defaults.model", model, config.models)
+    return models
 
 
 def _expand(config: Config, name: str, suite: SuiteConfig) -> Iterator[tuple[str, Axes]]:
@@ -154,6 +177,7 @@ def _check(config: Config, where: str, axes: Axes) -> None:
     """Refuse what the models and data of the config make impossible."""
     _named(f"{where}.model", axes.model, config.models)
     _named(f"{where}.calibration", axes.calibration, config.data)
+    _named(f"{where}.criterion", axes.criterion, criteria.NAMES)
     for split in ("calibration", "validation"):
         _split(config, axes.calibration, split, f"{where}.calibration")
     facts = facts_of(config, axes.model)
@@ -185,6 +209,17 @@ def _length(facts: Facts, length: int, where: str, model: str) -> None:
 def _split(config: Config, data: str, split: Split | str, where: str) -> None:
     if split not in config.data[data].splits:
         raise FreelunchError(f"{where}: data.{data} has no split {split!r}; {suggest(split, config.data[data].splits)}")
+
+
+def _distinct_tasks(name: str, suite: SuiteConfig) -> None:
+    seen: set[tuple[str, str, int]] = set()
+    for i, task in enumerate(suite.evaluate):
+        for split in task.splits:
+            if (task.data, split, task.length) in seen:
+                raise FreelunchError(
+                    f"suites.{name}.evaluate[{i}]: {task.data} {split} at length {task.length} is measured already"
+                )
+            seen.add((task.data, split, task.length))
 
 
 def _named(where: str, name: str, known: Any) -> None:

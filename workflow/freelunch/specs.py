@@ -18,6 +18,8 @@ from .config import DataConfig, EvaluationTask, ModelConfig, Section
 from .patterns import parse_pattern
 
 RESULTS = "results"
+STAGES = ("models", "data", "calibration", "dense", "pruned", "recovered", "evaluation")
+"""Folders of the stages below ``results``, upstream first."""
 
 
 class Spec(Section):

@@ -18,6 +18,7 @@ rule calibrate:
         runtime=60,
     params:
         code=code("stages.calibrate"),
-        spec=spec("calibration"),
+    message:
+        "sample calibration {wildcards.name}"
     script:
         "../scripts/calibrate.py"

@@ -1,11 +1,14 @@
 """The plan, and how rules look things up in it. No rule knows a parameter that is not in a spec."""
 
+import re
+
 from freelunch.config import parse_config
 from freelunch.costs import cost
 from freelunch.errors import FreelunchError
 from freelunch.plan import make_plan
 from freelunch.provenance import code_digest, sources
 from freelunch.sources import wheel_path
+from freelunch.specs import STAGES
 from snakemake.exceptions import WorkflowError
 
 try:
@@ -13,19 +16,7 @@ try:
 except FreelunchError as error:
     raise WorkflowError(f"config.yaml: {error}") from None
 
-SPECS = {
-    stage: PLAN.stage(stage)
-    for stage in (
-        "models",
-        "data",
-        "calibration",
-        "dense",
-        "pruned",
-        "recovered",
-        "evaluation",
-    )
-}
-WHEELS = {str(wheel_path(Path(), wheel)): wheel for wheel in PLAN.wheels}
+SPECS = {stage: PLAN.stage(stage) for stage in STAGES}
 
 # Snakemake lowers this to the cores it was given; on a cluster it is what a GPU job asks for.
 TORCH_THREADS = 8
@@ -33,7 +24,7 @@ TORCH_THREADS = 8
 
 wildcard_constraints:
     name=r"[^/]+",
-    suite="|".join(PLAN.runs),
+    suite="|".join(map(re.escape, PLAN.runs)),
 
 
 def code(*modules):
@@ -75,11 +66,6 @@ def source_files(spec):
             else [str(path)]
         )
     return []
-
-
-def spec(stage):
-    """The spec as plain values: what reruns the job when it changes, and what the job computes."""
-    return lambda wildcards: SPECS[stage][wildcards.name].model_dump(mode="json")
 
 
 def memory(stage):

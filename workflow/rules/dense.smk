@@ -19,6 +19,7 @@ rule dense:
         gpu=1,
     params:
         code=code("stages.dense"),
-        spec=spec("dense"),
+    message:
+        "dense pass {wildcards.name}"
     script:
         "../scripts/dense.py"

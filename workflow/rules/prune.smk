@@ -19,6 +19,7 @@ rule prune:
         gpu=1,
     params:
         code=criterion_code,
-        spec=spec("pruned"),
+    message:
+        "prune {wildcards.name}"
     script:
         "../scripts/prune.py"

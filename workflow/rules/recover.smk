@@ -19,6 +19,7 @@ rule recover:
         gpu=1,
     params:
         code=code("stages.recover"),
-        spec=spec("recovered"),
+    message:
+        "recover {wildcards.name}"
     script:
         "../scripts/recover.py"

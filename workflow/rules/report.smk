@@ -19,10 +19,8 @@ rule collect:
         "../../envs/report.yaml"
     params:
         code=code("stages.collect"),
-        evaluations=lambda wildcards: [
-            run.evaluation.model_dump(mode="json")
-            for run in PLAN.runs[wildcards.suite]
-        ],
+    message:
+        "collect the rows of suite {wildcards.suite}"
     script:
         "../scripts/collect.py"
 
@@ -45,6 +43,8 @@ rule table:
         "../../envs/report.yaml"
     params:
         code=code("reporting.tables", "reporting.rendering", "reporting.rows"),
+    message:
+        "table {wildcards.view} of suite {wildcards.suite}"
     script:
         "../scripts/table.py"
 
@@ -69,5 +69,7 @@ rule figure:
         code=lambda wildcards: code(
             f"reporting.figures.{wildcards.view}", "reporting.style", "reporting.rows"
         ),
+    message:
+        "figure {wildcards.view} of suite {wildcards.suite}"
     script:
         "../scripts/figure.py"

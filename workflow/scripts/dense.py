@@ -9,4 +9,4 @@ from freelunch.stages.dense import dense
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
-run(dense, snakemake, max_gib=snakemake.config.get("dense", {}).get("max_gib", DenseConfig().max_gib))
+run(dense, snakemake, max_gib=DenseConfig.model_validate(snakemake.config.get("dense") or {}).max_gib)

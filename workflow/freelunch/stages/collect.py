@@ -27,7 +27,8 @@ def rows_of(suite: str, spec: EvaluationSpec, root: Path) -> Iterator[dict[str, 
         str(overlay.stage): Artifact(root / overlay.folder, overlay).manifest for overlay in spec.overlays
     }
     # what the run itself cost: stages that all runs share (the dense cache) and its evaluation are left out
-    seconds = sum(manifest["seconds"] for manifest in overlays.values())
+    # (the time of windows is summed over interruptions, the time of a manifest is that of its last job)
+    seconds = sum(manifest.get("train_seconds", manifest["seconds"]) for manifest in overlays.values())
     peak = max((manifest.get("peak_device_gib", manifest["peak_gib"]) for manifest in overlays.values()), default=None)
     about = {
         "suite": suite,

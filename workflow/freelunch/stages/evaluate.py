@@ -11,9 +11,8 @@ from torch import Tensor
 from ..artifacts import Artifact, write_json
 from ..documents import read_documents
 from ..evaluation.perplexity import cut, perplexities
-from ..models import load_tokenizer
 from ..specs import EvaluationSpec
-from .network import open_network
+from .network import open_network, open_tokenizer
 from .stage import Stage
 
 
@@ -21,7 +20,7 @@ def evaluate(stage: Stage) -> None:
     """Run the stage: ``metrics.json`` with one entry per task and split."""
     spec = stage.spec
     assert isinstance(spec, EvaluationSpec)
-    tokenizer = load_tokenizer(stage.open(spec.base).folder)
+    tokenizer = open_tokenizer(stage, spec.base)
     sources = {data.data: data for data in spec.data}
     windows: dict[str, Tensor] = {}
     about: dict[str, dict[str, Any]] = {}

@@ -80,6 +80,9 @@ class _Kept(Mapping[int, Tensor]):
     def __getitem__(self, boundary: int) -> Tensor:
         return load(self._cache.file(f"{self._split}-{boundary:03d}.safetensors"))
 
+    def __contains__(self, boundary: object) -> bool:
+        return boundary in self._cache.manifest["boundaries"]
+
     def __iter__(self) -> Iterator[int]:
         return iter(self._cache.manifest["boundaries"])
 

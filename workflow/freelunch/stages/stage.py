@@ -46,8 +46,8 @@ class Stage:
 
     @property
     def signature(self) -> str:
-        """Hash of everything the result depends on: spec, inputs, code. Partial results carry it."""
-        text = f"{self.spec.key} {sorted(self.inputs.items())} {self.code}"
+        """Hash of everything the result's bits depend on. Partial results carry it."""
+        text = f"{self.spec.key} {sorted(self.inputs.items())} {self.code} {self.execution.model_dump_json()}"
         return hashlib.sha256(text.encode()).hexdigest()
 
     @contextmanager
