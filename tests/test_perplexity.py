@@ -92,7 +92,7 @@ def test_logits_that_are_not_finite_are_reported_with_the_text():
     with torch.no_grad():
         model.model.norm.weight[3] = float("nan")
     windows = {"books test @ 8": random_tokens(2, 8)}
-    with pytest.raises(FreelunchError, match="perplexity of books test @ 8: .* NaN or infinite"):
+    with pytest.raises(FreelunchError, match=r"perplexity of books test @ 8: .* NaN or infinite"):
         perplexities(network_of(model), windows, 100)
 
 

@@ -78,7 +78,7 @@ def _operations(spec: ReconstructedSpec, facts: Facts) -> float:
     calibration = spec.pruned.dense.calibration
     train = forward_operations(facts, calibration.sequences * calibration.length, calibration.length)
     validation = forward_operations(facts, calibration.validation_sequences * calibration.length, calibration.length)
-    validations = 1 + max(spec.epochs, 4)
+    validations = 1 + max(spec.epochs, 3)
     # states between the halves of a block are not in the dense cache: one forward pass of the attention half
     attention = 1 - facts.mlp_matrices * facts.hidden_size * facts.intermediate_size / facts.block_parameters
     targets = attention * (train + validation) if parse_window(spec.window) == 1 else 0.0

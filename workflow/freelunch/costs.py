@@ -80,7 +80,7 @@ def _reconstruct(config: Config, spec: ReconstructedSpec) -> Cost:
     )
     trained = calibration.sequences * calibration.length
     # forward and backward over the training crops, and the passes over the validation crops
-    passes = 3 * spec.epochs + (max(spec.epochs, 4) + 1) * calibration.validation_sequences / calibration.sequences
+    passes = 3 * spec.epochs + (max(spec.epochs, 3) + 1) * calibration.validation_sequences / calibration.sequences
     per_pass = facts.num_hidden_layers * forward_operations(facts, trained, calibration.length)
     step = spec.batch_size * calibration.length
     activations = 14 * step * (facts.hidden_size + facts.intermediate_size) * 4 * max(1, halves / 2)

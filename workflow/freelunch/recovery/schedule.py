@@ -26,7 +26,7 @@ def batch_order(count: int, batch_size: int, epochs: int, seed: int, window: int
     return order
 
 
-def validation_steps(total: int, epochs: int, at_least: int = 4) -> list[int]:
+def validation_steps(total: int, epochs: int, at_least: int = 3) -> list[int]:
     """Steps to validate at: evenly spread, once an epoch, at least ``at_least`` times, the last one included."""
     times = min(total, max(epochs, at_least))
     return [round(total * i / times) for i in range(1, times + 1)]
