@@ -168,7 +168,6 @@ def test_dropping_what_was_passed_changes_no_bits(dense, tmp_path):
     assert torch.equal(walk.at(2), dense.boundaries[1])
 
 
-@pytest.mark.xfail(reason="_computed starts from odd positions without halves", strict=True, raises=AssertionError)
 def test_a_state_between_halves_is_no_start_for_one_who_does_not_know_the_halves(dense, tmp_path):
     # as when windows 0.attention and 2.attention are trained, and those between were finished by an earlier job
     walk = dense.states((0,), tmp_path)

@@ -156,7 +156,6 @@ def test_what_a_percentage_prints_as_is_read_back(percent, group):
     assert parse_pattern(str(pattern)) == pattern
 
 
-@pytest.mark.xfail(reason="str() formats with %g: six digits, and an exponent below 1e-4 %", strict=True)
 @pytest.mark.parametrize("text", ["66.66666667%", "12.345678% per matrix", "0.00001%"])
 def test_a_percentage_of_many_digits_is_read_back_too(text):
     pattern = parse_pattern(text)

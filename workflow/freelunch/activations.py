@@ -120,7 +120,9 @@ class DenseStates:
 
     def _computed(self, position: int, halves: Halves | None) -> Tensor:
         kept = max(2 * boundary for boundary in self._kept if 2 * boundary < position)
-        start = max([kept, *(at for at in self._held if at < position)])
+        # from between two halves one gets on only to the end of that block, and only knowing the halves
+        usable = (at for at in self._held if at < position and (at % 2 == 0 or (halves and at == position - 1)))
+        start = max([kept, *usable])
         states = self._held[start] if start in self._held else self._kept[start // 2]
         while start < position:
             stop = min(start + 2 - start % 2, position)

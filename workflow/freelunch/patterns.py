@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -26,12 +27,12 @@ class Unstructured:
     group: str = "row"
 
     def __str__(self) -> str:
-        percent = f"{100 * self.sparsity:g}%"
+        percent = f"{_percent(self.sparsity)}%"
         return percent if self.group == "row" else f"{percent} per matrix"
 
     @property
     def slug(self) -> str:
-        return f"{100 * self.sparsity:g}" + ("" if self.group == "row" else "-matrix")
+        return _percent(self.sparsity) + ("" if self.group == "row" else "-matrix")
 
     def pruned(self, rows: int, columns: int) -> int:
         """Number of pruned weights of a ``rows x columns`` matrix: half-up rounding, per row or once per matrix."""
@@ -87,6 +88,11 @@ class NM:
 
 
 Pattern = Unstructured | NM
+
+
+def _percent(fraction: float) -> str:
+    """Percent as the user may write it: all digits, no exponent."""
+    return f"{(100 * Decimal(str(fraction))).normalize():f}"
 
 
 def _drop_lowest(scores: Tensor, count: int) -> Tensor:

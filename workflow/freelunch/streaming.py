@@ -78,10 +78,6 @@ class Network:
             if module not in (self._embedding, self._head):
                 self._fill(module, self._names[id(module)])
 
-    def with_source(self, source: TensorSource) -> Network:
-        """The same network reading other weights."""
-        return Network(self._model.config, source, self.dtype, self.device)
-
     # --- the parts around the blocks ---------------------------------------------------------------------------------
 
     @torch.no_grad()

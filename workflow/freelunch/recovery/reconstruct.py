@@ -114,9 +114,13 @@ class _Trainer:
         self.masks: dict[str, Tensor] = {}
         for index, block in blocks.items():
             weights = {f"{name}.weight" for name in matrices(block)}
-            for name in part_parameters(block, window.part(index), halves.get(index)):
-                parameter: nn.Parameter = block.get_parameter(name)
-                parameter.data = parameter.data.float()
+            inside = set(part_parameters(block, window.part(index), halves.get(index)))
+            for name, parameter in block.named_parameters():
+                if name not in inside:
+                    if parameter.ndim < 2:  # the norm before attention runs, to no effect, in front of the MLP half
+                        parameter.data = parameter.data.float()
+                    continue
+                parameter.data = parameter.data.to(torch.float32, copy=True)
                 full = f"{network.block_name(index)}.{name}"
                 if (mask := mask_of(full)) is not None:
                     self.masks[full] = mask.to(network.device)

@@ -36,7 +36,8 @@ def recover(stage: Stage) -> None:
     network = open_network(stage, model)
     masks = Masked(network.source, tensors(stage.open(spec.pruned)))
     cache = stage.open(spec.pruned.dense)
-    batch = max(1, stage.execution.stream_tokens // spec.pruned.dense.calibration.length)
+    # the batches of the dense pass, whatever is configured now: states that it did not keep must have its bits
+    batch = max(1, cache.manifest["execution"]["stream_tokens"] // spec.pruned.dense.calibration.length)
     states = {split: DenseStates(network, _Kept(cache, split), batch, stage.folder) for split in SPLITS}
     training = Training(
         epochs=spec.epochs, batch_size=spec.batch_size, learning_rate=spec.learning_rate, warmup=spec.warmup,
