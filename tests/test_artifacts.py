@@ -275,15 +275,15 @@ def test_a_stage_removes_what_a_killed_one_was_writing(tmp_path):
     stale = [folder / ".one.txt.123.part", folder / "deep" / ".two.txt.123.part"]
     for path in stale:
         path.write_text("half")
-    (folder / "window-000.safetensors").write_text("a partial result, to go on from")
+    (folder / "hidden-000.safetensors").write_text("whole, but of no use to a stage that starts over")
     stage_of(tmp_path)
-    assert files_in(folder) == {"window-000.safetensors"}
+    assert files_in(folder) == set()
 
 
 def test_a_stage_that_starts_again_is_not_done_any_more(tmp_path):
     folder = finished(tmp_path)
     stage_of(tmp_path)
-    assert not (folder / "manifest.json").exists() and (folder / "one.txt").exists()
+    assert files_in(folder) == set()
 
 
 def test_the_manifest_is_written_last(tmp_path):

@@ -40,11 +40,12 @@ def jobs(folder: Path, *arguments: str) -> dict[str, int]:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Hashes of everything the pipeline computed: tensors, tokens, metrics; not of manifests, which hold times."""
+    """Hashes of everything the pipeline computed: tensors, tokens, metrics; what holds times is left out."""
     found = {}
     for stage in ("calibration", "dense", "pruned", "recovered", "evaluation"):
         for path in sorted((folder / "results" / stage).rglob("*")):
-            if path.is_file() and path.name != "manifest.json":
+            timed = path.name == "manifest.json" or path.match("window-*.json")
+            if path.is_file() and not timed:
                 found[str(path.relative_to(folder))] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
 

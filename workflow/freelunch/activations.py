@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from .artifacts import disk_state
 from .blocks import Halves, run_part
 from .errors import FreelunchError
-from .overlays import SafetensorsFiles
 from .streaming import Network
 
 TENSOR = "hidden"
@@ -42,7 +42,12 @@ def create(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 def load(path: Path) -> Tensor:
     """The hidden states ``[sequences, length, width]`` of a file, memory-mapped."""
-    return SafetensorsFiles([path]).load(TENSOR)
+    try:
+        with safe_open(path, framework="pt") as file:
+            states: Tensor = file.get_tensor(TENSOR)
+    except Exception as error:
+        raise FreelunchError(f"{path}: cannot be read as safetensors: {error}") from None
+    return states
 
 
 def scratch(folder: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

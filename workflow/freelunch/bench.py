@@ -90,7 +90,9 @@ def _print_memory(results: dict[int, dict[str, dict[str, Any]]]) -> None:
     for label in results[SHALLOW]:
         if label in ("model", "data", "calibration"):
             continue
-        shallow, deep = (results[depth][label]["peak_gib"] for depth in (SHALLOW, DEEP))
+        shallow, deep = (
+            results[depth][label].get("peak_device_gib", results[depth][label]["peak_gib"]) for depth in (SHALLOW, DEEP)
+        )
         print(f"{label:28} {shallow:10.3f} {deep:10.3f} {deep / shallow:7.2f}")
 
 

@@ -155,9 +155,12 @@ def find_halves(block: nn.Module, hidden: Tensor, call: Call) -> Halves:
         before = {called for called, *_ in calls[:later]}
         first = frozenset(key for key, _ in block.named_parameters() if key.split(".")[0] in before)
         halves = Halves(calls[at][0], name, first)
-        middle = run_part(block, "attention", halves, hidden, call)
-        if torch.equal(run_part(block, "mlp", halves, middle, call), whole):
-            return halves
+        try:
+            middle = run_part(block, "attention", halves, hidden, call)
+            if torch.equal(run_part(block, "mlp", halves, middle, call), whole):
+                return halves
+        except (TypeError, ValueError, AttributeError) as error:
+            raise FreelunchError(f"{refused} ({error})") from None
         raise FreelunchError(f"{refused} (attention and MLP do not follow each other)")
     raise FreelunchError(f"{refused} (nothing reads the state after attention)")
 

@@ -171,13 +171,6 @@ class EvaluationTask(Section):
     """Windows used, from the start of the text; all of them if not given."""
 
 
-class View(Section):
-    """A table or a figure of a suite, by the name of its builder in ``freelunch.reporting``."""
-
-    view: Name
-    caption: str = ""
-
-
 class SuiteConfig(Section):
     """A study: runs (products of axes), what to measure, and the views to draw. The dense model is always a run."""
 

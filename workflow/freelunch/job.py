@@ -62,7 +62,12 @@ def run(compute: Callable[..., None], job: Any, **options: Any) -> None:
         plan = make_plan(parse_config(job.config))
         _use_threads(int(job.threads))
         spec = plan.specs[job.output[0]]
-        compute(Stage(spec, Path.cwd(), plan.config.execution, job.params.code), **options)
+        stage = Stage(spec, Path.cwd(), plan.config.execution, job.params.code)
+        try:
+            compute(stage, **options)
+        except BaseException:
+            stage.abandon()
+            raise
 
 
 def quiet_libraries() -> None:

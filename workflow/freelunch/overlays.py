@@ -27,7 +27,7 @@ class TensorSource(Protocol):
 
 
 class SafetensorsFiles:
-    """The tensors of some safetensors files, memory-mapped one by one: what is no longer held takes no memory.
+    """The tensors of some safetensors files, read one by one: what is no longer held takes no memory.
 
     Raises:
         FreelunchError: a file is no readable safetensors file, or two files hold a tensor of the same name.
@@ -54,9 +54,9 @@ class SafetensorsFiles:
         if name not in self._where:
             files = ", ".join(str(path) for path in self._paths) or "no file"
             raise FreelunchError(f"no tensor {name} in {files}")
-        # a mapping of its own: pages of a shared one would count as memory until the last tensor of the file is gone
+        # copied out of the mapping, whose pages would count as memory for as long as the tensor lives
         with safe_open(self._where[name], framework="pt") as file:
-            tensor: Tensor = file.get_tensor(name)
+            tensor: Tensor = file.get_tensor(name).clone()
         return tensor
 
 

@@ -26,7 +26,7 @@ class Spec(Section):
     """Parameters of one stage run. Subclasses name the stage by the folder their results lie in."""
 
     stage: str
-    uncounted: ClassVar[frozenset[str]] = frozenset({"licence", "facts", "name"})
+    uncounted: ClassVar[frozenset[str]] = frozenset({"licence", "facts"})
     """Fields that do not change what is computed and so are no part of the key."""
 
     @property

@@ -64,7 +64,9 @@ class Collector:
 
     def _hook(self, name: str) -> Any:
         def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            if name not in self._leader:
+            if name in self._leader:
+                self._seen.clear()
+            else:
                 # inputs are held while the first pass is under way: an address is only comparable while it is alive
                 same = (leader for tensor, leader in self._seen if tensor is inputs[0])
                 self._leader[name] = next(same, name)

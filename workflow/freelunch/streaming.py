@@ -90,6 +90,12 @@ class Network:
         self._check_calls(calls, self.calls(*tokens.shape))
         return hidden
 
+    @contextmanager
+    def embedding(self) -> Iterator[Callable[[Tensor], Tensor]]:
+        """:meth:`embed` for many batches: the embedding is read once."""
+        with self._loaded(self._embedding):
+            yield self.embed
+
     def calls(self, batch: int, length: int) -> list[Call]:
         """The call arguments of every block for a batch of unpadded sequences."""
         if (batch, length) not in self._calls:
@@ -151,6 +157,9 @@ class Network:
 
     @contextmanager
     def _loaded(self, module: nn.Module) -> Iterator[None]:
+        if not next(module.parameters()).is_meta:
+            yield
+            return
         self._fill(module, self._names[id(module)])
         try:
             yield
@@ -182,13 +191,16 @@ class Network:
     def _rebuild_buffers(self, module: nn.Module) -> None:
         """Recompute what no file holds (rotary tables, an embedding's scale), as transformers does when it loads."""
         lost = [name for name, buffer in module.named_buffers(recurse=False) if buffer.is_meta]
-        for name in lost:
-            buffer = torch.empty_like(module.get_buffer(name), device=self.device)
-            module.register_buffer(name, _poison(buffer), persistent=False)
-        if lost:
+        rebuilt: list[list[Tensor]] = []
+        for fill in (0, 1) if lost else ():
+            for name in lost:
+                buffer = torch.full_like(module.get_buffer(name), fill, device=self.device)
+                module.register_buffer(name, buffer, persistent=name not in module._non_persistent_buffers_set)
             self._model._init_weights(module)
-        for name in lost:
-            if _poisoned(module.get_buffer(name)):
+            rebuilt.append([module.get_buffer(name) for name in lost])
+        for name, one, other in zip(lost, *rebuilt, strict=True) if lost else ():
+            # what was in it before shows: nothing was written to it
+            if name in module._non_persistent_buffers_set and not torch.equal(one, other):
                 raise FreelunchError(f"{type(module).__name__}: its buffer {name} is in no file and cannot be rebuilt")
 
     def _check_calls(self, found: list[Call | None], expected: list[Call]) -> None:
@@ -207,20 +219,13 @@ def _persistent(module: nn.Module, recurse: bool) -> Iterator[tuple[str, Tensor]
             yield key, tensor
 
 
-def _poison(buffer: Tensor) -> Tensor:
-    return buffer.fill_(float("nan")) if buffer.is_floating_point() else buffer.fill_(-1)
-
-
-def _poisoned(buffer: Tensor) -> bool:
-    bad = buffer.isnan() if buffer.is_floating_point() else buffer == -1
-    return bool(buffer.numel()) and bool(bad.all())
-
-
 def _same(one: Any, other: Any) -> bool:
+    if one is other:
+        return True
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         return torch.equal(one, other)
     if isinstance(one, tuple | list) and isinstance(other, tuple | list):
         return len(one) == len(other) and all(_same(a, b) for a, b in zip(one, other, strict=True))
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
-    return type(one) is type(other)
+    return type(one) is type(other) and (not isinstance(one, bool | int | float | str) or one == other)

@@ -54,13 +54,14 @@ def perplexities(network: Network, windows: dict[str, Tensor], stream_tokens: in
         for name, tokens in windows.items()
         for rows in batches(len(tokens), max(1, stream_tokens // tokens.shape[1]))
     ]
-    hidden = [network.embed(tokens).cpu() for _, tokens in parts]
-    for index in tqdm(range(len(network.blocks)), desc="perplexity", unit="block"):
+    with network.embedding() as embed:
+        hidden = [embed(tokens).cpu() for _, tokens in parts]
+    for index in tqdm(range(len(network.blocks)), desc="hidden states", unit="block"):
         with network.block(index) as block:
             hidden = [network.run_block(index, block, state).cpu() for state in hidden]
     losses: dict[str, list[Tensor]] = {name: [] for name in windows}
     with network.head() as head:
-        for (name, tokens), states in zip(parts, hidden, strict=True):
+        for (name, tokens), states in tqdm(list(zip(parts, hidden, strict=True)), desc="log-likelihoods", unit="batch"):
             # one sequence at a time: logits are the widest tensor of all
             for row, state in zip(tokens, states, strict=True):
                 logits = head(state.unsqueeze(0))[0, :-1].float()

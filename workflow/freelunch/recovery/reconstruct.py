@@ -25,6 +25,8 @@ from ..streaming import Network
 from ..windows import Window
 from .schedule import batch_order, learning_rate, validation_steps
 
+VALIDATION_TOKENS = 2048
+"""Tokens per batch of a validation pass, which needs no room for gradients."""
 MaskOf = Callable[[str], Tensor | None]
 
 
@@ -86,7 +88,7 @@ def reconstruct_window(
     halves = {block: _halves(network, block, states) for block in window.blocks if window.part(block) != "block"}
     pairs = {}
     for split, walk in states.items():
-        walk.drop_before(window.start)
+        walk.drop_before(2 * window.blocks[0])
         start, stop = halves.get(window.blocks[0]), halves.get(window.blocks[-1])
         pairs[split] = (walk.at(window.start, start), walk.at(window.stop, stop))
     with ExitStack() as loaded:
@@ -144,7 +146,6 @@ class _Trainer:
             loss = self._loss(train[0][rows], train[1][rows])
             if not bool(loss.isfinite()):
                 raise FreelunchError(f"window {self.window.name}, step {step}: the training loss is {loss.item()}")
-            optimizer.zero_grad(set_to_none=True)
             loss.backward()
             for name, mask in self.masks.items():
                 gradient = self.parameters[name].grad
@@ -153,6 +154,7 @@ class _Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(training.learning_rate, step, total, training.warmup)
             optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
             if step in checkpoints:
                 losses.append(self._validate(validation, step))
         return [0, *checkpoints], losses
@@ -188,7 +190,7 @@ class _Trainer:
             parameter.data = rounded[name].float()
         inputs, targets = validation
         total = 0.0
-        for rows in batches(inputs.shape[0], self.training.batch_size):
+        for rows in batches(inputs.shape[0], max(1, VALIDATION_TOKENS // inputs.shape[1])):
             total += self._loss(inputs[rows], targets[rows]).item() * (rows.stop - rows.start)
         for name, parameter in self._items():
             parameter.data = masters[name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from ..artifacts import Artifact, read_json
 from ..calibration import Crops, sample
@@ -67,7 +68,13 @@ def _split(data: Artifact, name: str, split: Split) -> Path:
     return data.file(f"{split}.jsonl")
 
 
+def _vocabulary(config: dict[str, Any]) -> int:
+    """Rows of the embedding; composite configs say it of their language model."""
+    size: int = config.get("text_config", config)["vocab_size"]
+    return size
+
+
 def _check_vocabulary(crops: Crops, model: Artifact, name: str) -> None:
-    size, largest = read_json(model.file("config.json"))["vocab_size"], int(crops.tokens.max())
+    size, largest = _vocabulary(read_json(model.file("config.json"))), int(crops.tokens.max())
     if largest >= size:
         raise FreelunchError(f"models.{name}: its tokenizer gave token {largest}, its embedding has {size} rows")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..artifacts import Artifact
+from ..artifacts import Artifact, read_json
 from ..patterns import parse_pattern
 from ..reporting.rows import to_frame, write
 from ..specs import EvaluationSpec, PrunedSpec, ReconstructedSpec
@@ -22,7 +22,8 @@ def collect(suite: str, evaluations: list[EvaluationSpec], root: Path, folder: P
 
 def rows_of(suite: str, spec: EvaluationSpec, root: Path) -> Iterator[dict[str, Any]]:
     """The rows of one run: its evaluation's metrics, the sparsity of its matrices, the losses of its windows."""
-    evaluation = Artifact(root / spec.folder, spec).manifest
+    artifact = Artifact(root / spec.folder, spec)
+    evaluation = artifact.manifest
     overlays: dict[str, dict[str, Any]] = {
         str(overlay.stage): Artifact(root / overlay.folder, overlay).manifest for overlay in spec.overlays
     }
@@ -40,7 +41,7 @@ def rows_of(suite: str, spec: EvaluationSpec, root: Path) -> Iterator[dict[str, 
         "device": evaluation["device"],
         "versions": "; ".join(f"{name} {version}" for name, version in sorted(evaluation["versions"].items())),
     }
-    for metric in evaluation["metrics"]:
+    for metric in read_json(artifact.file("metrics.json")):
         kept = ("metric", "dataset", "split", "length", "value", "stderr")
         yield about | {key: metric[key] for key in kept}
     for name, value in overlays.get("pruned", {}).get("matrix_sparsity", {}).items():

@@ -52,9 +52,10 @@ def dense(stage: Stage, max_gib: float) -> None:
                 for split, rows in crops.items()
             }
             if boundary == 0:
-                for split, rows in crops.items():
-                    for part in batches(len(rows), batch):
-                        rooms[split][part] = network.embed(rows[part]).cpu()
+                with network.embedding() as embed:
+                    for split, rows in crops.items():
+                        for part in batches(len(rows), batch):
+                            rooms[split][part] = embed(rows[part]).cpu()
             else:
                 statistics = _advance(network, boundary - 1, states, rooms, batch)
                 collected |= statistics[0]

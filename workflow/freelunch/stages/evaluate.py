@@ -38,7 +38,7 @@ def evaluate(stage: Stage) -> None:
     metrics = [about[name] | _plain(asdict(result)) for name, result in results.items()]
     write_json(stage.folder / "metrics.json", metrics)
     stage.add("metrics.json")
-    stage.finish(metrics=metrics)
+    stage.finish()
 
 
 def joined(data: Artifact, split: str, separator: str) -> str:

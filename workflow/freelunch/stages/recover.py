@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -26,10 +26,7 @@ log = logging.getLogger(__name__)
 
 
 def recover(stage: Stage) -> None:
-    """Run the stage: one file of trained tensors per window; the manifest holds the windows' validation losses.
-
-    While the job runs, each finished window also has a record beside it, by which an interrupted job is resumed.
-    """
+    """Run the stage: per window a file of trained tensors, and a record of its losses by which a job is resumed."""
     spec = stage.spec
     assert isinstance(spec, ReconstructedSpec)
     model = spec.pruned.dense.calibration.model
@@ -50,13 +47,18 @@ def recover(stage: Stage) -> None:
     if resumed:
         log.info("going on after %d of %d finished windows", resumed, len(windows))
     records: list[dict[str, Any]] = []
+    gc.freeze()  # all that lives now stays: what is collected below is looked for among the objects of one window
     for window in (progress := tqdm(windows, desc="windows", unit="window")):
         record = finished[window.index]
         if record is None:
             result = reconstruct_window(network, window, states, masks.mask, training)
-            record = _write(stage, window, result, network.dtype)
+            record = _write(stage, window, result)
+            # optimisers refer to themselves, and would be kept, with their state, until Python looks for such cycles
+            del result
+            gc.collect()
         progress.set_postfix_str(f"{window.name}: loss {record['losses'][0]:.3g} -> {record['best_loss']:.3g}")
-        stage.add(_names(window)[0])
+        for name in _names(window):
+            stage.add(name)
         records.append(record)
     steps = {record["steps"] for record in records}
     tokens = spec.epochs * spec.pruned.dense.calibration.sequences * spec.pruned.dense.calibration.length
@@ -95,7 +97,7 @@ def _names(window: Window) -> tuple[str, str]:
     return f"window-{window.index:03d}.safetensors", f"window-{window.index:03d}.json"
 
 
-def _write(stage: Stage, window: Window, result: WindowResult, dtype: torch.dtype) -> dict[str, Any]:
+def _write(stage: Stage, window: Window, result: WindowResult) -> dict[str, Any]:
     """Tensors first, then the record that vouches for them."""
     data, about = _names(window)
     with stage.writing(data) as path:

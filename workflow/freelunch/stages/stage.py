@@ -15,8 +15,12 @@ from typing import Any
 
 from ..artifacts import MANIFEST, Artifact, describe, files_digest, replacing, write_json
 from ..config import ExecutionConfig
+from ..device import choose
 from ..provenance import versions
 from ..specs import Spec
+
+RESUMED = ("recovered",)
+"""Stages that keep the files of an interrupted job, each with a record by which it is judged."""
 
 
 class Stage:
@@ -32,22 +36,27 @@ class Stage:
     def __init__(self, spec: Spec, root: Path, execution: ExecutionConfig, code: str) -> None:
         self.spec, self.root, self.execution, self.code = spec, root, execution, code
         self.folder = root / spec.folder
-        self.inputs = {str(up.folder): self.open(up).digest for up in spec.upstream()}
+        self._opened: dict[str, Artifact] = {}
         self._files: dict[str, Any] = {}
+        self.inputs = {str(up.folder): self.open(up).digest for up in spec.upstream()}
         self._started = time.perf_counter()
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / MANIFEST).unlink(missing_ok=True)
-        for part in self.folder.rglob(".*.part"):
-            part.unlink()
+        self.abandon()
 
     def open(self, spec: Spec) -> Artifact:
-        """A finished upstream result."""
-        return Artifact(self.root / spec.folder, spec)
+        """A finished upstream result; its files are checked once per job."""
+        if spec.manifest not in self._opened:
+            self._opened[spec.manifest] = Artifact(self.root / spec.folder, spec)
+        return self._opened[spec.manifest]
 
     @property
     def signature(self) -> str:
         """Hash of everything the result's bits depend on. Partial results carry it."""
-        text = f"{self.spec.key} {sorted(self.inputs.items())} {self.code} {self.execution.model_dump_json()}"
+        import torch
+
+        machine = [choose(self.execution.device).type, torch.get_num_threads(), self.execution.stream_tokens]
+        text = f"{self.spec.key} {sorted(self.inputs.items())} {self.code} {machine} {sorted(versions().items())}"
         return hashlib.sha256(text.encode()).hexdigest()
 
     @contextmanager
@@ -60,6 +69,15 @@ class Stage:
     def add(self, name: str) -> None:
         """Note a file that is already in its place."""
         self._files[name] = describe(self.folder / name)
+
+    def abandon(self) -> None:
+        """Remove what no later attempt can use: temporary files, and all files of a stage that is not resumed."""
+        if self.spec.stage in RESUMED:
+            for part in self.folder.rglob(".*.part"):
+                part.unlink()
+        else:
+            self._files.clear()
+            self._sweep()
 
     def finish(self, **results: Any) -> dict[str, Any]:
         """Write the manifest, which makes the result complete; then remove what it does not list."""
@@ -83,7 +101,7 @@ class Stage:
         return manifest
 
     def _sweep(self) -> None:
-        """Remove what the manifest does not list: records of partial results, files of earlier code."""
+        """Remove what is not part of the result."""
         kept = {self.folder / name for name in (*self._files, MANIFEST)}
         for path in sorted(self.folder.rglob("*"), reverse=True):
             if path.is_dir() and not path.is_symlink():
@@ -93,13 +111,23 @@ class Stage:
                 path.unlink()
 
 
+def _processor() -> str:
+    """Model of the CPU, where Linux tells it."""
+    try:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
+            names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+            return next(names, platform.machine())
+    except OSError:
+        return platform.processor() or platform.machine()
+
+
 def _machine() -> dict[str, Any]:
     """Device and peak memory, of the accelerator if torch runs on one."""
     import torch
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 2**10
     machine: dict[str, Any] = {
-        "device": platform.processor() or platform.machine(),
+        "device": _processor(),
         "threads": torch.get_num_threads(),
         "cpus": os.cpu_count(),
         "peak_gib": round(peak / 2**30, 3),
