@@ -88,3 +88,13 @@ def test_no_family_of_models_is_treated_by_name() -> None:
 
 def test_no_suite_can_have_the_name_of_a_rule() -> None:
     assert rules().keys() == set(PLANNED)
+
+
+def test_the_documents_have_no_gaps_and_no_dead_links() -> None:
+    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"<!-- (measured|table)", text), path
+        for link in re.findall(r"\]\((?!http|#)([^)#]+)", text):
+            assert (path.parent / link).exists(), f"{path}: {link}"
+        for module in re.findall(r"`(tests/\w+\.py)`", text):
+            assert (ROOT / module).exists(), f"{path}: {module}"

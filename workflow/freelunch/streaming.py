@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from .blocks import Call, StopForward, call_block, find_blocks
+from .device import release_memory
 from .errors import FreelunchError
 from .overlays import TensorSource
 
@@ -135,6 +136,7 @@ class Network:
             yield block
         finally:
             block.to("meta")
+            release_memory()
 
     def block_name(self, index: int) -> str:
         """Full name of a block: the prefix of its tensors' names."""
