@@ -15,7 +15,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..activations import batches, boundaries_to_keep, check_finite, create, forward, scratch
-from ..artifacts import write_json
 from ..blocks import matrices
 from ..specs import DenseSpec
 from ..statistics import Collector
@@ -65,8 +64,7 @@ def dense(stage: Stage, max_gib: float) -> None:
             states = rooms
     with stage.writing("statistics.safetensors") as path:
         save_file(collected, path)
-    write_json(stage.folder / "statistics.json", {"tokens": crops["calibration"].numel(), "inputs": leaders})
-    stage.add("statistics.json")
+    stage.write_json("statistics.json", {"tokens": crops["calibration"].numel(), "inputs": leaders})
     stage.finish(boundaries=kept, tokens=crops["calibration"].numel())
 
 

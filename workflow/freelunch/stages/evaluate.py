@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..artifacts import Artifact, write_json
+from ..artifacts import Artifact
 from ..documents import read_documents
 from ..evaluation.perplexity import cut, perplexities
 from ..specs import EvaluationSpec
@@ -36,8 +36,7 @@ def evaluate(stage: Stage) -> None:
     network = open_network(stage, spec.base, spec.overlays)
     results = perplexities(network, windows, stage.execution.stream_tokens)
     metrics = [about[name] | _plain(asdict(result)) for name, result in results.items()]
-    write_json(stage.folder / "metrics.json", metrics)
-    stage.add("metrics.json")
+    stage.write_json("metrics.json", metrics)
     stage.finish()
 
 

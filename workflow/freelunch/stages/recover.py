@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..activations import DenseStates, load
-from ..artifacts import Artifact, describe, read_json, write_json
+from ..artifacts import Artifact, read_json
 from ..errors import FreelunchError
 from ..overlays import Masked
 from ..recovery.reconstruct import Training, WindowResult, reconstruct_window
@@ -57,17 +57,13 @@ def recover(stage: Stage) -> None:
             del result
             gc.collect()
         progress.set_postfix_str(f"{window.name}: loss {record['losses'][0]:.3g} -> {record['best_loss']:.3g}")
-        for name in _names(window):
-            stage.add(name)
         records.append(record)
-    steps = {record["steps"] for record in records}
     tokens = spec.epochs * spec.pruned.dense.calibration.sequences * spec.pruned.dense.calibration.length
     stage.finish(
         achieved_sparsity=stage.open(spec.pruned).manifest["achieved_sparsity"],
         windows=[
             {key: value for key, value in record.items() if key not in ("file", "signature")} for record in records
         ],
-        steps_per_window=max(steps),
         training_tokens=tokens,
         train_seconds=round(sum(record["seconds"] for record in records), 3),
         resumed_windows=resumed,
@@ -105,23 +101,25 @@ def _write(stage: Stage, window: Window, result: WindowResult) -> dict[str, Any]
     record = {
         "window": window.name,
         "signature": stage.signature,
-        "file": describe(stage.folder / data),
+        "file": stage.entry(data),
         **result.record(),
     }
-    write_json(stage.folder / about, record)
+    stage.write_json(about, record)
     return record
 
 
 def _finished(stage: Stage, window: Window) -> dict[str, Any] | None:
     """The record of a window that an earlier, interrupted job finished with the same spec, inputs and code."""
-    data, about = (stage.folder / name for name in _names(window))
-    if not (about.is_file() and data.is_file()):
+    data, about = _names(window)
+    if not all((stage.folder / name).is_file() for name in (data, about)):
         return None
+    stage.add(data)
+    stage.add(about)
     try:
-        record: dict[str, Any] = read_json(about)
+        record: dict[str, Any] = read_json(stage.folder / about)
     except FreelunchError:
         record = {}
-    if record.get("signature") == stage.signature and record.get("file") == describe(data):
+    if record.get("signature") == stage.signature and record.get("file") == stage.entry(data):
         return record
     log.info("window %s: an earlier result is damaged or was made by other code; training it again", window.name)
     return None

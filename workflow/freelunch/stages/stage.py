@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ class Stage:
             self._opened[spec.manifest] = Artifact(self.root / spec.folder, spec)
         return self._opened[spec.manifest]
 
-    @property
+    @cached_property
     def signature(self) -> str:
         """Hash of everything the result's bits depend on. Partial results carry it."""
         import torch
@@ -66,9 +67,19 @@ class Stage:
             yield part
         self.add(name)
 
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a JSON file of the result."""
+        write_json(self.folder / name, value)
+        self.add(name)
+
     def add(self, name: str) -> None:
         """Note a file that is already in its place."""
         self._files[name] = describe(self.folder / name)
+
+    def entry(self, name: str) -> dict[str, Any]:
+        """Size and checksum of a file that was written or added."""
+        found: dict[str, Any] = self._files[name]
+        return found
 
     def abandon(self) -> None:
         """Remove what no later attempt can use: temporary files, and all files of a stage that is not resumed."""
