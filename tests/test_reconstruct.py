@@ -54,7 +54,7 @@ class Case:
         self.dense = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         self.network = Network(self.model.config, InMemory(self.dense), dtype)
         self.masks = {
-            name: parse_pattern(pattern).mask(tensor.float().abs())
+            name: parse_pattern(pattern).mask(tensor.float().abs(), parse_pattern(pattern).pruned(tensor.numel()))
             for name, tensor in self.model.state_dict().items()
             if name.startswith(self.network.prefix) and tensor.ndim == 2
         }

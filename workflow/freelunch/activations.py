@@ -78,14 +78,16 @@ def check_finite(states: Tensor, where: str) -> None:
 
 @torch.no_grad()
 def forward(
-    network: Network, index: int, block: nn.Module, part: str, halves: Halves | None, source: Tensor, target: Tensor,
-    batch: int,
+    network: Network, index: int, block: nn.Module, part: str, halves: Halves | None, source: Tensor,
+    target: Tensor | None, batch: int,
 ) -> None:  # fmt: skip
-    """Run a part of the loaded block ``index`` over ``source`` ``[sequences, length, width]``, into ``target``."""
+    """Run a part of the loaded block ``index`` over ``source`` ``[sequences, length, width]``, into any ``target``."""
     for rows in batches(source.shape[0], batch):
         hidden = source[rows].to(network.device)
         call = network.calls(*hidden.shape[:2])[index]
-        target[rows] = run_part(block, part, halves, hidden, call).to(target.dtype)
+        output = run_part(block, part, halves, hidden, call)
+        if target is not None:
+            target[rows] = output.to(target.dtype)
 
 
 class DenseStates:

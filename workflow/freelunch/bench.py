@@ -109,7 +109,13 @@ def _specs(demo: ReconstructedSpec, facts: Facts, depth: int, root: Path) -> dic
     )  # fmt: skip
     dense = DenseSpec(calibration=calibration)
     pruned = PrunedSpec(
-        dense=dense, criterion="wanda", pattern="2:4", allocation="uniform", prune_inputs="dense", seed=0
+        dense=dense,
+        criterion="wanda",
+        pattern="2:4",
+        allocation="uniform",
+        refinement="none",
+        prune_inputs="dense",
+        seed=0,
     )
     fields = {name: getattr(demo, name) for name in ReconstructedSpec.model_fields} | {"pruned": pruned}
     windows = {name: ReconstructedSpec(**fields | {"window": name}) for name in ("attention_mlp", "block")}

@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import FreelunchError, suggest
-from .patterns import parse_pattern
+from .method import canonical_allocation, canonical_criterion, canonical_pattern, canonical_refinement
 from .windows import parse_window
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -118,7 +118,6 @@ def _checked(parse: Any) -> BeforeValidator:
 
 
 Positive = Annotated[int, Field(gt=0)]
-PatternText = Annotated[str, _checked(parse_pattern)]
 WindowText = Annotated[str | int, _checked(parse_window)]
 
 
@@ -136,11 +135,15 @@ class Axes(Section):
     """``document``: crops of documents longer than ``length`` (the paper's); ``packed``: crops of joined documents."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
-    criterion: Name = "wanda"
-    """Name of a module in ``freelunch.criteria``."""
-    pattern: PatternText = "50%"
-    allocation: Literal["uniform"] = "uniform"
-    prune_inputs: Literal["dense"] = "dense"
+    criterion: Annotated[str, BeforeValidator(canonical_criterion)] = "wanda"
+    """A module of ``freelunch.criteria``; with settings ``ria(alpha=1)``."""
+    pattern: Annotated[str, BeforeValidator(canonical_pattern)] = "50%"
+    allocation: Annotated[str, BeforeValidator(canonical_allocation)] = "uniform"
+    """A module of ``freelunch.allocations``: how the sparsity is spread over matrices."""
+    refinement: Annotated[str, BeforeValidator(canonical_refinement)] = "none"
+    """Modules of ``freelunch.refinements``, joined by ``+``: what is done to the pruned matrices."""
+    prune_inputs: Literal["dense", "sparse", "recovered"] = "dense"
+    """What criteria see: the dense model's activations, or those behind the pruned, or the recovered, blocks before."""
 
     recovery: Literal["none", "reconstruct"] = "reconstruct"
     window: WindowText = "attention_mlp"

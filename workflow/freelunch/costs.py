@@ -10,11 +10,24 @@ from dataclasses import dataclass
 
 from .config import Config
 from .facts import DTYPE_BYTES, Facts, facts_of
-from .specs import CalibrationSpec, DenseSpec, EvaluationSpec, ModelSpec, PrunedSpec, ReconstructedSpec, Spec
+from .specs import (
+    CalibrationSpec,
+    DenseSpec,
+    EvaluationSpec,
+    GramsSpec,
+    ModelSpec,
+    PrunedSpec,
+    ReconstructedSpec,
+    Spec,
+)
 from .windows import parse_window
 
 # what a Python process with torch and transformers takes before it holds a single weight (Linux, CPU build)
 PROCESS_BYTES = 700 * 2**20
+
+
+_INPUTS = ("q", "o", "up", "down")
+"""Matrices that between them read all inputs of a block: k and v read what q reads, gate what up does."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +49,10 @@ def cost(config: Config, spec: Spec) -> Cost:
         return Cost(disk=size if converted else 0, memory=PROCESS_BYTES + (6 * facts.parameters if converted else 0))
     if isinstance(spec, DenseSpec):
         return _dense(config, spec)
+    if isinstance(spec, GramsSpec):
+        return _grams(config, spec)
     if isinstance(spec, PrunedSpec):
-        facts = facts_of(config, spec.dense.calibration.model.model)
-        weights = facts.num_hidden_layers * facts.block_parameters
-        # sorting the largest matrix: float32 scores and their order
-        return Cost(disk=weights / 8, memory=PROCESS_BYTES + 24 * max(r * c for r, c in facts.matrices.values()))
+        return _prune(config, spec)
     if isinstance(spec, ReconstructedSpec):
         return _reconstruct(config, spec)
     if isinstance(spec, EvaluationSpec):
@@ -69,6 +81,48 @@ def _dense(config: Config, spec: DenseSpec) -> Cost:
         memory=PROCESS_BYTES + live + 2 * each,
         operations=facts.num_hidden_layers * forward_operations(facts, tokens, calibration.length),
     )
+
+
+def _grams(config: Config, spec: GramsSpec) -> Cost:
+    calibration = spec.dense.calibration
+    facts, width = _shape(config, calibration.model)
+    tokens = calibration.sequences * calibration.length
+    entries = _gram_entries(facts)
+    operations = forward_operations(facts, tokens, calibration.length) + 2 * tokens * entries
+    states = 2 * tokens * facts.hidden_size * width  # in memory maps, where the dense cache did not keep them
+    return Cost(
+        disk=facts.num_hidden_layers * entries * 4,
+        memory=PROCESS_BYTES + entries * 4 + states + _batch(config, facts, calibration.length, width),
+        operations=facts.num_hidden_layers * operations,
+    )
+
+
+def _gram_entries(facts: Facts) -> int:
+    """Entries of the Gram matrices of one block."""
+    return sum(facts.matrices[role][1] ** 2 for role in _INPUTS)
+
+
+def _prune(config: Config, spec: PrunedSpec) -> Cost:
+    """Masks of the whole model, and its weights where the method changes them; one matrix in memory."""
+    calibration, method = spec.dense.calibration, spec.method
+    facts, width = _shape(config, calibration.model)
+    weights = facts.num_hidden_layers * facts.block_parameters
+    # float32 scores of the largest matrix and their order
+    memory = 24.0 * max(rows * columns for rows, columns in facts.matrices.values())
+    operations = 0.0
+    if method.needs_gram:
+        # the Gram matrix, its damped copy and its factor; two products with every weight and the factorisation
+        memory += 16 * max(columns**2 for _, columns in facts.matrices.values())
+        per_block = sum(3 * rows * columns**2 for rows, columns in facts.matrices.values())
+        per_block += sum(facts.matrices[role][1] ** 3 for role in _INPUTS)
+        operations = facts.num_hidden_layers * per_block
+    if spec.prune_inputs != "dense":
+        tokens = calibration.sequences * calibration.length
+        operations += 2 * facts.num_hidden_layers * forward_operations(facts, tokens, calibration.length)
+        memory += 2 * tokens * facts.hidden_size * width + _batch(config, facts, calibration.length, width)
+        memory += 4 * _gram_entries(facts) if method.needs_gram else 0
+    changed = weights * width if method.changes_weights else 0
+    return Cost(disk=weights / 8 + changed, memory=PROCESS_BYTES + memory, operations=operations)
 
 
 def _reconstruct(config: Config, spec: ReconstructedSpec) -> Cost:

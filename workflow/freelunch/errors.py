@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class FreelunchError(ValueError):
@@ -16,3 +17,12 @@ def suggest(word: str, allowed: Iterable[str]) -> str:
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"{hint}allowed: {', '.join(names)}"
+
+
+@contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Put the name of a matrix, say, in front of the message of a failure."""
+    try:
+        yield
+    except FreelunchError as error:
+        raise FreelunchError(f"{what}: {error}") from None

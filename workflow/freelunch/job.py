@@ -54,11 +54,11 @@ def run(compute: Callable[..., None], job: Any, **options: Any) -> None:
     The spec is that of the job's output in the plan of its config: it is no parameter of the rule, since what counts of
     it is in the output's path, and the rest (a licence, say) should rerun nothing.
     """
-    # imported here, so that the log also takes what these imports print
+    quiet_libraries()
+    # imported inside, so that the log also takes what these imports print
     with logged(Path(job.log[0])):
         from .stages.stage import Stage
 
-        quiet_libraries()
         plan = make_plan(parse_config(job.config))
         _use_threads(int(job.threads))
         spec = plan.specs[job.output[0]]
@@ -71,11 +71,12 @@ def run(compute: Callable[..., None], job: Any, **options: Any) -> None:
 
 
 def quiet_libraries() -> None:
-    """Silence progress bars and advice of transformers: they are about a way of loading models that is not ours."""
-    from transformers.utils import logging as transformers_logging
+    """Silence progress bars and advice of transformers: they are about a way of loading models that is not ours.
 
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    By its environment, since not every job loads it.
+    """
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def _use_threads(count: int) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from torch import Tensor
@@ -33,31 +34,46 @@ class SafetensorsFiles:
         FreelunchError: a file is no readable safetensors file, or two files hold a tensor of the same name.
     """
 
-    def __init__(self, paths: Iterable[Path]) -> None:
-        self._paths = list(paths)
+    def __init__(self, paths: Iterable[Path] = ()) -> None:
+        self._paths: list[Path] = []
         self._where: dict[str, Path] = {}
-        for path in self._paths:
-            try:
-                with safe_open(path, framework="pt") as file:
-                    names = list(file.keys())
-            except Exception as error:
-                raise FreelunchError(f"{path}: cannot be read as safetensors: {error}") from None
-            for name in names:
-                if name in self._where:
-                    raise FreelunchError(f"{path}: holds {name}, which {self._where[name]} holds as well")
-                self._where[name] = path
+        for path in paths:
+            self.add(path)
+
+    def add(self, path: Path) -> None:
+        """Take in the tensors of one more file; once, however often it is added."""
+        if path in self._paths:
+            return
+        try:
+            with safe_open(path, framework="pt") as file:
+                names = list(file.keys())
+        except Exception as error:
+            raise FreelunchError(f"{path}: cannot be read as safetensors: {error}") from None
+        for name in names:
+            if name in self._where:
+                raise FreelunchError(f"{path}: holds {name}, which {self._where[name]} holds as well")
+            self._where[name] = path
+        self._paths.append(path)
 
     def __contains__(self, name: object) -> bool:
         return name in self._where
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor, from the head of its file."""
+        with safe_open(self._path(name), framework="pt") as file:
+            return tuple(file.get_slice(name).get_shape())
+
     def load(self, name: str) -> Tensor:
+        # copied out of the mapping, whose pages would count as memory for as long as the tensor lives
+        with safe_open(self._path(name), framework="pt") as file:
+            tensor: Tensor = file.get_tensor(name).clone()
+        return tensor
+
+    def _path(self, name: str) -> Path:
         if name not in self._where:
             files = ", ".join(str(path) for path in self._paths) or "no file"
             raise FreelunchError(f"no tensor {name} in {files}")
-        # copied out of the mapping, whose pages would count as memory for as long as the tensor lives
-        with safe_open(self._where[name], framework="pt") as file:
-            tensor: Tensor = file.get_tensor(name).clone()
-        return tensor
+        return self._where[name]
 
 
 class Masked:
@@ -80,13 +96,13 @@ class Masked:
 
 
 class Replaced:
-    """A source some of whose tensors are replaced by others."""
+    """A source some of whose tensors are replaced by others, or that has some besides."""
 
     def __init__(self, base: TensorSource, changed: TensorSource) -> None:
         self.base, self.changed = base, changed
 
     def __contains__(self, name: object) -> bool:
-        return name in self.base
+        return name in self.changed or name in self.base
 
     def load(self, name: str) -> Tensor:
         return (self.changed if name in self.changed else self.base).load(name)
@@ -105,16 +121,11 @@ class InMemory:
         return self._tensors[name]
 
 
-_BITS = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8)
-
-
 def pack(mask: Tensor) -> Tensor:
     """Pack a boolean ``[rows, columns]`` mask into ``[rows, ceil(columns / 8)]`` bytes, first column highest."""
-    padded = torch.nn.functional.pad(mask.to(torch.uint8), (0, -mask.shape[1] % 8))
-    return (padded.reshape(mask.shape[0], -1, 8) * _BITS).sum(-1, dtype=torch.uint8)
+    return torch.from_numpy(np.packbits(mask.bool().numpy(), axis=1))
 
 
 def unpack(packed: Tensor, columns: int) -> Tensor:
     """Inverse of :func:`pack` for a mask of ``columns`` columns."""
-    bits = (packed.unsqueeze(-1) & _BITS) != 0
-    return bits.reshape(packed.shape[0], -1)[:, :columns]
+    return torch.from_numpy(np.unpackbits(packed.numpy(), axis=1, count=columns)).bool()

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
-from . import criteria
 from .config import AXES, Axes, Config, EvaluationTask, Split, SuiteConfig, Wheel, validate
 from .errors import FreelunchError, suggest
 from .facts import Facts, facts_of
-from .patterns import parse_pattern
+from .method import Method, parse_method
+from .patterns import Structured
 from .reporting.names import FIGURE_NAMES, TABLE_NAMES
 from .specs import (
     STAGES,
@@ -29,7 +29,10 @@ from .specs import (
 )
 from .windows import tile
 
-RULES = ("fetch", "model", "data", "calibrate", "dense", "prune", "recover", "evaluate", "collect", "table", "figure")
+RULES = (
+    "fetch", "model", "data", "calibrate", "dense", "grams", "prune", "recover", "evaluate",
+    "collect", "table", "figure",
+)  # fmt: skip
 RESERVED = frozenset({"all", *RULES, *STAGES, "wheels", "logs", "benchmarks"})
 """What a suite cannot be called: targets and folders of that name exist already."""
 
@@ -157,8 +160,8 @@ def _run(config: Config, name: str, suite: SuiteConfig, axes: Axes | None, model
         )  # fmt: skip
         subject = pruned = PrunedSpec(
             dense=DenseSpec(calibration=calibration), criterion=axes.criterion,
-            pattern=str(parse_pattern(axes.pattern)), allocation=axes.allocation, prune_inputs=axes.prune_inputs,
-            seed=axes.seed,
+            pattern=axes.pattern, allocation=axes.allocation, refinement=axes.refinement,
+            prune_inputs=axes.prune_inputs, seed=axes.seed,
         )  # fmt: skip
         if axes.recovery == "reconstruct":
             shared = {key: getattr(axes, key) for key in ReconstructedSpec.model_fields if key in AXES}
@@ -177,20 +180,39 @@ def _check(config: Config, where: str, axes: Axes) -> None:
     """Refuse what the models and data of the config make impossible."""
     _named(f"{where}.model", axes.model, config.models)
     _named(f"{where}.calibration", axes.calibration, config.data)
-    _named(f"{where}.criterion", axes.criterion, criteria.NAMES)
     for split in ("calibration", "validation"):
         _split(config, axes.calibration, split, f"{where}.calibration")
     facts = facts_of(config, axes.model)
     _length(facts, axes.length, f"{where}.length", axes.model)
+    method = parse_method(axes.criterion, axes.pattern, axes.allocation, axes.refinement)
     try:
-        for role, shape in facts.matrices.items():
-            parse_pattern(axes.pattern).check(*shape, f"the {role} matrices of {axes.model}")
+        method.check(facts.num_hidden_layers)
+    except FreelunchError as error:
+        raise FreelunchError(f"{where}: {error} ({axes.model})") from None
+    try:
+        _fits(method, facts, axes.model)
     except FreelunchError as error:
         raise FreelunchError(f"{where}.pattern: {error}") from None
+    if axes.prune_inputs == "recovered" and axes.recovery == "none":
+        raise FreelunchError(f"{where}.prune_inputs: recovered needs a recovery, and recovery is none; use sparse")
     try:
         tile(axes.window, facts.num_hidden_layers)
     except FreelunchError as error:
         raise FreelunchError(f"{where}.window: {error} ({axes.model})") from None
+
+
+def _fits(method: Method, facts: Facts, model: str) -> None:
+    """Refuse a pattern that does not fit the matrices, heads or channels of a model."""
+    for role, (rows, columns) in facts.matrices.items():
+        method.pattern.check(rows, columns, f"the {role} matrices of {model}")
+    if isinstance(method.pattern, Structured):
+        for kind, count in (("heads", facts.num_attention_heads), ("channels", facts.intermediate_size)):
+            dropped = method.pattern.pruned(count)
+            if not 0 < dropped < count and method.pattern.sparsity:
+                raise FreelunchError(
+                    f"{method.pattern} prunes {dropped} of the {count} {kind} of a block of {model}; "
+                    "at least one must go and one stay"
+                )
 
 
 def _in_context(config: Config, task: EvaluationTask, where: str, model: str) -> EvaluationTask:

@@ -1,37 +1,137 @@
-"""Masks of one block from its weights and statistics."""
+"""From statistics to a pruned network: how many weights each matrix loses, which ones, and what is done about it.
+
+What is decided over all matrices is decided first, from the dense model; then one matrix is looked at at a time.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
 
+from .allocations.allocation import Allocation, apportion, within
 from .criteria.criterion import Criterion
-from .errors import FreelunchError
-from .patterns import Pattern
-from .statistics import Statistics
+from .errors import FreelunchError, naming
+from .matrix import Matrices, Matrix, finite
+from .method import Method
+from .patterns import NM, Structured, Unstructured
+from .refinements.refinement import Pruned
+from .selection import count_lowest
+from .structured import Heads, Structure, find_units
+
+Load = Callable[[str], Matrix]
+
+
+class Pruner:
+    """Prunes a network block by block.
+
+    Args:
+        matrices: of the dense model.
+        leaders: by block, for every matrix in the order of calls, the first that reads the same input.
+        heads: of its attention; structured patterns need it.
+
+    Raises:
+        FreelunchError: the pattern does not fit a matrix, or a score is not finite; names the matrix.
+    """
+
+    def __init__(
+        self, method: Method, matrices: Matrices, leaders: Mapping[int, Mapping[str, str]], heads: Heads
+    ) -> None:
+        self._method, self._names = method, {block: list(inside) for block, inside in leaders.items()}
+        self._counts: dict[str, int] = {}
+        self._structure: Structure | None = None
+        pattern = method.pattern
+        with torch.no_grad():
+            if not isinstance(pattern, Structured):
+                self._counts = allocate(method.criterion, pattern, method.allocation, matrices)
+                return
+            units = {block: find_units(inside, matrices.shapes, heads) for block, inside in leaders.items()}
+            sizes = matrices.sizes
+            targets = method.allocation.targets(matrices, pattern.sparsity * sum(sizes.values()))
+            targets = within(targets, sizes, pattern.sparsity * sum(sizes.values()))
+            # rounded: what is left of the division must not tip a half
+            shares = {matrices.blocks[name]: round(target / sizes[name], 9) for name, target in targets.items()}
+            whole = matrices.load if pattern.group == "model" else None
+            self._structure = Structure(method.criterion, units, matrices.shapes, shares, whole)
+
+    @torch.no_grad()
+    def block(self, index: int, load: Load) -> Iterator[tuple[Matrix, Pruned]]:
+        """The pruned matrices of a block, one by one; ``load`` gives each with the statistics to prune by.
+
+        Raises:
+            FreelunchError: weights or scores are not finite, or a mask came out wrong; names the matrix.
+        """
+        masks = self._structure.masks(index, load) if self._structure is not None else {}
+        for name in self._names[index]:
+            matrix = load(name)
+            if not finite(matrix.weight):
+                raise FreelunchError(f"{name}: the weights contain NaN or infinity")
+            if name in masks:
+                pruned = Pruned(masks[name].to(matrix.weight.device), matrix.weight, matrix.bias)
+                yield matrix, refined(self._method, matrix, pruned)
+            else:
+                yield matrix, prune_matrix(self._method, matrix, self._counts[name])
+
+
+def allocate(
+    criterion: Criterion, pattern: Unstructured | NM, allocation: Allocation, matrices: Matrices
+) -> dict[str, int]:
+    """Weights that each matrix loses: in all exactly what the pattern asks for (mixed N:M: as near as N allows).
+
+    Raises:
+        FreelunchError: the pattern does not fit a matrix; names it.
+    """
+    for name, shape in matrices.shapes.items():
+        pattern.check(shape[0], shape[1], name)
+    sizes = matrices.sizes
+    total = pattern.pruned(sum(sizes.values()))
+    if isinstance(pattern, Unstructured) and pattern.group == "model":
+        return count_lowest(lambda: ((matrix.name, criterion.scores(matrix)) for matrix in matrices), total)
+    steps = {name: pattern.step(size) for name, size in sizes.items()}
+    return apportion(allocation.targets(matrices, total), sizes, total, steps, keep=isinstance(pattern, NM))
 
 
 @torch.no_grad()
-def prune_matrix(name: str, weight: Tensor, statistics: Statistics, criterion: Criterion, pattern: Pattern) -> Tensor:
-    """Boolean mask ``[rows, columns]`` of a matrix, True = kept, with exactly the pattern's number of pruned weights.
+def prune_matrix(method: Method, matrix: Matrix, pruned: int) -> Pruned:
+    """Prune ``pruned`` weights of a matrix, and refine what is left.
 
     Raises:
-        FreelunchError: the pattern does not fit the matrix, its scores are not finite, or the count came out wrong;
-            names the matrix.
+        FreelunchError: the pattern does not fit, scores are not finite, or the mask came out wrong; names the matrix.
     """
-    rows, columns = weight.shape
-    pattern.check(rows, columns, name)
-    scores = criterion.score(weight.float(), statistics)
-    if not bool(scores.isfinite().all()):
-        raise FreelunchError(f"{name}: {type(criterion).__name__} scores contain NaN or infinity")
-    mask = pattern.mask(scores)
-    check_count(name, mask, pattern)
-    return mask
+    assert not isinstance(method.pattern, Structured)
+    rows, columns = matrix.weight.shape
+    method.pattern.check(rows, columns, matrix.name)
+    mask, weight = method.criterion.prune(matrix, method.pattern, pruned)
+    found = refined(method, matrix, Pruned(mask, weight, matrix.bias))
+    check_mask(matrix.name, found.mask, method.pattern, pruned)
+    return found
 
 
-def check_count(name: str, mask: Tensor, pattern: Pattern) -> None:
-    """Raise unless a mask prunes exactly what its pattern says: in all, and in every row or group."""
-    rows, columns = mask.shape
-    found, wanted = mask.numel() - int(mask.sum()), pattern.pruned(rows, columns)
-    if found != wanted or not torch.equal(pattern.mask(mask.float()), mask):
-        raise FreelunchError(f"{name}: {found} weights pruned, {pattern} asks for {wanted} spread as it says")
+def refined(method: Method, matrix: Matrix, pruned: Pruned) -> Pruned:
+    """A pruned matrix after all refinements of a method."""
+    with naming(matrix.name):
+        for refinement in method.refinements:
+            pruned = refinement.refine(matrix, pruned, method.pattern)
+        if pruned.weight is not matrix.weight and not finite(pruned.weight):
+            raise FreelunchError("the updated weights contain NaN or infinity")
+    return pruned
+
+
+def check_mask(name: str, mask: Tensor, pattern: Unstructured | NM, pruned: int) -> None:
+    """Raise unless a mask prunes exactly so many weights, spread as its pattern says."""
+    if not pattern.fits(mask, pruned):
+        found = mask.numel() - int(mask.sum())
+        raise FreelunchError(f"{name}: {found} weights pruned, {pruned} wanted, spread as {pattern} says")
+
+
+def relative_error(matrix: Matrix, pruned: Pruned) -> float:
+    """``||X (W - V)^T||^2 / ||X W^T||^2`` of a pruned matrix ``V``, from the Gram matrix of the inputs.
+
+    A change of the bias is left out.
+    """
+    gram = matrix.inputs.gram
+    assert gram is not None
+    lost = matrix.weight - pruned.weight * pruned.mask
+    errors, outputs = ((((each @ gram.to(each)) * each).sum()).double() for each in (lost, matrix.weight))
+    return float(errors / outputs) if float(outputs) > 0 else 0.0

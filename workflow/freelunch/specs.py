@@ -15,10 +15,11 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, TypeAdapter
 
 from .config import DataConfig, EvaluationTask, ModelConfig, Section
-from .patterns import parse_pattern
+from .method import Method, parse_method
+from .methods import slug
 
 RESULTS = "results"
-STAGES = ("models", "data", "calibration", "dense", "pruned", "recovered", "evaluation")
+STAGES = ("models", "data", "calibration", "dense", "grams", "pruned", "recovered", "evaluation")
 """Folders of the stages below ``results``, upstream first."""
 
 
@@ -127,23 +128,56 @@ class DenseSpec(Spec):
         return [self.calibration.model, self.calibration]
 
 
+class GramsSpec(Spec):
+    """Gram matrices of the inputs of every matrix, for the methods that ask for them."""
+
+    stage: Literal["grams"] = "grams"
+    dense: DenseSpec
+
+    @property
+    def label(self) -> str:
+        return self.dense.label
+
+    def upstream(self) -> list[Spec]:
+        return [self.dense.calibration.model, self.dense]
+
+
 class PrunedSpec(Spec):
-    """Masks of a pruned model."""
+    """Masks of a pruned model, and the weights and biases that pruning changed.
+
+    With ``prune_inputs: recovered`` there is no such stage: the recovery prunes as it goes.
+    """
 
     stage: Literal["pruned"] = "pruned"
     dense: DenseSpec
     criterion: str
     pattern: str
     allocation: str
-    prune_inputs: str
+    refinement: str
+    prune_inputs: Literal["dense", "sparse", "recovered"]
     seed: int
+
+    @cached_property
+    def method(self) -> Method:
+        """What the four texts stand for."""
+        return parse_method(self.criterion, self.pattern, self.allocation, self.refinement)
 
     @property
     def label(self) -> str:
-        return f"{self.dense.calibration.model.label}-{self.criterion}-{parse_pattern(self.pattern).slug}"
+        parts = [self.dense.calibration.model.label, slug(self.criterion), self.method.pattern.slug]
+        parts += [slug(text.split("(")[0]) for text in (self.allocation,) if text != "uniform"]
+        parts += [slug(text) for text in (self.refinement,) if text != "none"]
+        return "-".join([*parts, *(inputs for inputs in (self.prune_inputs,) if inputs != "dense")])
+
+    @property
+    def grams(self) -> GramsSpec | None:
+        """The Gram matrices of the dense model, if the method looks at them before it prunes."""
+        method = self.method
+        needed = method.needs_gram if self.prune_inputs == "dense" else method.is_global and method.criterion.needs_gram
+        return GramsSpec(dense=self.dense) if needed else None
 
     def upstream(self) -> list[Spec]:
-        return [self.dense.calibration.model, self.dense]
+        return [self.dense.calibration.model, self.dense, *([self.grams] if self.grams else [])]
 
 
 class ReconstructedSpec(Spec):
@@ -169,8 +203,19 @@ class ReconstructedSpec(Spec):
         window = self.window if isinstance(self.window, str) else f"{self.window}blocks"
         return f"{self.pruned.label}-{window}"
 
+    @property
+    def interleaved(self) -> bool:
+        """Whether this stage prunes as it goes."""
+        return self.pruned.prune_inputs == "recovered"
+
+    @property
+    def overlays(self) -> list[PrunedSpec | ReconstructedSpec]:
+        """What lies over the dense model, in the order of application."""
+        return [self] if self.interleaved else [self.pruned, self]
+
     def upstream(self) -> list[Spec]:
-        return [self.pruned.dense.calibration.model, self.pruned.dense, self.pruned]
+        pruning = self.pruned.upstream()
+        return pruning if self.interleaved else [*pruning[:2], self.pruned]
 
 
 class EvaluationSpec(Spec):
@@ -201,12 +246,12 @@ class EvaluationSpec(Spec):
         """What lies over the dense model, in the order of application."""
         if isinstance(self.subject, ModelSpec):
             return []
-        if isinstance(self.subject, PrunedSpec):
-            return [self.subject]
-        return [self.subject.pruned, self.subject]
+        return [self.subject] if isinstance(self.subject, PrunedSpec) else self.subject.overlays
 
 
-AnySpec = ModelSpec | DataSpec | CalibrationSpec | DenseSpec | PrunedSpec | ReconstructedSpec | EvaluationSpec
+AnySpec = (
+    ModelSpec | DataSpec | CalibrationSpec | DenseSpec | GramsSpec | PrunedSpec | ReconstructedSpec | EvaluationSpec
+)
 _SPECS: TypeAdapter[Spec] = TypeAdapter(Annotated[AnySpec, Field(discriminator="stage")])
 
 

@@ -1,31 +1,60 @@
 """Calibration statistics: what criteria need to know of the inputs of every matrix.
 
 Matrices that read the same tensor (q/k/v, gate/up) share one accumulation. Sums are kept in float64, so that scores do
-not depend on how the calibration set was batched beyond float64's rounding.
+not depend on how the calibration set was batched beyond float64's rounding; Gram matrices, which only some criteria
+ask for, in float32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from . import hessian
 
-@dataclass(frozen=True)
+_PANEL = 4096
+"""Columns of a Gram matrix on the CPU that an accelerator computes at a time."""
+
+
+@dataclass(frozen=True, eq=False)
 class Statistics:
-    """Statistics of the inputs of one matrix.
+    """Statistics of the inputs ``x`` of one matrix.
 
     Attributes:
         tokens: number of input vectors seen.
+        sums: ``[columns]`` float64, the sum over tokens of each input.
         squared_norms: ``[columns]`` float64, the sum over tokens of each input's square, ``||X_j||^2``.
+        gram: ``[columns, columns]`` float32, ``X^T X``, where it was asked for.
     """
 
     tokens: int
+    sums: Tensor
     squared_norms: Tensor
+    gram: Tensor | None = None
+    _factors: dict[float, Tensor] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def means(self) -> Tensor:
+        """``[columns]`` float64."""
+        return self.sums / self.tokens
+
+    @property
+    def variances(self) -> Tensor:
+        """``[columns]`` float64, sample variance over tokens."""
+        centred = self.squared_norms - self.sums.square() / self.tokens
+        return centred.clamp(min=0) / max(1, self.tokens - 1)
+
+    def inverse_factor(self, damping: float) -> Tensor:
+        """:func:`freelunch.hessian.inverse_factor` of the Gram matrix, computed once for all matrices that share it."""
+        assert self.gram is not None
+        if damping not in self._factors:
+            self._factors[damping] = hessian.inverse_factor(self.gram, damping)
+        return self._factors[damping]
 
 
 class Collector:
@@ -33,12 +62,15 @@ class Collector:
 
     Args:
         matrices: the linear layers, by name.
+        gram: whether to accumulate Gram matrices too.
     """
 
-    def __init__(self, matrices: dict[str, nn.Linear]) -> None:
-        self._matrices = matrices
+    def __init__(self, matrices: dict[str, nn.Linear], gram: bool = False) -> None:
+        self._matrices, self._with_gram = matrices, gram
         self._leader: dict[str, str] = {}
         self._sums: dict[str, Tensor] = {}
+        self._squares: dict[str, Tensor] = {}
+        self._grams: dict[str, Tensor] = {}
         self._tokens: dict[str, int] = {}
         self._seen: list[tuple[Tensor, str]] = []
 
@@ -54,13 +86,17 @@ class Collector:
             self._seen.clear()
 
     def results(self) -> dict[str, Statistics]:
-        """Statistics by matrix; matrices with a common input share tensors."""
-        return {name: Statistics(self._tokens[at], self._sums[at]) for name, at in sorted(self._leader.items())}
+        """Statistics by matrix, in the order of their calls; matrices with a common input share them."""
+        shared = {
+            name: Statistics(self._tokens[name], self._sums[name], self._squares[name], self._grams.get(name))
+            for name in self._sums
+        }
+        return {name: shared[leader] for name, leader in self._leader.items()}
 
     @property
     def leaders(self) -> dict[str, str]:
-        """For every matrix, the one whose accumulation it shares (itself, if it is the first)."""
-        return dict(sorted(self._leader.items()))
+        """For every matrix, in the order of their calls, the first that reads the same input."""
+        return dict(self._leader)
 
     def _hook(self, name: str) -> Any:
         def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -79,6 +115,40 @@ class Collector:
     @torch.no_grad()
     def _add(self, name: str, inputs: Tensor) -> None:
         rows = inputs.detach().reshape(-1, inputs.shape[-1]).float()
-        total = rows.square().sum(0, dtype=torch.float64).cpu()
-        self._sums[name] = self._sums[name] + total if name in self._sums else total
+        exact = rows.double()  # a variance is a small difference of large sums
+        for sums, values in ((self._sums, exact), (self._squares, exact.square())):
+            total = values.sum(0).cpu()
+            sums[name] = sums[name] + total if name in sums else total
         self._tokens[name] = self._tokens.get(name, 0) + rows.shape[0]
+        if self._with_gram:
+            if name not in self._grams:
+                self._grams[name] = _room(rows.shape[1], rows.device)
+            add_gram(self._grams[name], rows)
+
+
+def on_device(gram: Tensor, device: torch.device) -> Tensor:
+    """A Gram matrix on the device if there is room for it and as much again to work with, else where it is."""
+    try:
+        moved = gram.to(device)
+        torch.empty_like(moved)
+    except torch.OutOfMemoryError:
+        return gram
+    return moved
+
+
+def _room(columns: int, device: torch.device) -> Tensor:
+    """Zeros for a Gram matrix: on the device if it has room, else in the host's memory."""
+    try:
+        return torch.zeros(columns, columns, device=device)
+    except torch.OutOfMemoryError:
+        return torch.zeros(columns, columns)
+
+
+def add_gram(gram: Tensor, rows: Tensor) -> None:
+    """Add ``X^T X`` of ``rows`` ``[tokens, columns]`` to ``gram``; in panels if that lies on another device."""
+    if gram.device == rows.device:
+        gram.addmm_(rows.T, rows)
+        return
+    for start in range(0, gram.shape[0], _PANEL):
+        panel = slice(start, start + _PANEL)
+        gram[panel] += (rows[:, panel].T @ rows).to(gram.device)

@@ -131,6 +131,7 @@ class Network:
     def block(self, index: int) -> Iterator[nn.Module]:
         """A block with its weights on the device, given back when the context closes."""
         block = self.blocks[index]
+        self._add_biases(block, self.block_name(index))
         self._fill(block, self.block_name(index), recurse=True)
         try:
             yield block
@@ -167,6 +168,15 @@ class Network:
             yield
         finally:
             module.to("meta")
+
+    def _add_biases(self, block: nn.Module, name: str) -> None:
+        """Give a linear layer the bias that an overlay has for it and its config has not."""
+        for child, linear in block.named_modules():
+            full = f"{name}.{child}.bias"
+            if isinstance(linear, nn.Linear) and linear._parameters["bias"] is None and full in self.source:
+                bias = torch.empty(linear.out_features, device="meta", dtype=self._dtypes[f"{name}.{child}.weight"])
+                linear.bias = nn.Parameter(bias, requires_grad=False)
+                self._dtypes[full] = bias.dtype
 
     def _fill(self, module: nn.Module, name: str, recurse: bool = False) -> None:
         """Read a module's own tensors (with ``recurse`` those of its children too) and rebuild its buffers."""

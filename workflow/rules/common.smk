@@ -5,6 +5,7 @@ import re
 from freelunch.config import parse_config
 from freelunch.costs import cost
 from freelunch.errors import FreelunchError
+from freelunch.facts import facts_of
 from freelunch.plan import make_plan
 from freelunch.provenance import code_digest, sources
 from freelunch.sources import wheel_path
@@ -17,6 +18,8 @@ except FreelunchError as error:
     raise WorkflowError(f"config.yaml: {error}") from None
 
 SPECS = {stage: PLAN.stage(stage) for stage in STAGES}
+
+MODULES = {"pruned": "stages.prune", "recovered": "stages.recover"}
 
 # Snakemake lowers this to the cores it was given; on a cluster it is what a GPU job asks for.
 TORCH_THREADS = 8
@@ -47,10 +50,14 @@ def upstream(stage):
     return paths
 
 
-def criterion_code(wildcards):
-    """The stage's own code, and of the criteria only the one that is used."""
-    criterion = SPECS["pruned"][wildcards.name].criterion
-    return code("stages.prune", f"criteria.{criterion}")
+def method_code(stage, pruned):
+    """The stage's own code and, where it prunes, of all methods only those that are used."""
+
+    def digest(wildcards):
+        spec = pruned(SPECS[stage][wildcards.name])
+        return code(MODULES[stage], *(spec.method.modules if spec else ()))
+
+    return digest
 
 
 def source_files(spec):
@@ -66,6 +73,16 @@ def source_files(spec):
             else [str(path)]
         )
     return []
+
+
+def pruning_threads(wildcards):
+    """One for small matrices, which gain nothing from more; several such jobs then run side by side."""
+    model = SPECS["pruned"][wildcards.name].dense.calibration.model
+    sizes = [
+        rows * columns
+        for rows, columns in facts_of(PLAN.config, model.model).matrices.values()
+    ]
+    return 1 if max(sizes) < 2**22 else TORCH_THREADS
 
 
 def memory(stage):

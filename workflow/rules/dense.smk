@@ -1,4 +1,4 @@
-"""The dense pass: activations and statistics, shared by every run on the same calibration set."""
+"""The dense pass: activations and statistics, shared by every run on the same calibration set; Gram matrices for some."""
 
 
 rule dense:
@@ -23,3 +23,27 @@ rule dense:
         "dense pass {wildcards.name}"
     script:
         "../scripts/dense.py"
+
+
+rule grams:
+    input:
+        upstream("grams"),
+    output:
+        "results/grams/{name}/manifest.json",
+    log:
+        "results/logs/grams/{name}.log",
+    benchmark:
+        "results/benchmarks/grams/{name}.tsv"
+    conda:
+        "../../envs/torch.yaml"
+    threads: TORCH_THREADS
+    resources:
+        mem_mb=memory("grams"),
+        runtime=480,
+        gpu=1,
+    params:
+        code=code("stages.grams"),
+    message:
+        "Gram matrices {wildcards.name}"
+    script:
+        "../scripts/grams.py"

@@ -12,13 +12,13 @@ rule prune:
         "results/benchmarks/pruned/{name}.tsv"
     conda:
         "../../envs/torch.yaml"
-    threads: TORCH_THREADS
+    threads: pruning_threads
     resources:
         mem_mb=memory("pruned"),
         runtime=240,
         gpu=1,
     params:
-        code=criterion_code,
+        code=method_code("pruned", lambda spec: spec),
     message:
         "prune {wildcards.name}"
     script:

@@ -18,7 +18,7 @@ rule recover:
         runtime=1440,
         gpu=1,
     params:
-        code=code("stages.recover"),
+        code=method_code("recovered", lambda spec: spec.pruned if spec.interleaved else None),
     message:
         "recover {wildcards.name}"
     script:

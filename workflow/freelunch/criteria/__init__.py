@@ -1,24 +1,24 @@
-"""Pruning criteria: one small class each, in a module of the criterion's name.
+"""Pruning criteria, one small class each, in a module of the criterion's name.
 
-To add one, write ``criteria/<name>.py`` that ends with ``criterion = YourCriterion()``; nothing else knows its name.
-Imports no torch, so that the config can be checked against the names.
+To add one, write ``criteria/<name>.py`` that ends with ``method = YourCriterion``; nothing else knows its name.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+# absolute: provenance follows relative imports, and none of this changes what a criterion gives
+from freelunch.methods import Methods
+
 if TYPE_CHECKING:
-    # absolute: provenance follows relative imports, and no criterion depends on another
     from freelunch.criteria.criterion import Criterion
 
-_STEMS = {path.stem for path in Path(__file__).parent.glob("*.py")}
-NAMES = tuple(sorted(_STEMS - {"__init__", "criterion"}))
+_METHODS = Methods(__name__, Path(__file__).parent, "criterion", "criterion")
+NAMES = _METHODS.names
 
 
-def named(name: str) -> Criterion:
-    """The criterion of that name. Looked up by module, so that editing one reruns only its own results."""
-    found: Criterion = import_module(f"{__name__}.{name}").criterion
+def parse_criterion(text: object) -> Criterion:
+    """The criterion that a text such as ``wanda`` or ``ria(alpha=1)`` stands for."""
+    found: Criterion = _METHODS.parse(text)
     return found

@@ -2,16 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
-from torch import Tensor
+from ..errors import FreelunchError, naming
+from ..matrix import Matrix, finite
 
-from ..statistics import Statistics
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..patterns import NM, Unstructured
 
 
-class Criterion(Protocol):
-    """Scores the weights of one matrix; the lowest are pruned."""
+@dataclass(frozen=True)
+class Criterion:
+    """Scores the weights of one matrix; the lowest are pruned. Fields are settings, written ``name(field=value)``."""
 
-    def score(self, weight: Tensor, statistics: Statistics) -> Tensor:
-        """Scores ``[rows, columns]`` of a float32 weight ``[rows = outputs, columns = inputs]``."""
-        ...
+    needs_gram: ClassVar[bool] = False
+    """Whether it looks at the Gram matrix of the inputs."""
+
+    def score(self, matrix: Matrix) -> Tensor:
+        """Scores ``[rows, columns]`` of a matrix."""
+        raise NotImplementedError
+
+    def scores(self, matrix: Matrix) -> Tensor:
+        """:meth:`score`, checked.
+
+        Raises:
+            FreelunchError: a score is not finite, or cannot be had; names the matrix.
+        """
+        with naming(matrix.name):
+            found = self.score(matrix)
+            if not finite(found):
+                raise FreelunchError(f"{type(self).__name__} scores contain NaN or infinity")
+        return found
+
+    def prune(self, matrix: Matrix, pattern: Unstructured | NM, pruned: int) -> tuple[Tensor, Tensor]:
+        """Boolean mask (True = kept) that prunes ``pruned`` weights, and the weights ``[rows, columns]`` under it.
+
+        Criteria whose scores depend on what was pruned before, or that change weights, override this.
+        """
+        return pattern.mask(self.scores(matrix), pruned), matrix.weight

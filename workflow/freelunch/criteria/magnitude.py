@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from ..statistics import Statistics
+from ..matrix import Matrix
+from .criterion import Criterion
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
-class Magnitude:
+@dataclass(frozen=True)
+class Magnitude(Criterion):
     """``S_ij = |W_ij|`` (Han et al. 2015, arXiv 1506.02626)."""
 
-    def score(self, weight: Tensor, statistics: Statistics) -> Tensor:
-        return weight.abs()
+    def score(self, matrix: Matrix) -> Tensor:
+        return matrix.weight.abs()
 
 
-criterion = Magnitude()
+method = Magnitude

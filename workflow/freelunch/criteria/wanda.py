@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from ..statistics import Statistics
+from ..matrix import Matrix
+from .criterion import Criterion
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
-class Wanda:
+@dataclass(frozen=True)
+class Wanda(Criterion):
     """``S_ij = |W_ij| * ||X_j||_2`` (Sun et al. 2023, arXiv 2306.11695)."""
 
-    def score(self, weight: Tensor, statistics: Statistics) -> Tensor:
-        return weight.abs() * statistics.squared_norms.sqrt().to(weight)
+    def score(self, matrix: Matrix) -> Tensor:
+        return matrix.weight.abs() * matrix.inputs.squared_norms.sqrt().to(matrix.weight)
 
 
-criterion = Wanda()
+method = Wanda

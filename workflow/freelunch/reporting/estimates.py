@@ -21,6 +21,7 @@ PRUNING = (
     "validation_sequences",
     "sampling",
     "allocation",
+    "refinement",
     "prune_inputs",
 )
 RECOVERING = (

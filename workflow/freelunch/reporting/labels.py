@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pandas as pd
 
 from ..errors import FreelunchError
-from ..patterns import NM, parse_pattern
+from ..patterns import NM, Structured, parse_pattern
 from ..windows import parse_window
 
 NOT_RECOVERED = "none"
@@ -24,13 +25,30 @@ _AXES = {
     "variant": "Recovery",
 }
 _VALUES = {
-    "criterion": {"dense": "Dense", "magnitude": "Magnitude", "wanda": "Wanda"},
+    "criterion": {
+        "dense": "Dense",
+        "random": "Random",
+        "magnitude": "Magnitude",
+        "wanda": "Wanda",
+        "ria": "RIA",
+        "sparsegpt": "SparseGPT",
+        "flap": "FLAP",
+    },
+    "allocation": {"uniform": "Uniform", "erk": "ERK", "lamp": "LAMP", "owl": "OWL", "given": "Given"},
+    "refinement": {
+        "none": "None",
+        "dsnot": "DSnoT",
+        "exact": "Exact update",
+        "admm": "ADMM update",
+        "bias": "Bias compensation",
+    },
     "optimizer": {"adamw": "AdamW"},
     "loss": {"mse": "MSE"},
     "variant": {"dense": "Dense", NOT_RECOVERED: "Not recovered"},
 }
 _WINDOWS = {"attention_mlp": "Attention / MLP", "block": "Block", "attention": "Attention half", "mlp": "MLP half"}
-_CRITERIA = ("magnitude", "wanda")
+_CRITERIA = tuple(_VALUES["criterion"])
+_PARTS = re.compile(r"([^+(]+)(\([^)]*\))?")
 
 
 def axis(name: str) -> str:
@@ -40,6 +58,8 @@ def axis(name: str) -> str:
 
 def value(name: str, found: Any) -> str:
     """What a value of an axis is called."""
+    if name in ("criterion", "allocation", "refinement"):
+        return _method(name, str(found))
     if name in _VALUES and found in _VALUES[name]:
         return _VALUES[name][found]
     if name in ("window", "variant"):
@@ -63,16 +83,24 @@ def order(name: str, found: Any) -> tuple[Any, ...]:
     if name in ("window", "variant"):
         return (_size(str(found)), str(found))
     if name == "criterion":
-        return (_CRITERIA.index(found) if found in _CRITERIA else len(_CRITERIA), str(found))
+        base = str(found).split("(")[0]
+        return (_CRITERIA.index(base) if base in _CRITERIA else len(_CRITERIA), str(found))
     if name == "pattern":
         try:
             pattern = parse_pattern(found)
         except FreelunchError:
-            return (2, 0.0, str(found))
-        return (int(isinstance(pattern, NM)), pattern.sparsity, str(found))
+            return (3, 0.0, str(found))
+        kind = 1 if isinstance(pattern, NM) else 2 if isinstance(pattern, Structured) else 0
+        return (kind, pattern.sparsity, str(found))
     if isinstance(found, str):
         return (1, 0.0, found)
     return (-1, 0.0, "") if pd.isna(found) else (0, float(found), "")
+
+
+def _method(name: str, text: str) -> str:
+    """A method with its settings, or several joined by +: ``ria(alpha=1)`` gives RIA (alpha=1)."""
+    parts = [(match[1].strip(), match[2] or "") for match in _PARTS.finditer(text)]
+    return " + ".join(f"{_VALUES[name].get(part, part)} {settings}".strip() for part, settings in parts)
 
 
 def _size(window: str) -> float:

@@ -29,6 +29,7 @@ DTYPES = {
     "sparsity": "float64",
     "achieved_sparsity": "float64",
     "allocation": "str",
+    "refinement": "str",
     "prune_inputs": "str",
     "recovery": "str",
     "window": "str",

@@ -44,7 +44,7 @@ def rows_of(suite: str, spec: EvaluationSpec, root: Path) -> Iterator[dict[str, 
     for metric in read_json(artifact.file("metrics.json")):
         kept = ("metric", "dataset", "split", "length", "value", "stderr")
         yield about | {key: metric[key] for key in kept}
-    for name, value in overlays.get("pruned", {}).get("matrix_sparsity", {}).items():
+    for name, value in _pruning(overlays).get("matrix_sparsity", {}).items():
         yield about | {"metric": "matrix_sparsity", "position": name, "value": value}
     for window in overlays.get("recovered", {}).get("windows", []):
         at = {"position": window["window"], "split": "validation"}
@@ -53,6 +53,11 @@ def rows_of(suite: str, spec: EvaluationSpec, root: Path) -> Iterator[dict[str, 
         yield about | at | {
             "metric": "best_validation_loss", "step": window["best_step"], "value": window["best_loss"],
         }  # fmt: skip
+
+
+def _pruning(overlays: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The manifest of the stage that pruned: the recovery's own, if it did."""
+    return overlays.get("pruned") or overlays.get("recovered") or {}
 
 
 def _protocol(spec: EvaluationSpec, overlays: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -76,8 +81,9 @@ def _protocol(spec: EvaluationSpec, overlays: dict[str, dict[str, Any]]) -> dict
         "criterion": pruned.criterion,
         "pattern": pruned.pattern,
         "sparsity": parse_pattern(pruned.pattern).sparsity,
-        "achieved_sparsity": overlays["pruned"]["achieved_sparsity"],
+        "achieved_sparsity": _pruning(overlays)["achieved_sparsity"],
         "allocation": pruned.allocation,
+        "refinement": pruned.refinement,
         "prune_inputs": pruned.prune_inputs,
         "recovery": "none",
     }

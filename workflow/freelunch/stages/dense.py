@@ -7,6 +7,7 @@ criteria need.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, nullcontext
 
 import torch
@@ -14,12 +15,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from ..activations import batches, boundaries_to_keep, check_finite, create, forward, scratch
+from ..activations import batches, boundaries_to_keep, check_finite, create, forward, load, scratch
+from ..artifacts import Artifact
 from ..blocks import matrices
 from ..specs import DenseSpec
 from ..statistics import Collector
 from ..streaming import Network
-from .network import open_network, tensors
+from .network import open_network
 from .stage import Stage
 
 SPLITS = ("calibration", "validation")
@@ -30,7 +32,7 @@ def dense(stage: Stage, max_gib: float) -> None:
     """Run the stage; ``max_gib`` bounds the size of the kept hidden states."""
     spec = stage.spec
     assert isinstance(spec, DenseSpec)
-    tokens = tensors(stage.open(spec.calibration))
+    tokens = stage.tensors(spec.calibration)
     crops = {split: tokens.load(split) for split in SPLITS}
     network = open_network(stage, spec.calibration.model)
     blocks, length = len(network.blocks), spec.calibration.length
@@ -42,7 +44,7 @@ def dense(stage: Stage, max_gib: float) -> None:
     log.info("keeping %d of %d block boundaries, %.3f GiB", len(kept), blocks + 1, len(kept) * each / 2**30)
 
     collected: dict[str, Tensor] = {}
-    leaders: dict[str, str] = {}
+    leaders: list[list[tuple[str, str]]] = []
     states: dict[str, Tensor] = {}
     for boundary in tqdm(range(blocks + 1), desc="dense pass, block boundaries", unit="boundary"):
         with ExitStack() as files:
@@ -56,15 +58,19 @@ def dense(stage: Stage, max_gib: float) -> None:
                         for part in batches(len(rows), batch):
                             rooms[split][part] = embed(rows[part]).cpu()
             else:
-                statistics = _advance(network, boundary - 1, states, rooms, batch)
-                collected |= statistics[0]
-                leaders |= statistics[1]
+                inputs = _advance(network, boundary - 1, states, rooms, batch)
+                for name, found in inputs.results().items():
+                    at = f"{network.block_name(boundary - 1)}.{name}"
+                    if inputs.leaders[name] == name:
+                        collected |= {f"{at}.sums": found.sums, f"{at}.squared_norms": found.squared_norms}
+                leaders.append([_full(network, boundary - 1, *pair) for pair in inputs.leaders.items()])
             for split, room in rooms.items():
                 check_finite(room, f"dense {split} states at block boundary {boundary}")
             states = rooms
     with stage.writing("statistics.safetensors") as path:
         save_file(collected, path)
-    stage.write_json("statistics.json", {"tokens": crops["calibration"].numel(), "inputs": leaders})
+    # in lists, which keep the order of the calls
+    stage.write_json("statistics.json", {"tokens": crops["calibration"].numel(), "leaders": leaders})
     stage.finish(boundaries=kept, tokens=crops["calibration"].numel())
 
 
@@ -79,15 +85,35 @@ def _room(
 
 def _advance(
     network: Network, index: int, states: dict[str, Tensor], rooms: dict[str, Tensor], batch: int
-) -> tuple[dict[str, Tensor], dict[str, str]]:
+) -> Collector:
     """Run a block over all splits; collect statistics of its matrices on the calibration split alone."""
     with network.block(index) as block:
         collector = Collector(matrices(block))
         for split, room in rooms.items():
             with collector.watching() if split == "calibration" else nullcontext():
                 forward(network, index, block, "block", None, states[split], room, batch)
-    name = network.block_name(index)
-    leaders = {f"{name}.{matrix}": f"{name}.{leader}" for matrix, leader in collector.leaders.items()}
-    results = collector.results()
-    sums = {f"{name}.{at}": results[at].squared_norms for at in sorted(set(collector.leaders.values()))}
-    return sums, leaders
+    return collector
+
+
+def _full(network: Network, index: int, name: str, leader: str) -> tuple[str, str]:
+    block = network.block_name(index)
+    return f"{block}.{name}", f"{block}.{leader}"
+
+
+class KeptStates(Mapping[int, Tensor]):
+    """The kept block boundaries of a dense cache, memory-mapped when looked up."""
+
+    def __init__(self, cache: Artifact, split: str) -> None:
+        self._cache, self._split = cache, split
+
+    def __getitem__(self, boundary: int) -> Tensor:
+        return load(self._cache.file(f"{self._split}-{boundary:03d}.safetensors"))
+
+    def __contains__(self, boundary: object) -> bool:
+        return boundary in self._cache.manifest["boundaries"]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._cache.manifest["boundaries"])
+
+    def __len__(self) -> int:
+        return len(self._cache.manifest["boundaries"])

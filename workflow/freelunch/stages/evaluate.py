@@ -12,7 +12,7 @@ from ..artifacts import Artifact
 from ..documents import read_documents
 from ..evaluation.perplexity import cut, perplexities
 from ..specs import EvaluationSpec
-from .network import open_network, open_tokenizer
+from .network import open_network, open_source, open_tokenizer
 from .stage import Stage
 
 
@@ -33,7 +33,7 @@ def evaluate(stage: Stage) -> None:
             about[name] = {
                 "metric": f"ppl@{task.length}", "dataset": task.data, "split": split, "length": task.length,
             }  # fmt: skip
-    network = open_network(stage, spec.base, spec.overlays)
+    network = open_network(stage, spec.base, open_source(stage, spec.base, spec.overlays))
     results = perplexities(network, windows, stage.execution.stream_tokens)
     metrics = [about[name] | _plain(asdict(result)) for name, result in results.items()]
     stage.write_json("metrics.json", metrics)

@@ -7,19 +7,15 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from ..artifacts import Artifact
 from ..device import DTYPES, choose
 from ..models import load_tokenizer
-from ..overlays import Masked, Replaced, SafetensorsFiles, TensorSource
+from ..overlays import Masked, Replaced, TensorSource
 from ..specs import ModelSpec, PrunedSpec, ReconstructedSpec
 from ..streaming import Network
 from .stage import Stage
 
-
-def tensors(artifact: Artifact, prefix: str = "") -> SafetensorsFiles:
-    """All tensors of an artifact's safetensors files whose names start with ``prefix``."""
-    names = [name for name in artifact.files if name.endswith(".safetensors") and name.startswith(prefix)]
-    return SafetensorsFiles(artifact.file(name) for name in names)
+MASKS, CHANGED, TRAINED = "masks-", "changed-", "window-"
+"""What the files of an overlay start with: packed masks, weights and biases changed by pruning, trained tensors."""
 
 
 def open_tokenizer(stage: Stage, model: ModelSpec) -> Any:
@@ -31,12 +27,18 @@ def open_tokenizer(stage: Stage, model: ModelSpec) -> Any:
     return load_tokenizer(artifact.folder)
 
 
-def open_network(stage: Stage, model: ModelSpec, overlays: Sequence[PrunedSpec | ReconstructedSpec] = ()) -> Network:
-    """The network of a model with overlays applied in order."""
-    artifact = stage.open(model)
-    source: TensorSource = tensors(artifact)
+def open_source(stage: Stage, model: ModelSpec, overlays: Sequence[PrunedSpec | ReconstructedSpec]) -> TensorSource:
+    """The tensors of a model with overlays applied in order."""
+    source: TensorSource = stage.tensors(model)
     for overlay in overlays:
-        files = tensors(stage.open(overlay))
-        source = Masked(source, files) if isinstance(overlay, PrunedSpec) else Replaced(source, files)
+        source = Masked(Replaced(source, stage.tensors(overlay, CHANGED)), stage.tensors(overlay, MASKS))
+        source = Replaced(source, stage.tensors(overlay, TRAINED))
+    return source
+
+
+def open_network(stage: Stage, model: ModelSpec, source: TensorSource | None = None) -> Network:
+    """The network of a model, with its own tensors or those of another source."""
+    artifact = stage.open(model)
     config = AutoConfig.from_pretrained(artifact.file("config.json").parent, local_files_only=True)
+    source = stage.tensors(model) if source is None else source
     return Network(config, source, DTYPES[model.source.dtype], choose(stage.execution.device))

@@ -1,59 +1,29 @@
-"""Stage ``prune``: masks of every matrix from the dense weights and statistics; no forward pass."""
+"""Stage ``prune``: masks of every matrix, from the dense statistics alone or block by block on pruned inputs."""
 
 from __future__ import annotations
 
-from safetensors.torch import save_file
 from tqdm import tqdm
 
-from .. import criteria
-from ..allocations import uniform
-from ..artifacts import Artifact, read_json
-from ..blocks import matrices
-from ..overlays import SafetensorsFiles, pack
-from ..patterns import parse_pattern
-from ..pruning import prune_matrix
 from ..specs import PrunedSpec
-from ..statistics import Statistics
-from .network import open_network
+from .pruning import PruningJob, summary
 from .stage import Stage
 
 
 def prune(stage: Stage) -> None:
-    """Run the stage: one file of bit-packed masks per block, and the achieved sparsity of every matrix."""
+    """Run the stage: per block a file of bit-packed masks and one of changed tensors; the sparsity of every matrix."""
     spec = stage.spec
     assert isinstance(spec, PrunedSpec)
-    network = open_network(stage, spec.dense.calibration.model)
-    statistics = read_statistics(stage.open(spec.dense))
-    shapes = {
-        f"{network.block_name(index)}.{name}": (matrix.weight.shape[0], matrix.weight.shape[1])
-        for index, block in enumerate(network.blocks)
-        for name, matrix in matrices(block).items()
-    }
-    allocated = uniform(parse_pattern(spec.pattern), shapes)
-    for name, pattern in allocated.items():
-        pattern.check(*shapes[name], name)
+    job = PruningJob(stage, spec)
+    blocks = tqdm(sorted(set(job.matrices.blocks.values())), desc=f"pruning with {spec.criterion}", unit="block")
+    if spec.prune_inputs == "dense":
+        records = [job.write(index, job.pruner.block(index, job.load)) for index in blocks]
+    else:
+        # imported here: with dense inputs no network is built, and transformers need not be loaded
+        from .prefix import PrunedPrefix
 
-    method = criteria.named(spec.criterion)
-    sparsity: dict[str, float] = {}
-    pruned = 0
-    for index, block in enumerate(tqdm(network.blocks, desc=f"pruning with {spec.criterion}", unit="block")):
-        masks = {}
-        for matrix in matrices(block):
-            name = f"{network.block_name(index)}.{matrix}"
-            weight = network.source.load(f"{name}.weight").to(network.dtype).to(network.device)
-            mask = prune_matrix(name, weight, statistics[name], method, allocated[name]).cpu()
-            masks[f"{name}.weight"] = pack(mask)
-            count = mask.numel() - int(mask.sum())
-            sparsity[name] = count / mask.numel()
-            pruned += count
-        with stage.writing(f"masks-{index:03d}.safetensors") as path:
-            save_file(masks, path)
-    total = sum(rows * columns for rows, columns in shapes.values())
-    stage.finish(achieved_sparsity=pruned / total, matrix_sparsity=sparsity)
-
-
-def read_statistics(dense: Artifact) -> dict[str, Statistics]:
-    """Statistics by full matrix name, from a dense cache."""
-    about = read_json(dense.file("statistics.json"))
-    sums = SafetensorsFiles([dense.file("statistics.safetensors")])
-    return {name: Statistics(about["tokens"], sums.load(leader)) for name, leader in about["inputs"].items()}
+        prefix = PrunedPrefix(stage, spec, job)
+        records = []
+        for index in blocks:
+            records += prefix.prune(index)
+            prefix.advance(index)
+    stage.finish(**summary(records))

@@ -17,6 +17,7 @@ from typing import Any
 from ..artifacts import MANIFEST, Artifact, describe, files_digest, replacing, write_json
 from ..config import ExecutionConfig
 from ..device import choose
+from ..overlays import SafetensorsFiles
 from ..provenance import versions
 from ..specs import Spec
 
@@ -50,6 +51,12 @@ class Stage:
         if spec.manifest not in self._opened:
             self._opened[spec.manifest] = Artifact(self.root / spec.folder, spec)
         return self._opened[spec.manifest]
+
+    def tensors(self, spec: Spec, prefix: str = "") -> SafetensorsFiles:
+        """All tensors of an upstream result's safetensors files whose names start with ``prefix``."""
+        artifact = self.open(spec)
+        names = [name for name in artifact.files if name.endswith(".safetensors") and name.startswith(prefix)]
+        return SafetensorsFiles(artifact.file(name) for name in names)
 
     @cached_property
     def signature(self) -> str:

@@ -1,0 +1,50 @@
+"""Erdős–Rényi kernel: the density of a matrix is inverse to its size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..errors import FreelunchError
+from ..matrix import Matrices
+from .allocation import Allocation
+
+
+@dataclass(frozen=True)
+class ERK(Allocation):
+    """Kept weights in proportion to ``rows + columns`` (for convolutions all four sides; Evci et al. 2020,
+    arXiv 1911.11134).
+
+    A matrix that would keep more than it has stays dense, the one that overflows most first, and the rest is
+    redistributed. ``cap`` bounds the density of every matrix instead of 1.
+    """
+
+    cap: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.cap <= 1:
+            raise FreelunchError(f"cap is a density, above 0 and at most 1, not {self.cap:g}")
+
+    def check(self, blocks: int, sparsity: float) -> None:
+        if 1 - sparsity > self.cap:
+            raise FreelunchError(f"no matrix may keep more than {self.cap:.4g}, but {1 - sparsity:.4g} must be kept")
+
+    def targets(self, matrices: Matrices, pruned: float) -> Mapping[str, float]:
+        sizes = matrices.sizes
+        kept: dict[str, float] = {}
+        left = float(sum(sizes.values()) - pruned)
+        scores = {name: sum(shape) for name, shape in matrices.shapes.items()}
+        while scores:
+            share = left / sum(scores.values())
+            density = {name: share * score / sizes[name] for name, score in scores.items()}
+            worst = max(density, key=density.__getitem__)
+            if density[worst] <= self.cap:
+                kept |= {name: share * score for name, score in scores.items()}
+                break
+            kept[worst] = self.cap * sizes[worst]
+            left -= kept[worst]
+            del scores[worst]
+        return {name: size - kept[name] for name, size in sizes.items()}
+
+
+method = ERK

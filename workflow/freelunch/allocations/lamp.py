@@ -1,0 +1,36 @@
+"""LAMP: one global threshold on magnitudes, each measured against the larger weights of its own matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..matrix import Matrices
+from .allocation import Allocation
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LAMP(Allocation):
+    """Layer-adaptive magnitude pruning (Lee et al. 2021, arXiv 2010.07611).
+
+    The score of a weight is ``W_u^2 / sum of W_v^2 over v with W_v^2 >= W_u^2``; the lowest of the whole network go.
+    Only how many that are in each matrix is used here; which ones is the criterion's.
+    """
+
+    def targets(self, matrices: Matrices, pruned: float) -> Mapping[str, float]:
+        from ..selection import count_lowest
+
+        return count_lowest(lambda: ((matrix.name, lamp_scores(matrix.weight)) for matrix in matrices), int(pruned))
+
+
+def lamp_scores(weight: Tensor) -> Tensor:
+    """LAMP scores of a weight tensor, in ascending order of its magnitudes."""
+    squares = weight.flatten().double().square().sort().values
+    return squares / squares.flip(0).cumsum(0).flip(0).clamp(min=1e-300)
+
+
+method = LAMP

@@ -1,0 +1,30 @@
+"""Bias compensation: what the pruned inputs gave on average is added as a constant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from ..matrix import Matrix
+from ..patterns import Pattern
+from .refinement import Pruned, Refinement
+
+
+@dataclass(frozen=True)
+class Bias(Refinement):
+    """``b_i += sum_j (1 - M_ij) W_ij E[X_j]`` with the dense weights ``W`` (FLAP, An et al. 2023, arXiv 2312.11983).
+
+    Weights that stay may have been changed; the mean of what they now give is compensated too. A layer without a bias
+    gets one. Outputs all of whose weights are pruned are gone, and stay so.
+    """
+
+    last: ClassVar[bool] = True
+
+    def refine(self, matrix: Matrix, pruned: Pruned, pattern: Pattern) -> Pruned:
+        lost = matrix.weight - pruned.weight * pruned.mask
+        change = lost @ matrix.inputs.means.to(lost)
+        bias = matrix.bias if matrix.bias is not None else lost.new_zeros(lost.shape[0])
+        return replace(pruned, bias=bias + change * pruned.mask.any(1))
+
+
+method = Bias

@@ -1,0 +1,43 @@
+"""What a refinement is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from ..matrix import Matrix
+from ..patterns import Pattern
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Pruned:
+    """A pruned matrix.
+
+    Attributes:
+        mask: ``[rows, columns]``, True = kept.
+        weight: ``[rows, columns]`` float32; what it holds where pruned does not matter.
+        bias: ``[rows]`` float32, if the layer has one by now.
+    """
+
+    mask: Tensor
+    weight: Tensor
+    bias: Tensor | None
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """Makes a pruned matrix better. Fields are settings, written ``name(field=value)``."""
+
+    needs_gram: ClassVar[bool] = False
+    """Whether it looks at the Gram matrix of the inputs."""
+    structured: ClassVar[bool] = True
+    """Whether it leaves structured patterns as they are."""
+    last: ClassVar[bool] = False
+    """Whether what comes after it would make it wrong."""
+
+    def refine(self, matrix: Matrix, pruned: Pruned, pattern: Pattern) -> Pruned:
+        """A better mask that fits the pattern as well, or better weights or a better bias under the mask."""
+        raise NotImplementedError

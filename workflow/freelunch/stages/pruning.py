@@ -1,0 +1,141 @@
+"""What every job that prunes reads and writes: weights and statistics of the dense model, files of masks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..artifacts import Artifact, read_json
+from ..device import DTYPES, choose
+from ..facts import facts_of_source
+from ..matrix import Matrices, Matrix
+from ..overlays import SafetensorsFiles, pack
+from ..pruning import Pruner
+from ..refinements.refinement import Pruned
+from ..specs import PrunedSpec
+from ..statistics import Statistics, on_device
+from ..structured import Heads
+from .stage import Stage
+
+GRAMS = "grams-{:03d}.safetensors"
+
+
+class DenseStatistics:
+    """Statistics of the dense model's inputs, read when they are looked at.
+
+    Args:
+        dense: the artifact with the sums.
+        grams: the one with the Gram matrices, if the method needs them.
+    """
+
+    def __init__(self, dense: Artifact, grams: Artifact | None, device: torch.device) -> None:
+        about = read_json(dense.file("statistics.json"))
+        self.tokens: int = about["tokens"]
+        self.leaders: dict[int, dict[str, str]] = {i: dict(pairs) for i, pairs in enumerate(about["leaders"])}
+        self._sums = SafetensorsFiles([dense.file("statistics.safetensors")])
+        self._grams, self._device = grams, device
+        self._leader = {
+            name: (block, leader) for block, pairs in self.leaders.items() for name, leader in pairs.items()
+        }
+        # matrices with a common input follow each other: one is held, with what was computed from its Gram matrix
+        self._read = lru_cache(maxsize=1)(self._load)
+
+    def of(self, name: str) -> Statistics:
+        """Statistics of the inputs of a matrix; the same object for matrices that share them."""
+        return self._read(*self._leader[name])
+
+    def _load(self, block: int, leader: str) -> Statistics:
+        gram = None
+        if self._grams is not None:
+            gram = on_device(SafetensorsFiles([self._grams.file(GRAMS.format(block))]).load(leader), self._device)
+        return Statistics(
+            self.tokens, self._sums.load(f"{leader}.sums"), self._sums.load(f"{leader}.squared_norms"), gram
+        )
+
+
+class PruningJob:
+    """A method, applied to a model.
+
+    Attributes:
+        pruner: gives the pruned matrices of a block.
+        matrices: of the dense model, with the statistics of its own activations.
+    """
+
+    def __init__(self, stage: Stage, spec: PrunedSpec) -> None:
+        model = spec.dense.calibration.model
+        self._stage, self._seed, self._dtype = stage, spec.seed, DTYPES[model.source.dtype]
+        self._source, self._device = stage.tensors(model), choose(stage.execution.device)
+        grams = stage.open(spec.grams) if spec.grams else None
+        self._statistics = DenseStatistics(stage.open(spec.dense), grams, self._device)
+        leaders = self._statistics.leaders
+        blocks = {name: block for block, names in leaders.items() for name in names}
+        shapes = {name: self._source.shape(f"{name}.weight") for name in blocks}
+        self.matrices = Matrices(shapes, blocks, self.load)
+        facts = facts_of_source(model.model, model.source)
+        heads = Heads(facts.num_attention_heads, facts.num_key_value_heads, facts.head_dim)
+        self.pruner = Pruner(spec.method, self.matrices, leaders, heads)
+
+    def load(self, name: str) -> Matrix:
+        """A dense matrix with the statistics of the dense model."""
+        return self.matrix(name, self._statistics.of(name))
+
+    def matrix(self, name: str, inputs: Statistics) -> Matrix:
+        """A dense matrix with other statistics; on the device where their Gram matrix found room."""
+        device = self._device if inputs.gram is None else inputs.gram.device
+        return Matrix(name, self._read(f"{name}.weight", device), inputs, self._bias(name, device), self._seed)
+
+    def _read(self, name: str, device: torch.device) -> Tensor:
+        # rounded to the model's dtype first: what is scored is what is run
+        return self._source.load(name).to(self._dtype).to(device).float()
+
+    def _bias(self, name: str, device: torch.device) -> Tensor | None:
+        return self._read(f"{name}.bias", device) if f"{name}.bias" in self._source else None
+
+    def write(self, index: int, pruned: Iterable[tuple[Matrix, Pruned]]) -> BlockRecord:
+        """Write the files of a pruned block: bit-packed masks, and what changed besides."""
+        masks: dict[str, Tensor] = {}
+        changed: dict[str, Tensor] = {}
+        sparsity: dict[str, float] = {}
+        count = size = 0
+        for matrix, found in pruned:
+            mask = found.mask.cpu()
+            masks[f"{matrix.name}.weight"] = pack(mask)
+            lost = mask.numel() - int(mask.count_nonzero())
+            sparsity[matrix.name] = lost / mask.numel()
+            count, size = count + lost, size + mask.numel()
+            if found.weight is not matrix.weight:
+                changed[f"{matrix.name}.weight"] = (found.weight * found.mask).to(self._dtype).cpu()
+            if found.bias is not matrix.bias and found.bias is not None:
+                changed[f"{matrix.name}.bias"] = found.bias.to(self._dtype).cpu()
+        files = {f"masks-{index:03d}.safetensors": masks}
+        if changed:
+            files[f"changed-{index:03d}.safetensors"] = changed
+        for name, tensors in files.items():
+            with self._stage.writing(name) as path:
+                save_file(tensors, path)
+        return BlockRecord(list(files), sparsity, count, size)
+
+
+@dataclass(frozen=True)
+class BlockRecord:
+    """What the manifest says of a pruned block: its files, and what they hold."""
+
+    files: list[str]
+    matrix_sparsity: dict[str, float]
+    pruned: int
+    size: int
+
+
+def summary(records: Iterable[BlockRecord | Mapping[str, Any]]) -> dict[str, Any]:
+    """Sparsity of a pruned network from the records of its blocks."""
+    found = [record if isinstance(record, BlockRecord) else BlockRecord(**record) for record in records]
+    return {
+        "achieved_sparsity": sum(record.pruned for record in found) / sum(record.size for record in found),
+        "matrix_sparsity": {name: value for record in found for name, value in record.matrix_sparsity.items()},
+    }
