@@ -75,14 +75,11 @@ def source_files(spec):
     return []
 
 
-def pruning_threads(wildcards):
-    """One for small matrices, which gain nothing from more; several such jobs then run side by side."""
+def small(wildcards):
+    """Whether a model's matrices are so small that pruning them gains nothing from a second thread or a GPU."""
     model = SPECS["pruned"][wildcards.name].dense.calibration.model
-    sizes = [
-        rows * columns
-        for rows, columns in facts_of(PLAN.config, model.model).matrices.values()
-    ]
-    return 1 if max(sizes) < 2**22 else TORCH_THREADS
+    matrices = facts_of(PLAN.config, model.model).matrices.values()
+    return max(rows * columns for rows, columns in matrices) < 2**22
 
 
 def memory(stage):

@@ -12,11 +12,11 @@ rule prune:
         "results/benchmarks/pruned/{name}.tsv"
     conda:
         "../../envs/torch.yaml"
-    threads: pruning_threads
+    threads: lambda wildcards: 1 if small(wildcards) else TORCH_THREADS
     resources:
         mem_mb=memory("pruned"),
         runtime=240,
-        gpu=1,
+        gpu=lambda wildcards: 0 if small(wildcards) else 1,
     params:
         code=method_code("pruned", lambda spec: spec),
     message:
