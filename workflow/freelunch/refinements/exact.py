@@ -48,12 +48,15 @@ class Exact(Refinement):
             columns = (~some).to(torch.uint8).sort(dim=1, stable=True).indices[:, :size]
             inside = some.gather(1, columns)
             systems = hessian[columns.unsqueeze(2), columns.unsqueeze(1)]
-            systems = systems * (inside.unsqueeze(2) & inside.unsqueeze(1))
-            systems.diagonal(dim1=1, dim2=2).add_((~inside).to(systems))
+            if not bool(inside.all()):
+                systems *= inside.unsqueeze(2) & inside.unsqueeze(1)
+                systems.diagonal(dim1=1, dim2=2).add_((~inside).to(systems))
             missing = (weight[rows] * ~some) @ hessian
-            right = missing.gather(1, columns) * inside
-            change = torch.cholesky_solve(right.unsqueeze(2), factorised(systems)).squeeze(2)
-            found[rows] = (weight[rows] * some).scatter_add(1, columns, change * inside)
+            change = (missing.gather(1, columns) * inside).unsqueeze(2)
+            lower = factorised(systems)
+            for factor, upper in ((lower, False), (lower.mT, True)):
+                change = torch.linalg.solve_triangular(factor, change, upper=upper)
+            found[rows] = (weight[rows] * some).scatter_add(1, columns, change.squeeze(2) * inside)
         return replace(pruned, weight=found)
 
 

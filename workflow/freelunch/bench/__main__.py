@@ -1,0 +1,22 @@
+"""``python -m freelunch.bench [stages|pruning]``: how well the machine is used, and what pruning takes."""
+
+from __future__ import annotations
+
+import argparse
+
+from . import pruning, stages
+
+PARTS = {"stages": stages.main, "pruning": pruning.main}
+
+
+def main() -> None:
+    """Run the benchmarks that were asked for, or all of them."""
+    parser = argparse.ArgumentParser(prog="freelunch.bench", description=__doc__)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="which of them (default: all)")
+    for part in parser.parse_args().parts or PARTS:
+        print(f"== {part} ==\n")
+        PARTS[part]()
+
+
+if __name__ == "__main__":
+    main()

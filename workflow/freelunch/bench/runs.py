@@ -1,0 +1,101 @@
+"""What benchmarks share: stages run in processes of their own, on random-weight models with the demo's settings."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from ..__main__ import load
+from ..config import DataConfig, ExecutionConfig, ModelConfig
+from ..config import Random as RandomModel
+from ..facts import Facts, facts_of
+from ..specs import CalibrationSpec, DataSpec, DenseSpec, ModelSpec, PrunedSpec, ReconstructedSpec, Spec, parse_spec
+
+
+def the_demo() -> tuple[ReconstructedSpec, Facts, ExecutionConfig]:
+    """The first reconstruction of the default suite, the shape of its model, and how jobs run."""
+    plan = load([Path("config.yaml")])
+    subjects = [run.evaluation.subject for run in plan.runs[plan.config.default_suite]]
+    demo = next(subject for subject in subjects if isinstance(subject, ReconstructedSpec))
+    return demo, facts_of(plan.config, demo.pruned.dense.calibration.model.model), plan.config.execution
+
+
+def random_dense(demo: ReconstructedSpec, facts: Facts, depth: int, root: Path) -> DenseSpec:
+    """The demo's dense pass on a random model of its widths and of ``depth`` blocks, on random words."""
+    shape = facts.model_dump(exclude={"mlp_matrices"}) | {"num_hidden_layers": depth}
+    model = ModelSpec(model=f"random-{depth}", source=ModelConfig(random=RandomModel(config=shape)))
+    splits: Any = {"calibration": 0.5, "validation": 0.25, "test": 0.25}
+    data = DataSpec(data="words", source=DataConfig(path=str(root / "text.jsonl"), splits=splits))
+    old = demo.pruned.dense.calibration
+    calibration = CalibrationSpec(
+        model=model, data=data, sequences=old.sequences, validation_sequences=old.validation_sequences,
+        length=old.length, sampling="packed", seed=0,
+    )  # fmt: skip
+    return DenseSpec(calibration=calibration)
+
+
+def pruned_from(dense: DenseSpec, criterion: str, pattern: str, refinement: str = "none") -> PrunedSpec:
+    """A pruned model on a dense pass, with what is not being measured at its default."""
+    return PrunedSpec(
+        dense=dense, criterion=criterion, pattern=pattern, allocation="uniform", refinement=refinement,
+        prune_inputs="dense", seed=0,
+    )  # fmt: skip
+
+
+def alone(function: Any, *arguments: Any) -> Any:
+    """Call a function in a fresh process, so that its peak memory is its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *(_plain(argument) for argument in arguments)).result()
+
+
+def _plain(argument: Any) -> Any:
+    return argument.model_dump(mode="json") if isinstance(argument, Spec | ExecutionConfig) else argument
+
+
+def run(spec: dict[str, Any], root: Path, execution: dict[str, Any]) -> dict[str, Any]:
+    """Run one stage and return its manifest."""
+    from functools import partial
+
+    from ..job import quiet_libraries
+
+    quiet_libraries()
+    from ..stages.calibrate import calibrate
+    from ..stages.dense import dense
+    from ..stages.evaluate import evaluate
+    from ..stages.grams import grams
+    from ..stages.prepare_data import prepare_data
+    from ..stages.prepare_model import prepare_model
+    from ..stages.prune import prune
+    from ..stages.recover import recover
+    from ..stages.stage import Stage
+
+    stages: dict[str, Callable[[Stage], None]] = {
+        "models": prepare_model, "data": prepare_data, "calibration": calibrate, "dense": partial(dense, max_gib=64.0),
+        "grams": grams, "pruned": prune, "recovered": recover, "evaluation": evaluate,
+    }  # fmt: skip
+    stage = Stage(parse_spec(spec), root, ExecutionConfig.model_validate(execution), code="benchmark")
+    with (root / "log").open("a") as log:
+        previous, sys.stderr = sys.stderr, log
+        try:
+            stages[stage.spec.stage](stage)
+        finally:
+            sys.stderr = previous
+    manifest: dict[str, Any] = json.loads((stage.folder / "manifest.json").read_text())
+    return manifest
+
+
+def write_text(path: Path, demo: ReconstructedSpec) -> None:
+    """Documents of random words, enough of them for every split."""
+    calibration = demo.pruned.dense.calibration
+    generator = random.Random(0)
+    needed = 8 * (calibration.sequences + calibration.validation_sequences) * calibration.length
+    with path.open("w", encoding="utf-8") as sink:
+        for _ in range(needed // 500):
+            words = ("".join(generator.choices("etaoinshrdlu", k=generator.randint(2, 9))) for _ in range(100))
+            sink.write(json.dumps({"text": " ".join(words)}) + "\n")
