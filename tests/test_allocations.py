@@ -272,7 +272,10 @@ def test_erk_is_the_one_scale_that_keeps_what_must_be_kept_under_the_cap(shapes,
 
 def test_a_cap_below_the_density_is_refused():
     for text in ("50%", "50% per matrix", "2:4"):
-        with pytest.raises(FreelunchError, match=r"^no matrix may keep more than 0\.4, but 0\.5 must be kept$"):
+        with pytest.raises(
+            FreelunchError,
+            match=r"^allocation erk\(cap=0\.4\): no matrix may keep more than 0\.4, but 0\.5 must be kept$",
+        ):
             parse_method("magnitude", text, "erk(cap=40%)", "none").check(3)
         parse_method("magnitude", text, "erk(cap=50%)", "none").check(3)
 
@@ -402,12 +405,16 @@ def test_given_sparsities_are_those_of_the_blocks_in_turn():
 
 @pytest.mark.parametrize("pattern", ["50%", "50% per matrix", "2:4", "50% structured"])
 def test_a_list_of_the_wrong_length_or_mean_is_refused(pattern):
-    parse_method("magnitude", pattern, "given(40%, 45%, 65%)", "none").check(3)
-    with pytest.raises(FreelunchError, match=r"^it lists 3 sparsities, the model has 4 blocks$"):
+    parse_method("magnitude", pattern, "given(25%, 50%, 75%)", "none").check(3)
+    with pytest.raises(
+        FreelunchError, match=r"^allocation given\(.*\): it lists 3 sparsities, the model has 4 blocks$"
+    ):
         parse_method("magnitude", pattern, "given(40%, 45%, 65%)", "none").check(4)
-    with pytest.raises(FreelunchError, match=r"^it lists 0 sparsities, the model has 4 blocks$"):
+    with pytest.raises(FreelunchError, match=r"^allocation given: it lists 0 sparsities, the model has 4 blocks$"):
         parse_method("magnitude", pattern, "given", "none").check(4)
-    with pytest.raises(FreelunchError, match=r"^its sparsities have the mean 48\.33%, the pattern 50%$"):
+    with pytest.raises(
+        FreelunchError, match=r"^allocation given\(.*\): its sparsities have the mean 48\.33%, the pattern 50%$"
+    ):
         parse_method("magnitude", pattern, "given(40%, 45%, 60%)", "none").check(3)
 
 

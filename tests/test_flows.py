@@ -321,3 +321,20 @@ def test_an_interleaved_recovery_is_one_stage(root: Path) -> None:
     assert isinstance(evaluation, EvaluationSpec)
     assert [overlay.stage for overlay in evaluation.overlays] == ["recovered"]
     assert not any(isinstance(above, PrunedSpec) for above in walk(spec))
+
+
+def test_files_of_a_record_that_is_not_trusted_do_not_become_part_of_the_result(root: Path, tmp_path: Path) -> None:
+    spec = find(criterion="wanda", prune_inputs="recovered", window="block")
+    whole = need(root, spec)
+    folder = tmp_path / "run"
+    shutil.copytree(root, folder)
+    (folder / spec.manifest).unlink()
+    # as if other code had changed weights, too, and was killed
+    stale = folder / spec.folder / "changed-001.safetensors"
+    shutil.copy(folder / spec.folder / "masks-001.safetensors", stale)
+    about = folder / spec.folder / "window-001.json"
+    record = json.loads(about.read_text())
+    record["files"][stale.name] = {"bytes": stale.stat().st_size, "sha256": checksum(stale)}
+    about.write_text(json.dumps(record | {"signature": "of other code"}))
+    again = run(spec, folder)
+    assert again.manifest["resumed_windows"] == 1 and again.files == whole.files and not stale.exists()

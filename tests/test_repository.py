@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from freelunch.plan import RULES as PLANNED
+from freelunch.provenance import sources
 
 ROOT = Path(__file__).parents[1]
 RULES = sorted((ROOT / "workflow/rules").glob("*.smk"))
@@ -98,3 +99,13 @@ def test_the_documents_have_no_gaps_and_no_dead_links() -> None:
             assert (path.parent / link).exists(), f"{path}: {link}"
         for module in re.findall(r"`(tests/\w+\.py)`", text):
             assert (ROOT / module).exists(), f"{path}: {module}"
+
+
+def test_the_code_of_methods_counts_only_where_they_run() -> None:
+    names = {
+        stage: {Path(file).name for file in sources(f"stages.{stage}")} for stage in ("dense", "evaluate", "prune")
+    }
+    assert not {"selection.py", "structured.py", "hessian.py", "criterion.py"} & names["evaluate"]
+    assert not {"selection.py", "structured.py", "criterion.py"} & names["dense"]
+    assert {"selection.py", "structured.py", "hessian.py", "criterion.py", "patterns.py"} <= names["prune"]
+    assert not {"wanda.py", "sparsegpt.py", "owl.py", "exact.py"} & names["prune"]  # the rule adds the ones in use

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 
 import pytest
@@ -325,33 +326,17 @@ def test_a_gram_matrix_of_the_host_takes_inputs_of_an_accelerator(monkeypatch):
 
 
 def test_a_gram_matrix_lies_with_the_host_where_the_device_has_no_room(monkeypatch):
-    zeros, asked = torch.zeros, []
-
-    def full(*shape, **where):
-        asked.append((shape, where))
-        if "device" in where:
-            raise torch.OutOfMemoryError("no room")
-        return zeros(*shape)
-
-    inputs = random_inputs()
-    monkeypatch.setattr(torch, "zeros", full)
-    found = watched(inputs.split(6))
-    monkeypatch.undo()
-    side = (COLUMNS, COLUMNS)
-    assert asked == [(side, {"device": torch.device("cpu")}), (side, {})]
-    torch.testing.assert_close(found.gram, (inputs.double().T @ inputs.double()).float(), rtol=1e-5, atol=1e-4)
-
-
-def test_a_gram_matrix_moves_to_a_device_that_has_room_to_work_with_it_too(monkeypatch):
+    module = importlib.import_module("freelunch.statistics")
+    free = 4 * 100**2 * module._COPIES + 1
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10 * free))
+    assert module._fits(100, torch.device("cuda")) and not module._fits(101, torch.device("cuda"))
+    assert module._fits(10**6, torch.device("cpu"))
+    monkeypatch.setattr(module, "_fits", lambda columns, device: False)
+    assert module._room(3, torch.device("meta")).device.type == "cpu"
     gram = torch.eye(3)
-    assert torch.equal(on_device(gram, torch.device("cpu")), gram)
-    assert on_device(gram, torch.device("meta")).is_meta
-
-    def full(tensor):
-        raise torch.OutOfMemoryError("no room")
-
-    monkeypatch.setattr(torch, "empty_like", full)
     assert on_device(gram, torch.device("meta")) is gram
+    monkeypatch.setattr(module, "_fits", lambda columns, device: True)
+    assert module._room(3, torch.device("meta")).is_meta and on_device(gram, torch.device("meta")).is_meta
 
 
 # --- the Hessian -----------------------------------------------------------------------------------------------------

@@ -12,8 +12,10 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+# absolute: provenance follows relative imports, and the code of a method counts only where it is run
+from freelunch.method import canonical_allocation, canonical_criterion, canonical_pattern, canonical_refinement
+
 from .errors import FreelunchError, suggest
-from .method import canonical_allocation, canonical_criterion, canonical_pattern, canonical_refinement
 from .windows import parse_window
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]

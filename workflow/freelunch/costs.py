@@ -54,7 +54,7 @@ def cost(config: Config, spec: Spec) -> Cost:
     if isinstance(spec, PrunedSpec):
         return _prune(config, spec)
     if isinstance(spec, ReconstructedSpec):
-        return _reconstruct(config, spec)
+        return _recover(config, spec)
     if isinstance(spec, EvaluationSpec):
         return _evaluate(config, spec)
     return Cost(disk=_tokens(spec) * 4 if isinstance(spec, CalibrationSpec) else 0)
@@ -107,15 +107,19 @@ def _prune(config: Config, spec: PrunedSpec) -> Cost:
     calibration, method = spec.dense.calibration, spec.method
     facts, width = _shape(config, calibration.model)
     weights = facts.num_hidden_layers * facts.block_parameters
-    # float32 scores of the largest matrix and their order
-    memory = 24.0 * max(rows * columns for rows, columns in facts.matrices.values())
+    shapes, kept = facts.matrices.values(), 1 - method.pattern.sparsity
+    # float32 weights, scores, and what is made of them on the way
+    memory = 32.0 * max(rows * columns for rows, columns in shapes)
     operations = 0.0
     if method.needs_gram:
-        # the Gram matrix, its damped copy and its factor; two products with every weight and the factorisation
-        memory += 16 * max(columns**2 for _, columns in facts.matrices.values())
-        per_block = sum(3 * rows * columns**2 for rows, columns in facts.matrices.values())
+        # the Gram matrix, its damped copy, its factor and what is left of that; products with the weights
+        memory += 18 * max(columns**2 for _, columns in shapes)
+        per_block = sum(3 * rows * columns**2 for rows, columns in shapes)
         per_block += sum(facts.matrices[role][1] ** 3 for role in _INPUTS)
         operations = facts.num_hidden_layers * per_block
+    for refinement in method.refinements:
+        operations += facts.num_hidden_layers * sum(refinement.operations(r, c, kept) for r, c in shapes)
+        memory = max(memory, 16 * max(c**2 for _, c in shapes) + max(refinement.memory(r, c, kept) for r, c in shapes))
     if spec.prune_inputs != "dense":
         tokens = calibration.sequences * calibration.length
         operations += 2 * facts.num_hidden_layers * forward_operations(facts, tokens, calibration.length)
@@ -123,6 +127,15 @@ def _prune(config: Config, spec: PrunedSpec) -> Cost:
         memory += 4 * _gram_entries(facts) if method.needs_gram else 0
     changed = weights * width if method.changes_weights else 0
     return Cost(disk=weights / 8 + changed, memory=PROCESS_BYTES + memory, operations=operations)
+
+
+def _recover(config: Config, spec: ReconstructedSpec) -> Cost:
+    """A reconstruction, and the pruning that is done in it."""
+    cost = _reconstruct(config, spec)
+    if not spec.interleaved:
+        return cost
+    pruning = _prune(config, spec.pruned)
+    return Cost(cost.disk + pruning.disk, max(cost.memory, pruning.memory), cost.operations + pruning.operations)
 
 
 def _reconstruct(config: Config, spec: ReconstructedSpec) -> Cost:

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from .config import Config, ModelConfig, Section, read_yaml, validate
-from .errors import FreelunchError, suggest
+from .errors import FreelunchError, naming, suggest
 
 TABLE = Path(__file__).parents[1] / "references" / "models.yaml"
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
@@ -80,6 +80,18 @@ class Facts(Section):
         return self.num_hidden_layers * self.block_parameters + self.embedding_parameters
 
 
+def facts_of_file(path: Path) -> Facts:
+    """Facts of a model by its ``config.json``.
+
+    Raises:
+        FreelunchError: the file cannot be read, or is none.
+    """
+    try:
+        return validate(Facts, json.loads(path.read_text(encoding="utf-8")), str(path))
+    except (OSError, json.JSONDecodeError) as error:
+        raise FreelunchError(f"cannot read {path}: {error}") from None
+
+
 @cache
 def _table() -> dict[str, Any]:
     return read_yaml(TABLE) or {}
@@ -104,11 +116,8 @@ def facts_of_source(name: str, model: ModelConfig) -> Facts:
     if model.random is not None:
         return validate(Facts, model.random.config, f"{key}.random.config")
     if model.path is not None and model.facts is None:
-        path = Path(model.path).expanduser() / "config.json"
-        try:
-            return validate(Facts, json.loads(path.read_text(encoding="utf-8")), str(path))
-        except (OSError, json.JSONDecodeError) as error:
-            raise FreelunchError(f"{key}.path: cannot read {path}: {error}") from None
+        with naming(f"{key}.path"):
+            return facts_of_file(Path(model.path).expanduser() / "config.json")
     row = model.facts or (model.hub.id if model.hub else None)
     if row is None:
         raise FreelunchError(f"{key}.facts: this key is missing; name a row of {TABLE.name}")

@@ -8,7 +8,7 @@ from .allocations import parse_allocation
 from .allocations.allocation import Allocation
 from .criteria import parse_criterion
 from .criteria.criterion import Criterion
-from .errors import FreelunchError
+from .errors import FreelunchError, naming
 from .methods import describe
 from .patterns import Pattern, Structured, parse_pattern
 from .refinements import describe_refinements, parse_refinements
@@ -32,7 +32,8 @@ class Method:
     @property
     def changes_weights(self) -> bool:
         """Whether the weights that stay are changed, or only chosen."""
-        return self.needs_gram
+        updates = self.criterion.changes_weights and not isinstance(self.pattern, Structured)
+        return updates or any(refinement.changes_weights for refinement in self.refinements)
 
     @property
     def modules(self) -> list[str]:
@@ -64,7 +65,8 @@ class Method:
             for refinement in self.refinements:
                 if not refinement.structured:
                     raise FreelunchError(f"refinement {describe(refinement)} would break up pattern {self.pattern}")
-        self.allocation.check(blocks, self.pattern.sparsity)
+        with naming(f"allocation {name}"):
+            self.allocation.check(blocks, self.pattern)
 
 
 def parse_method(criterion: str, pattern: str, allocation: str, refinement: str) -> Method:

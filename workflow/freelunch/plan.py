@@ -206,7 +206,8 @@ def _fits(method: Method, facts: Facts, model: str) -> None:
     for role, (rows, columns) in facts.matrices.items():
         method.pattern.check(rows, columns, f"the {role} matrices of {model}")
     if isinstance(method.pattern, Structured):
-        for kind, count in (("heads", facts.num_attention_heads), ("channels", facts.intermediate_size)):
+        counts = {"heads": facts.num_attention_heads, "channels": facts.intermediate_size}
+        for kind, count in counts.items() if method.pattern.group == "block" else ():
             dropped = method.pattern.pruned(count)
             if not 0 < dropped < count and method.pattern.sparsity:
                 raise FreelunchError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -56,10 +56,18 @@ def _file(parts: tuple[str, ...]) -> Path | None:
     return None
 
 
+def _run(node: ast.AST) -> Iterator[ast.AST]:
+    """All nodes of a module but those that only type checkers see."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING"):
+            yield from _run(child)
+
+
 def _imports(path: Path) -> list[Path | None]:
     here = path.relative_to(PACKAGE).parts[:-1]
     found: list[Path | None] = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in _run(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.level:
             base = here[: len(here) - node.level + 1] + tuple((node.module or "").split(".") if node.module else ())
             found.append(_file(base) if base else None)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor
 
-from .allocations.allocation import Allocation, apportion, within
+from .allocations.allocation import Allocation, apportion
 from .criteria.criterion import Criterion
 from .errors import FreelunchError, naming
 from .matrix import Matrices, Matrix, finite
@@ -18,7 +18,7 @@ from .method import Method
 from .patterns import NM, Structured, Unstructured
 from .refinements.refinement import Pruned
 from .selection import count_lowest
-from .structured import Heads, Structure, find_units
+from .structured import Heads, Structure, find_units, keep_in_model
 
 Load = Callable[[str], Matrix]
 
@@ -46,14 +46,25 @@ class Pruner:
             if not isinstance(pattern, Structured):
                 self._counts = allocate(method.criterion, pattern, method.allocation, matrices)
                 return
-            units = {block: find_units(inside, matrices.shapes, heads) for block, inside in leaders.items()}
-            sizes = matrices.sizes
-            targets = method.allocation.targets(matrices, pattern.sparsity * sum(sizes.values()))
-            targets = within(targets, sizes, pattern.sparsity * sum(sizes.values()))
-            # rounded: what is left of the division must not tip a half
-            shares = {matrices.blocks[name]: round(target / sizes[name], 9) for name, target in targets.items()}
-            whole = matrices.load if pattern.group == "model" else None
-            self._structure = Structure(method.criterion, units, matrices.shapes, shares, whole)
+            self._structure = self._structured(pattern, matrices, leaders, heads)
+
+    def _structured(
+        self, pattern: Structured, matrices: Matrices, leaders: Mapping[int, Mapping[str, str]], heads: Heads
+    ) -> Structure:
+        criterion, shapes = self._method.criterion, matrices.shapes
+        units = {block: find_units(inside, shapes, heads) for block, inside in leaders.items()}
+        if pattern.group == "model":
+            flat = [each for block in units.values() for each in block]
+            scores = [each.standardised(criterion.scores(matrices.load(each.consumer))).cpu() for each in flat]
+            return Structure(criterion, units, shapes, {}, keep_in_model(flat, scores, shapes, pattern.sparsity))
+        targets = self._method.allocation.targets(matrices, pattern.sparsity * sum(matrices.sizes.values()))
+        dropped: dict[str, int] = {}
+        for kind in zip(*units.values(), strict=True):  # the heads of all blocks, then the channels of all
+            sizes = {each.consumer: each.count for each in kind}
+            wanted = {name: targets[name] / matrices.sizes[name] * count for name, count in sizes.items()}
+            total = sum(pattern.pruned(count) for count in sizes.values())
+            dropped |= apportion(wanted, sizes, total, dict.fromkeys(sizes, 1), keep=True)
+        return Structure(criterion, units, shapes, dropped, {})
 
     @torch.no_grad()
     def block(self, index: int, load: Load) -> Iterator[tuple[Matrix, Pruned]]:

@@ -14,11 +14,14 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, TypeAdapter
 
+# absolute: provenance follows relative imports, and the code of a method counts only where it is run
+from freelunch.method import Method, parse_method
+from freelunch.methods import slug
+
 from .config import DataConfig, EvaluationTask, ModelConfig, Section
-from .method import Method, parse_method
-from .methods import slug
 
 RESULTS = "results"
+_LONGEST = 160  # of a label in a folder's name; the key tells cut ones apart
 STAGES = ("models", "data", "calibration", "dense", "grams", "pruned", "recovered", "evaluation")
 """Folders of the stages below ``results``, upstream first."""
 
@@ -46,7 +49,7 @@ class Spec(Section):
 
     @property
     def name(self) -> str:
-        return f"{self.label}-{self.key}"
+        return f"{self.label[:_LONGEST]}-{self.key}"
 
     @property
     def folder(self) -> PurePosixPath:
@@ -133,6 +136,10 @@ class GramsSpec(Spec):
 
     stage: Literal["grams"] = "grams"
     dense: DenseSpec
+
+    def file(self, block: int) -> str:
+        """Name of the file of a block."""
+        return f"grams-{block:03d}.safetensors"
 
     @property
     def label(self) -> str:

@@ -17,6 +17,9 @@ from torch import Tensor, nn
 
 from . import hessian
 
+_ROUNDING = 1e-12
+_COPIES = 7
+"""Float32 matrices of a Gram matrix' size that there must be room for: itself, damped, its factor, what ADMM makes."""
 _PANEL = 4096
 """Columns of a Gram matrix on the CPU that an accelerator computes at a time."""
 
@@ -47,7 +50,9 @@ class Statistics:
     def variances(self) -> Tensor:
         """``[columns]`` float64, sample variance over tokens."""
         centred = self.squared_norms - self.sums.square() / self.tokens
-        return centred.clamp(min=0) / max(1, self.tokens - 1)
+        # what is left of equal numbers is rounding
+        centred = torch.where(centred <= _ROUNDING * self.squared_norms, 0.0, centred)
+        return centred / max(1, self.tokens - 1)
 
     def inverse_factor(self, damping: float) -> Tensor:
         """:func:`freelunch.hessian.inverse_factor` of the Gram matrix, computed once for all matrices that share it."""
@@ -127,21 +132,20 @@ class Collector:
 
 
 def on_device(gram: Tensor, device: torch.device) -> Tensor:
-    """A Gram matrix on the device if there is room for it and as much again to work with, else where it is."""
-    try:
-        moved = gram.to(device)
-        torch.empty_like(moved)
-    except torch.OutOfMemoryError:
-        return gram
-    return moved
+    """A Gram matrix on the device if there is room for it and for what is computed from it, else where it is."""
+    return gram.to(device) if _fits(gram.shape[0], device) else gram
 
 
 def _room(columns: int, device: torch.device) -> Tensor:
     """Zeros for a Gram matrix: on the device if it has room, else in the host's memory."""
-    try:
-        return torch.zeros(columns, columns, device=device)
-    except torch.OutOfMemoryError:
-        return torch.zeros(columns, columns)
+    return torch.zeros(columns, columns, device=device if _fits(columns, device) else "cpu")
+
+
+def _fits(columns: int, device: torch.device) -> bool:
+    """Whether an accelerator has room for a Gram matrix and its copies."""
+    if device.type != "cuda":
+        return True
+    return torch.cuda.mem_get_info(device)[0] > _COPIES * 4 * columns**2
 
 
 def add_gram(gram: Tensor, rows: Tensor) -> None:

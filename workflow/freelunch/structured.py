@@ -16,7 +16,6 @@ from torch import Tensor
 from .criteria.criterion import Criterion
 from .errors import FreelunchError
 from .matrix import Matrix
-from .patterns import rounded
 
 
 @dataclass(frozen=True)
@@ -51,6 +50,13 @@ class Units:
         """Score of every unit: the mean over rows, and the sum over its columns, of the consumer's scores."""
         return consumer.mean(0).reshape(self.count, self.width).sum(1)
 
+    def standardised(self, consumer: Tensor) -> Tensor:
+        """Score of every unit, comparable between kinds and blocks: the mean of its columns' standard scores (FLAP)."""
+        columns = consumer.double().mean(0)
+        spread = columns.std() if len(columns) > 1 else columns.new_zeros(())
+        columns = (columns - columns.mean()) / spread.clamp(min=1e-300)
+        return columns.reshape(self.count, self.width).mean(1)
+
     def masks(self, kept: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
         """Boolean masks of all its matrices from ``kept`` ``[count]``."""
         columns = kept.repeat_interleave(self.width)
@@ -60,10 +66,19 @@ class Units:
             found[name] = rows.unsqueeze(1).expand(shapes[name]).clone()
         return found
 
-    def cost(self, shapes: Mapping[str, tuple[int, ...]]) -> float:
-        """Weights that a unit takes, its share of what it has in common with others included."""
-        producers = sum(shapes[name][1] * self.width / group for name, group in self.producers.items())
-        return producers + shapes[self.consumer][0] * self.width
+    def costs(self, rank: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> Tensor:
+        """Weights that become zero with each unit ``[count]``, if units go in the order of ``rank``.
+
+        What a group shares becomes zero with the last of it.
+        """
+        alone = [name for name, group in self.producers.items() if group == 1]
+        own = self.width * (shapes[self.consumer][0] + sum(shapes[name][1] for name in alone))
+        found = torch.full((self.count,), float(own), dtype=torch.float64)
+        for name, group in self.producers.items():
+            if group > 1:
+                last = rank.reshape(-1, group).argmax(1) + torch.arange(0, self.count, group)
+                found[last] += self.width * shapes[name][1]
+        return found
 
 
 def find_units(leaders: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], heads: Heads) -> list[Units]:
@@ -98,27 +113,21 @@ def find_units(leaders: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]
 
 
 class Structure:
-    """Which heads and channels of a network stay: so many of every block, or those above one threshold.
+    """Which heads and channels of a network stay.
 
     Args:
         units: of every block.
         shapes: of all matrices.
-        sparsity: share of the units that each block loses; of the weights of all, for one threshold.
-        load: gives the dense matrices, to find the threshold; without it every block is looked at alone.
+        dropped: how many units go, by the matrix that reads them; where that is given, each block is looked at alone.
+        kept: which units stay, where that was found over the whole network.
     """
 
     def __init__(
         self, criterion: Criterion, units: Mapping[int, list[Units]], shapes: Mapping[str, tuple[int, ...]],
-        sparsity: Mapping[int, float], load: Callable[[str], Matrix] | None = None,
+        dropped: Mapping[str, int], kept: Mapping[str, Tensor],
     ) -> None:  # fmt: skip
-        self._criterion, self._units, self._shapes, self._sparsity = criterion, units, shapes, sparsity
-        self._kept: dict[str, Tensor] = {}
-        if load is not None:
-            flat = [each for block in units.values() for each in block]
-            scores = [self._scores(each, load) for each in flat]
-            mean = sum(sparsity.values()) / len(sparsity)
-            kept = keep_in_model(scores, [each.cost(shapes) for each in flat], mean)
-            self._kept = {each.consumer: found for each, found in zip(flat, kept, strict=True)}
+        self._criterion, self._units, self._shapes = criterion, units, shapes
+        self._dropped, self._kept = dropped, kept
 
     def masks(self, block: int, load: Callable[[str], Matrix]) -> dict[str, Tensor]:
         """Boolean masks of all matrices of a block, whose inputs ``load`` knows."""
@@ -126,44 +135,44 @@ class Structure:
         for each in self._units[block]:
             kept = self._kept.get(each.consumer)
             if kept is None:
-                kept = keep_in_block(self._scores(each, load), self._sparsity[block])
+                scores = each.scores(self._criterion.scores(load(each.consumer))).cpu()
+                kept = keep_highest(scores, self._dropped[each.consumer])
             found |= each.masks(kept, self._shapes)
         return found
 
-    def _scores(self, units: Units, load: Callable[[str], Matrix]) -> Tensor:
-        return units.scores(self._criterion.scores(load(units.consumer))).cpu()
 
-
-def keep_in_block(scores: Tensor, sparsity: float) -> Tensor:
-    """Which units of one kind in one block stay: all but the share with the lowest scores, and one in any case."""
-    dropped = min(rounded(sparsity, len(scores)), len(scores) - 1)
+def keep_highest(scores: Tensor, dropped: int) -> Tensor:
+    """Which units stay: all but the ``dropped`` with the lowest scores, ties by position."""
     kept = torch.ones_like(scores, dtype=torch.bool)
     kept[scores.sort(stable=True).indices[:dropped]] = False
     return kept
 
 
-def keep_in_model(scores: Sequence[Tensor], costs: Sequence[float], sparsity: float) -> list[Tensor]:
-    """Which units stay, over all kinds and blocks: one threshold on scores standardised within each.
+def keep_in_model(
+    units: Sequence[Units], scores: Sequence[Tensor], shapes: Mapping[str, tuple[int, ...]], sparsity: float
+) -> dict[str, Tensor]:
+    """Which units stay, over all kinds and blocks, by the matrix that reads them: one threshold on comparable scores.
 
-    The number of units dropped is the one that brings their weights (``costs`` each) nearest to ``sparsity`` of all
+    The number of units dropped is the one that brings the weights that become zero nearest to ``sparsity`` of all
     (FLAP, An et al. 2023, arXiv 2312.11983). The last unit of a kind in a block is never dropped.
     """
-    standard = [_standardised(each.double()) for each in scores]
-    for each in standard:
-        each[each.argmax()] = torch.inf
-    flat = torch.cat(standard)
-    counts = torch.tensor([len(each) for each in scores])
-    weights = torch.tensor(costs, dtype=torch.float64).repeat_interleave(counts)
+    lengths = [each.count for each in units]
+    flat = torch.cat([_with_last(each.double()) for each in scores])
     order = flat.sort(stable=True).indices
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(order))
+    weights = torch.cat([each.costs(at, shapes) for each, at in zip(units, rank.split(lengths), strict=True)])
     removed = torch.cat([weights.new_zeros(1), weights[order].cumsum(0)])
     dropped = int((removed - sparsity * weights.sum()).abs().argmin())
-    kept = torch.ones_like(flat, dtype=torch.bool)
-    kept[order[:dropped]] = False
-    return list((kept | flat.isinf()).split(counts.tolist()))
+    kept = (rank >= dropped) | flat.isinf()
+    return {each.consumer: found for each, found in zip(units, kept.split(lengths), strict=True)}
 
 
-def _standardised(scores: Tensor) -> Tensor:
-    return (scores - scores.mean()) / scores.std().clamp(min=1e-12) if len(scores) > 1 else torch.zeros_like(scores)
+def _with_last(scores: Tensor) -> Tensor:
+    """Scores whose highest is out of reach."""
+    found = scores.clone()
+    found[scores.argmax()] = torch.inf
+    return found
 
 
 def _listed(parts: list[list[str]]) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..matrix import Matrices
+from ..patterns import Pattern
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,8 @@ class Allocation:
         """Weights to prune of every matrix, ``pruned`` in all; need not be whole numbers, nor add up exactly."""
         raise NotImplementedError
 
-    def check(self, blocks: int, sparsity: float) -> None:
-        """Raise if it cannot be for a network of so many blocks; before anything is loaded."""
+    def check(self, blocks: int, pattern: Pattern) -> None:
+        """Raise if it does not go with a pattern in a network of so many blocks; before anything is loaded."""
 
 
 def within(targets: Mapping[str, float], limits: Mapping[str, int], total: float) -> dict[str, float]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ..errors import FreelunchError
 from ..matrix import Matrices
+from ..patterns import Pattern
 from .allocation import Allocation
 
 
@@ -25,9 +26,10 @@ class ERK(Allocation):
         if not 0 < self.cap <= 1:
             raise FreelunchError(f"cap is a density, above 0 and at most 1, not {self.cap:g}")
 
-    def check(self, blocks: int, sparsity: float) -> None:
-        if 1 - sparsity > self.cap:
-            raise FreelunchError(f"no matrix may keep more than {self.cap:.4g}, but {1 - sparsity:.4g} must be kept")
+    def check(self, blocks: int, pattern: Pattern) -> None:
+        kept = 1 - pattern.sparsity
+        if kept > self.cap:
+            raise FreelunchError(f"no matrix may keep more than {self.cap:.4g}, but {kept:.4g} must be kept")
 
     def targets(self, matrices: Matrices, pruned: float) -> Mapping[str, float]:
         sizes = matrices.sizes

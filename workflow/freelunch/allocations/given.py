@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from ..errors import FreelunchError
 from ..matrix import Matrices
+from ..patterns import NM, Pattern
 from .allocation import Allocation
 
 _TOLERANCE = 0.0005
@@ -26,12 +27,18 @@ class Given(Allocation):
             if not 0 <= sparsity < 1:
                 raise FreelunchError(f"a sparsity must be at least 0% and below 100%, not {100 * sparsity:g}%")
 
-    def check(self, blocks: int, sparsity: float) -> None:
+    def check(self, blocks: int, pattern: Pattern) -> None:
+        sparsity = pattern.sparsity
         if len(self.sparsities) != blocks:
             raise FreelunchError(f"it lists {len(self.sparsities)} sparsities, the model has {blocks} blocks")
         mean = sum(self.sparsities) / blocks
         if abs(mean - sparsity) > _TOLERANCE:
             raise FreelunchError(f"its sparsities have the mean {100 * mean:.4g}%, the pattern {100 * sparsity:.4g}%")
+        if isinstance(pattern, NM):
+            for found in self.sparsities:
+                dropped = found * pattern.of
+                if abs(dropped - round(dropped)) > 1e-6 or round(dropped) == pattern.of:
+                    raise FreelunchError(f"{100 * found:.4g}% of every {pattern.of} inputs is no whole number to prune")
 
     def targets(self, matrices: Matrices, pruned: float) -> Mapping[str, float]:
         order = list(dict.fromkeys(matrices.blocks.values()))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class LAMP(Allocation):
     """Layer-adaptive magnitude pruning (Lee et al. 2021, arXiv 2010.07611).
 
-    The score of a weight is ``W_u^2 / sum of W_v^2 over v with W_v^2 >= W_u^2``; the lowest of the whole network go.
+    Sorted by magnitude, the score of a weight is ``W_u^2 / sum of W_v^2 over v >= u``; the lowest of all matrices go.
     Only how many that are in each matrix is used here; which ones is the criterion's.
     """
 

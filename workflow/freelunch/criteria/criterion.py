@@ -20,6 +20,8 @@ class Criterion:
 
     needs_gram: ClassVar[bool] = False
     """Whether it looks at the Gram matrix of the inputs."""
+    changes_weights: ClassVar[bool] = False
+    """Whether it changes the weights that stay."""
 
     def score(self, matrix: Matrix) -> Tensor:
         """Scores ``[rows, columns]`` of a matrix."""

@@ -28,6 +28,7 @@ class SparseGPT(Criterion):
     """
 
     needs_gram: ClassVar[bool] = True
+    changes_weights: ClassVar[bool] = True
     block_size: int = 128
     damping: float = 0.01
 

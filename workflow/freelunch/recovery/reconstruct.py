@@ -75,7 +75,7 @@ class WindowResult:
 def reconstruct_window(
     network: Network, window: Window, states: dict[str, DenseStates], mask_of: MaskOf, training: Training
 ) -> WindowResult:
-    """Train one window of ``network``, whose source is the dense model, under the masks that ``mask_of`` gives by name.
+    """Train one window of ``network``, the pruned model, under the masks that ``mask_of`` gives by name.
 
     Args:
         states: dense states of the splits ``calibration`` and ``validation``.

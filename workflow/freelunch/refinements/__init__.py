@@ -7,6 +7,7 @@ They sit on any mask, and are written one after the other: ``dsnot + exact``. To
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,11 +31,13 @@ def parse_refinements(text: object) -> tuple[Refinement, ...]:
     if text.strip() == NONE:
         return ()
     found: tuple[Refinement, ...] = tuple(_METHODS.parse(part) for part in _JOINED.split(text))
-    for refinement in found[:-1]:
-        if refinement.last:
+    for before, after in pairwise(found):
+        if before.last:
             raise FreelunchError(
-                f"refinement {text!r}: {describe(refinement)} fits the weights it is given, so it comes last"
+                f"refinement {text!r}: {describe(before)} fits the weights it is given, so it comes last"
             )
+        if after.first:
+            raise FreelunchError(f"refinement {text!r}: {describe(after)} starts from dense weights, so it comes first")
     return found
 
 

@@ -22,6 +22,7 @@ class ADMM(Refinement):
     """
 
     needs_gram: ClassVar[bool] = True
+    changes_weights: ClassVar[bool] = True
     iterations: int = 20
     rho: float = 1.0
     damping: float = 0.01
@@ -29,10 +30,16 @@ class ADMM(Refinement):
     def __post_init__(self) -> None:
         positive(iterations=self.iterations, rho=self.rho, damping=self.damping)
 
+    def operations(self, rows: int, columns: int, kept: float) -> float:
+        return 2 * (self.iterations + 1) * rows * columns**2 + 2 * columns**3
+
+    def memory(self, rows: int, columns: int, kept: float) -> float:
+        return 4 * (3 * columns**2 + 4 * rows * columns)
+
     def refine(self, matrix: Matrix, pruned: Pruned, pattern: Pattern) -> Pruned:
         import torch
 
-        from ..hessian import cholesky, damped
+        from ..hessian import cholesky, damped, factorised
 
         gram = matrix.inputs.gram
         assert gram is not None
@@ -40,8 +47,8 @@ class ADMM(Refinement):
         scale = hessian.diagonal().sqrt()
         hessian = (hessian / scale / scale.unsqueeze(1)).to(matrix.weight.device)
         scale = scale.to(matrix.weight.device)
-        factor = torch.linalg.cholesky(hessian + self.rho * torch.eye(len(scale), device=hessian.device))
-        inverse = torch.cholesky_inverse(factor)
+        hessian_rho = hessian + self.rho * torch.eye(len(scale), device=hessian.device)
+        inverse = torch.cholesky_inverse(factorised(hessian_rho.unsqueeze(0))[0])
         target = (matrix.weight * scale) @ hessian
         kept = pruned.weight * scale * pruned.mask
         duals = torch.zeros_like(kept)

@@ -22,9 +22,10 @@ class Bias(Refinement):
 
     def refine(self, matrix: Matrix, pruned: Pruned, pattern: Pattern) -> Pruned:
         lost = matrix.weight - pruned.weight * pruned.mask
-        change = lost @ matrix.inputs.means.to(lost)
-        bias = matrix.bias if matrix.bias is not None else lost.new_zeros(lost.shape[0])
-        return replace(pruned, bias=bias + change * pruned.mask.any(1))
+        change = (lost @ matrix.inputs.means.to(lost)) * pruned.mask.any(1)
+        if not bool(change.any()):
+            return pruned  # nothing to make up for, and no reason for a bias where there is none
+        return replace(pruned, bias=change if matrix.bias is None else matrix.bias + change)
 
 
 method = Bias

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from ..errors import FreelunchError
 from ..matrix import Matrix
 from ..methods import positive
 from ..patterns import NM, Pattern
@@ -23,11 +24,14 @@ class DSnoT(Refinement):
     """
 
     structured: ClassVar[bool] = False
+    first: ClassVar[bool] = True
     cycles: int = 50
     threshold: float = 0.1
 
     def __post_init__(self) -> None:
         positive(cycles=self.cycles)
+        if self.threshold < 0:
+            raise FreelunchError(f"threshold must be at least 0, not {self.threshold:g}")
 
     def refine(self, matrix: Matrix, pruned: Pruned, pattern: Pattern) -> Pruned:
         import torch

@@ -7,11 +7,11 @@ from typing import ClassVar
 
 from ..matrix import Matrix
 from ..methods import positive
-from ..patterns import Pattern
+from ..patterns import Pattern, Structured
 from .refinement import Pruned, Refinement
 
-_CHUNK = 1 << 26
-"""Entries of the systems that are solved at a time: bounds memory to a few times 256 MiB."""
+_CHUNK = 1 << 24
+"""Entries of the systems that are solved at a time: bounds memory to a few times 64 MiB, or to one system."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,17 @@ class Exact(Refinement):
     """
 
     needs_gram: ClassVar[bool] = True
+    changes_weights: ClassVar[bool] = True
     damping: float = 0.01
 
     def __post_init__(self) -> None:
         positive(damping=self.damping)
+
+    def operations(self, rows: int, columns: int, kept: float) -> float:
+        return rows * (kept * columns) ** 3 / 3 + 2 * rows * columns**2
+
+    def memory(self, rows: int, columns: int, kept: float) -> float:
+        return 4 * (3 * max(_CHUNK, (kept * columns) ** 2) + columns**2 + 3 * rows * columns)
 
     def refine(self, matrix: Matrix, pruned: Pruned, pattern: Pattern) -> Pruned:
         import torch
@@ -38,6 +45,14 @@ class Exact(Refinement):
         weight, mask = matrix.weight, pruned.mask
         # found once for the whole matrix: if all of H can be factorised, so can its parts, but for rounding
         hessian = damped(gram, cholesky(gram, self.damping)[1]).to(weight.device)
+        if isinstance(pattern, Structured):
+            # all rows that stay keep the same columns: one system for all of them
+            columns = mask.any(0)
+            lower = torch.linalg.cholesky(hessian[columns][:, columns])
+            change = torch.cholesky_solve((weight[:, ~columns] @ hessian[~columns][:, columns]).T, lower).T
+            found = weight.clone()
+            found[:, columns] += change
+            return replace(pruned, weight=found)
         found = torch.zeros_like(weight)
         kept = mask.sum(1)
         most = int(kept.max())

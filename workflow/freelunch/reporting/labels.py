@@ -47,7 +47,7 @@ _VALUES = {
     "variant": {"dense": "Dense", NOT_RECOVERED: "Not recovered"},
 }
 _WINDOWS = {"attention_mlp": "Attention / MLP", "block": "Block", "attention": "Attention half", "mlp": "MLP half"}
-_CRITERIA = tuple(_VALUES["criterion"])
+_ORDERED = ("criterion", "allocation", "refinement")
 _PARTS = re.compile(r"([^+(]+)(\([^)]*\))?")
 
 
@@ -58,7 +58,7 @@ def axis(name: str) -> str:
 
 def value(name: str, found: Any) -> str:
     """What a value of an axis is called."""
-    if name in ("criterion", "allocation", "refinement"):
+    if name in _ORDERED:
         return _method(name, str(found))
     if name in _VALUES and found in _VALUES[name]:
         return _VALUES[name][found]
@@ -82,9 +82,9 @@ def order(name: str, found: Any) -> tuple[Any, ...]:
     """Sorting key of an axis' values: windows by size, patterns by kind and sparsity, what is missing first."""
     if name in ("window", "variant"):
         return (_size(str(found)), str(found))
-    if name == "criterion":
-        base = str(found).split("(")[0]
-        return (_CRITERIA.index(base) if base in _CRITERIA else len(_CRITERIA), str(found))
+    if name in _ORDERED and isinstance(found, str):
+        known, base = list(_VALUES[name]), found.split("(")[0].split(" +")[0]
+        return (known.index(base) if base in known else len(known), 0.0, found)
     if name == "pattern":
         try:
             pattern = parse_pattern(found)
@@ -99,8 +99,16 @@ def order(name: str, found: Any) -> tuple[Any, ...]:
 
 def _method(name: str, text: str) -> str:
     """A method with its settings, or several joined by +: ``ria(alpha=1)`` gives RIA (alpha=1)."""
-    parts = [(match[1].strip(), match[2] or "") for match in _PARTS.finditer(text)]
+    parts = [(match[1].strip(), _short(match[2] or "")) for match in _PARTS.finditer(text)]
     return " + ".join(f"{_VALUES[name].get(part, part)} {settings}".strip() for part, settings in parts)
+
+
+def _short(settings: str) -> str:
+    """A list of numbers, one for each block, by its ends."""
+    numbers = settings.strip("()").split(", ")
+    if len(numbers) < 4 or "=" in settings:
+        return settings
+    return f"({min(numbers, key=float)} to {max(numbers, key=float)})"
 
 
 def _size(window: str) -> float:

@@ -12,7 +12,6 @@ from ..sequential import Prefix
 from ..specs import GramsSpec
 from .dense import KeptStates
 from .network import open_network
-from .pruning import GRAMS
 from .stage import Stage
 
 
@@ -30,6 +29,6 @@ def grams(stage: Stage) -> None:
         found = Prefix(states.at(2 * index), batch, stage.folder).statistics(network, index, gram=True)
         first = {id(statistics): name for name, statistics in reversed(found.items())}
         by_name = {name: found[name].gram.cpu() for name in first.values()}  # type: ignore[union-attr]
-        with stage.writing(GRAMS.format(index)) as path:
+        with stage.writing(spec.file(index)) as path:
             save_file(by_name, path)
     stage.finish(tokens=calibration.sequences * calibration.length)

@@ -24,6 +24,7 @@ def prune(stage: Stage) -> None:
         prefix = PrunedPrefix(stage, spec, job)
         records = []
         for index in blocks:
+            if records:
+                prefix.advance(index - 1)
             records += prefix.prune(index)
-            prefix.advance(index)
     stage.finish(**summary(records))

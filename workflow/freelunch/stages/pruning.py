@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..artifacts import Artifact, read_json
 from ..device import DTYPES, choose
-from ..facts import facts_of_source
+from ..facts import facts_of_file
 from ..matrix import Matrices, Matrix
 from ..overlays import SafetensorsFiles, pack
 from ..pruning import Pruner
@@ -23,37 +23,37 @@ from ..statistics import Statistics, on_device
 from ..structured import Heads
 from .stage import Stage
 
-GRAMS = "grams-{:03d}.safetensors"
-
 
 class DenseStatistics:
     """Statistics of the dense model's inputs, read when they are looked at.
 
     Args:
         dense: the artifact with the sums.
-        grams: the one with the Gram matrices, if the method needs them.
+        grams: reads the Gram matrix of a block by its name, if the method needs them.
     """
 
-    def __init__(self, dense: Artifact, grams: Artifact | None, device: torch.device) -> None:
+    def __init__(self, dense: Artifact, grams: Callable[[int, str], Tensor] | None) -> None:
         about = read_json(dense.file("statistics.json"))
         self.tokens: int = about["tokens"]
         self.leaders: dict[int, dict[str, str]] = {i: dict(pairs) for i, pairs in enumerate(about["leaders"])}
         self._sums = SafetensorsFiles([dense.file("statistics.safetensors")])
-        self._grams, self._device = grams, device
+        self._grams = grams
         self._leader = {
             name: (block, leader) for block, pairs in self.leaders.items() for name, leader in pairs.items()
         }
         # matrices with a common input follow each other: one is held, with what was computed from its Gram matrix
         self._read = lru_cache(maxsize=1)(self._load)
 
-    def of(self, name: str) -> Statistics:
+    def of(self, name: str, gram: bool) -> Statistics:
         """Statistics of the inputs of a matrix; the same object for matrices that share them."""
-        return self._read(*self._leader[name])
+        return self._read(*self._leader[name], gram)
 
-    def _load(self, block: int, leader: str) -> Statistics:
-        gram = None
-        if self._grams is not None:
-            gram = on_device(SafetensorsFiles([self._grams.file(GRAMS.format(block))]).load(leader), self._device)
+    def forget(self) -> None:
+        """Let go of what is held."""
+        self._read.cache_clear()
+
+    def _load(self, block: int, leader: str, with_gram: bool) -> Statistics:
+        gram = self._grams(block, leader) if self._grams is not None and with_gram else None
         return Statistics(
             self.tokens, self._sums.load(f"{leader}.sums"), self._sums.load(f"{leader}.squared_norms"), gram
         )
@@ -71,19 +71,26 @@ class PruningJob:
         model = spec.dense.calibration.model
         self._stage, self._seed, self._dtype = stage, spec.seed, DTYPES[model.source.dtype]
         self._source, self._device = stage.tensors(model), choose(stage.execution.device)
-        grams = stage.open(spec.grams) if spec.grams else None
-        self._statistics = DenseStatistics(stage.open(spec.dense), grams, self._device)
+        self._grams = spec.grams
+        self._statistics = DenseStatistics(stage.open(spec.dense), self._gram if spec.grams else None)
         leaders = self._statistics.leaders
         blocks = {name: block for block, names in leaders.items() for name in names}
         shapes = {name: self._source.shape(f"{name}.weight") for name in blocks}
-        self.matrices = Matrices(shapes, blocks, self.load)
-        facts = facts_of_source(model.model, model.source)
+        # allocations look at weights and norms; only a global threshold at scores, and so at Gram matrices
+        self.matrices = Matrices(shapes, blocks, partial(self.load, gram=spec.method.is_global))
+        facts = facts_of_file(stage.open(model).file("config.json"))
         heads = Heads(facts.num_attention_heads, facts.num_key_value_heads, facts.head_dim)
         self.pruner = Pruner(spec.method, self.matrices, leaders, heads)
+        self._statistics.forget()
 
-    def load(self, name: str) -> Matrix:
+    def load(self, name: str, gram: bool = True) -> Matrix:
         """A dense matrix with the statistics of the dense model."""
-        return self.matrix(name, self._statistics.of(name))
+        return self.matrix(name, self._statistics.of(name, gram))
+
+    def _gram(self, block: int, leader: str) -> Tensor:
+        assert self._grams is not None
+        file = self._stage.open(self._grams).file(self._grams.file(block))
+        return on_device(SafetensorsFiles([file]).load(leader), self._device)
 
     def matrix(self, name: str, inputs: Statistics) -> Matrix:
         """A dense matrix with other statistics; on the device where their Gram matrix found room."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import time
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
@@ -15,7 +16,7 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from ..activations import DenseStates
-from ..artifacts import read_json
+from ..artifacts import describe, read_json
 from ..errors import FreelunchError
 from ..overlays import Masked
 from ..recovery.reconstruct import Training, WindowResult, reconstruct_window
@@ -61,9 +62,11 @@ def recover(stage: Stage) -> None:
     for window in (progress := tqdm(windows, desc="windows", unit="window")):
         record = finished[window.index]
         if record is None:
+            started = time.perf_counter()
             pruned = overlay.enter(window)
+            pruning_seconds = time.perf_counter() - started
             result = reconstruct_window(overlay.network, window, states, overlay.masks.mask, training)
-            record = _write(stage, window, result, pruned)
+            record = _write(stage, window, result, pruned, pruning_seconds)
             # optimisers refer to themselves, and would be kept, with their state, until Python looks for such cycles
             del result
             gc.collect()
@@ -75,7 +78,7 @@ def recover(stage: Stage) -> None:
         **overlay.summary(records),
         windows=[{key: value for key, value in record.items() if key not in hidden} for record in records],
         training_tokens=spec.epochs * calibration.sequences * calibration.length,
-        train_seconds=round(sum(record["seconds"] for record in records), 3),
+        train_seconds=round(sum(record["seconds"] + record["pruning_seconds"] for record in records), 3),
         resumed_windows=resumed,
     )
 
@@ -127,7 +130,9 @@ class _Interleaved(_Overlay):
         return summary(block for record in records for block in record["pruned"])
 
 
-def _write(stage: Stage, window: Window, result: WindowResult, pruned: Iterable[BlockRecord]) -> dict[str, Any]:
+def _write(
+    stage: Stage, window: Window, result: WindowResult, pruned: Iterable[BlockRecord], pruning_seconds: float
+) -> dict[str, Any]:
     """Tensors first, then the record that vouches for them and for the masks that were made with them."""
     data, about = _names(window)
     with stage.writing(data) as path:
@@ -139,6 +144,7 @@ def _write(stage: Stage, window: Window, result: WindowResult, pruned: Iterable[
         "signature": stage.signature,
         "files": {name: stage.entry(name) for name in files},
         "pruned": blocks,
+        "pruning_seconds": round(pruning_seconds, 3),
         **result.record(),
     }
     stage.write_json(about, record)
@@ -153,9 +159,10 @@ def _finished(stage: Stage, window: Window) -> dict[str, Any] | None:
     try:
         record: dict[str, Any] = read_json(stage.folder / about)
         files: dict[str, Any] = record["files"]
-        for name in (*files, about):
-            stage.add(name)
-        if record["signature"] == stage.signature and all(stage.entry(name) == files[name] for name in files):
+        known = record["signature"] == stage.signature
+        if known and all(describe(stage.folder / name) == entry for name, entry in files.items()):
+            for name in (*files, about):
+                stage.add(name)
             return record
     except (FreelunchError, KeyError, TypeError, OSError):
         pass

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -47,7 +48,8 @@ def draw(rows: DataFrame) -> Figure:
         _panel(axis, found, line, variants)
         where = dict(zip(names, panel, strict=True))
         axis.set_ylabel(f"Test perplexity\n({where['dataset']}, {where['length']} tokens)")
-        axis.set_title(", ".join(labels.described(names[i], panel[i]) for i in told), loc="left")
+        said = [i for i in told if not pd.isna(panel[i])]
+        axis.set_title(", ".join(labels.described(names[i], panel[i]) for i in said), loc="left")
     axes[-1][0].set_xlabel("Criterion and pattern")
     columns = 2 if width == style.SINGLE else len(found.variants)
     figure.legend(handles=_keys(found), loc="outside upper center", ncols=columns)
