@@ -85,6 +85,21 @@ def test_a_second_run_has_nothing_to_do(finished: Path) -> None:
     assert jobs(finished) == {}
 
 
+def test_a_structured_run_is_exported_as_a_model_that_loads(finished: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    command = [sys.executable, "-m", "freelunch", "--config", "tests/tiny.yaml", "plan", "--exports"]
+    environment = os.environ | {"PYTHONPATH": "workflow"}
+    listed = subprocess.run(command, cwd=finished, capture_output=True, text=True, check=True, env=environment)
+    target = next(line for line in listed.stdout.splitlines() if "-flap-" in line)
+    result = snakemake(finished, "--", target)
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
+    manifest = json.loads((finished / target).read_text(encoding="utf-8"))
+    model = AutoModelForCausalLM.from_pretrained((finished / target).parent)
+    assert sum(parameter.numel() for parameter in model.parameters()) == manifest["parameters"]
+    assert manifest["smaller"] or manifest["reason"]
+
+
 def test_the_report_is_one_file_that_asks_nothing_of_the_network(finished: Path) -> None:
     target = finished / "results/tiny/report.html"
     result = snakemake(finished, "--report", str(target), "--", "tiny")

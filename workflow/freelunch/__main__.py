@@ -10,7 +10,7 @@ from .config import parse_config, read_yaml
 from .costs import cost
 from .errors import FreelunchError, suggest
 from .plan import Plan, make_plan
-from .specs import STAGES
+from .specs import STAGES, ExportSpec, ModelSpec
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -20,9 +20,10 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     show = commands.add_parser("plan", help="list the runs of a suite, what is done, and what each stage will need")
     show.add_argument("suite", nargs="?", help="name of the suite (default: default_suite)")
+    show.add_argument("--exports", action="store_true", help="list the targets that export its pruned models instead")
     options = parser.parse_args(arguments)
     try:
-        print_plan(load(options.config or [Path("config.yaml")]), options.suite)
+        (print_exports if options.exports else print_plan)(load(options.config or [Path("config.yaml")]), options.suite)
     except FreelunchError as error:
         print(error, file=sys.stderr)
         return 1
@@ -49,11 +50,23 @@ def _merge(into: dict[str, object], other: dict[str, object]) -> None:
             into[key] = value
 
 
-def print_plan(plan: Plan, suite: str | None) -> None:
-    """Print the runs of a suite with their keys, and per stage what is done and what it will need."""
+def print_exports(plan: Plan, suite: str | None) -> None:
+    """Print what to ask Snakemake for, to have a network of a suite as a directory of its own."""
+    for run in plan.runs[_suite(plan, suite)]:
+        if not isinstance(run.evaluation.subject, ModelSpec):
+            print(ExportSpec(subject=run.evaluation.subject).manifest)
+
+
+def _suite(plan: Plan, suite: str | None) -> str:
     name = suite or plan.config.default_suite
     if name not in plan.runs:
         raise FreelunchError(f"there is no suite {name!r}; {suggest(name, plan.runs)}")
+    return name
+
+
+def print_plan(plan: Plan, suite: str | None) -> None:
+    """Print the runs of a suite with their keys, and per stage what is done and what it will need."""
+    name = _suite(plan, suite)
     print(f"suite {name}: {plan.config.suites[name].description or 'no description'}\n")
     runs = plan.runs[name]
     width = max((len(run.name) for run in runs), default=0)

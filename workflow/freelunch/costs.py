@@ -14,6 +14,7 @@ from .specs import (
     CalibrationSpec,
     DenseSpec,
     EvaluationSpec,
+    ExportSpec,
     GramsSpec,
     ModelSpec,
     PrunedSpec,
@@ -57,6 +58,8 @@ def cost(config: Config, spec: Spec) -> Cost:
         return _recover(config, spec)
     if isinstance(spec, EvaluationSpec):
         return _evaluate(config, spec)
+    if isinstance(spec, ExportSpec):
+        return _export(config, spec)
     return Cost(disk=_tokens(spec) * 4 if isinstance(spec, CalibrationSpec) else 0)
 
 
@@ -169,6 +172,15 @@ def _evaluate(config: Config, spec: EvaluationSpec) -> Cost:
         memory = max(memory, tokens * facts.hidden_size * width + 3 * task.length * facts.vocab_size * 4)
     live = facts.vocab_size * facts.hidden_size * width + _batch(config, facts, 1, width)
     return Cost(memory=PROCESS_BYTES + memory + live, operations=operations)
+
+
+def _export(config: Config, spec: ExportSpec) -> Cost:
+    """The whole model on disk; one tensor in memory as read and as written, and an embedding and blocks to compare."""
+    facts, width = _shape(config, spec.subject.base)
+    embedding = facts.vocab_size * facts.hidden_size
+    tensor = max(embedding, *(rows * columns for rows, columns in facts.matrices.values()))
+    compared = embedding + 2 * facts.block_parameters
+    return Cost(disk=facts.parameters * width, memory=PROCESS_BYTES + 8 * tensor + 4 * compared)
 
 
 def _shape(config: Config, model: ModelSpec) -> tuple[Facts, int]:

@@ -22,6 +22,7 @@ from .specs import (
     DataSpec,
     DenseSpec,
     EvaluationSpec,
+    ExportSpec,
     ModelSpec,
     PrunedSpec,
     ReconstructedSpec,
@@ -30,7 +31,7 @@ from .specs import (
 from .windows import tile
 
 RULES = (
-    "fetch", "model", "data", "calibrate", "dense", "grams", "prune", "recover", "evaluate",
+    "fetch", "model", "data", "calibrate", "dense", "grams", "prune", "recover", "evaluate", "export",
     "collect", "table", "figure",
 )  # fmt: skip
 RESERVED = frozenset({"all", *RULES, *STAGES, "wheels", "logs", "benchmarks"})
@@ -53,7 +54,7 @@ class Run:
 
 @dataclass
 class Plan:
-    """All runs by suite, and all specs they need by their manifest's path."""
+    """All runs by suite, and all specs they need or can be exported by, by their manifest's path."""
 
     config: Config
     runs: dict[str, list[Run]] = field(default_factory=dict)
@@ -102,10 +103,16 @@ def make_plan(config: Config) -> Plan:
             for i, view in enumerate(wanted):
                 _named(f"suites.{name}.{kind}[{i}]", view, known)
         plan.runs[name] = list(_runs(config, name, suite))
-        for spec in plan.needed(name):
+        for spec in [*plan.needed(name), *_exports(plan.runs[name])]:
             if plan.specs.setdefault(spec.manifest, spec) != spec:
                 raise FreelunchError(f"suites.{name}: two different specs share the name {spec.name}")
     return plan
+
+
+def _exports(runs: list[Run]) -> list[ExportSpec]:
+    """Exports of all pruned and recovered networks: targets of their own, which no suite needs."""
+    subjects = (run.evaluation.subject for run in runs)
+    return [ExportSpec(subject=subject) for subject in subjects if not isinstance(subject, ModelSpec)]
 
 
 def _runs(config: Config, name: str, suite: SuiteConfig) -> Iterator[Run]:

@@ -17,12 +17,13 @@ from pydantic import Field, TypeAdapter
 # absolute: provenance follows relative imports, and the code of a method counts only where it is run
 from freelunch.method import Method, parse_method
 from freelunch.methods import slug
+from freelunch.patterns import Structured
 
 from .config import DataConfig, EvaluationTask, ModelConfig, Section
 
 RESULTS = "results"
 _LONGEST = 160  # of a label in a folder's name; the key tells cut ones apart
-STAGES = ("models", "data", "calibration", "dense", "grams", "pruned", "recovered", "evaluation")
+STAGES = ("models", "data", "calibration", "dense", "grams", "pruned", "recovered", "evaluation", "export")
 """Folders of the stages below ``results``, upstream first."""
 
 
@@ -164,6 +165,16 @@ class PrunedSpec(Spec):
     prune_inputs: Literal["dense", "sparse", "recovered"]
     seed: int
 
+    @property
+    def base(self) -> ModelSpec:
+        """The dense model underneath."""
+        return self.dense.calibration.model
+
+    @property
+    def overlays(self) -> list[PrunedSpec | ReconstructedSpec]:
+        """What lies over the dense model, in the order of application."""
+        return [self]
+
     @cached_property
     def method(self) -> Method:
         """What the four texts stand for."""
@@ -211,6 +222,11 @@ class ReconstructedSpec(Spec):
         return f"{self.pruned.label}-{window}"
 
     @property
+    def base(self) -> ModelSpec:
+        """The dense model underneath."""
+        return self.pruned.base
+
+    @property
     def interleaved(self) -> bool:
         """Whether this stage prunes as it goes."""
         return self.pruned.prune_inputs == "recovered"
@@ -243,21 +259,48 @@ class EvaluationSpec(Spec):
     @property
     def base(self) -> ModelSpec:
         """The dense model underneath."""
-        if isinstance(self.subject, ModelSpec):
-            return self.subject
-        pruned = self.subject if isinstance(self.subject, PrunedSpec) else self.subject.pruned
-        return pruned.dense.calibration.model
+        return self.subject if isinstance(self.subject, ModelSpec) else self.subject.base
 
     @property
     def overlays(self) -> list[PrunedSpec | ReconstructedSpec]:
         """What lies over the dense model, in the order of application."""
-        if isinstance(self.subject, ModelSpec):
-            return []
-        return [self.subject] if isinstance(self.subject, PrunedSpec) else self.subject.overlays
+        return [] if isinstance(self.subject, ModelSpec) else self.subject.overlays
+
+
+class ExportSpec(Spec):
+    """A pruned or recovered network as a Hugging Face directory."""
+
+    stage: Literal["export"] = "export"
+    subject: PrunedSpec | ReconstructedSpec
+
+    @property
+    def label(self) -> str:
+        return self.subject.label
+
+    @property
+    def pruned(self) -> PrunedSpec:
+        """How the network was pruned."""
+        return self.subject if isinstance(self.subject, PrunedSpec) else self.subject.pruned
+
+    @property
+    def structured(self) -> bool:
+        """Whether whole heads and channels are pruned, which the dense stage tells apart."""
+        return isinstance(self.pruned.method.pattern, Structured)
+
+    def upstream(self) -> list[Spec]:
+        return [self.subject.base, *self.subject.overlays, *([self.pruned.dense] if self.structured else [])]
 
 
 AnySpec = (
-    ModelSpec | DataSpec | CalibrationSpec | DenseSpec | GramsSpec | PrunedSpec | ReconstructedSpec | EvaluationSpec
+    ModelSpec
+    | DataSpec
+    | CalibrationSpec
+    | DenseSpec
+    | GramsSpec
+    | PrunedSpec
+    | ReconstructedSpec
+    | EvaluationSpec
+    | ExportSpec
 )
 _SPECS: TypeAdapter[Spec] = TypeAdapter(Annotated[AnySpec, Field(discriminator="stage")])
 

@@ -18,7 +18,9 @@ rule recover:
         runtime=1440,
         gpu=1,
     params:
-        code=method_code("recovered", lambda spec: spec.pruned if spec.interleaved else None),
+        code=method_code(
+            "recovered", lambda spec: spec.pruned if spec.interleaved else None
+        ),
     message:
         "recover {wildcards.name}"
     script:
