@@ -15,10 +15,11 @@ from transformers import AutoModelForCausalLM
 
 from freelunch.artifacts import Artifact, checksum
 from freelunch.config import ExecutionConfig, parse_config, read_yaml
+from freelunch.costs import Cost, cost
 from freelunch.method import parse_method
 from freelunch.overlays import unpack
 from freelunch.plan import Plan, make_plan, walk
-from freelunch.specs import EvaluationSpec, PrunedSpec, ReconstructedSpec, Spec
+from freelunch.specs import EvaluationSpec, PrunedSpec, ReconstructedSpec, Spec, parse_spec
 from freelunch.stages.calibrate import calibrate
 from freelunch.stages.dense import dense
 from freelunch.stages.evaluate import evaluate
@@ -338,3 +339,18 @@ def test_files_of_a_record_that_is_not_trusted_do_not_become_part_of_the_result(
     about.write_text(json.dumps(record | {"signature": "of other code"}))
     again = run(spec, folder)
     assert again.manifest["resumed_windows"] == 1 and again.files == whole.files and not stale.exists()
+
+
+def test_the_plan_counts_what_pruning_takes() -> None:
+    def needs(**changes: Any) -> Cost:
+        return cost(PLAN.config, parse_spec(find(criterion="wanda", prune_inputs="dense").model_dump() | changes))
+
+    plain, updated, exact = needs(), needs(refinement="admm"), needs(refinement="exact")
+    assert plain.operations < min(updated.operations, exact.operations)
+    assert plain.memory < min(updated.memory, exact.memory) and plain.disk < updated.disk == exact.disk
+    assert needs(prune_inputs="sparse").operations > plain.operations
+    interleaved = find(criterion="wanda", prune_inputs="recovered", window="block")
+    pruned = interleaved.pruned.model_dump() | {"prune_inputs": "dense"}
+    apart = parse_spec(interleaved.model_dump() | {"pruned": pruned})
+    assert cost(PLAN.config, interleaved).operations > cost(PLAN.config, apart).operations
+    assert cost(PLAN.config, interleaved).disk > cost(PLAN.config, apart).disk
