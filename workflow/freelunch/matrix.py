@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -61,12 +62,7 @@ class Matrices:
     @property
     def sizes(self) -> dict[str, int]:
         """Number of weights by name."""
-        found = {}
-        for name, shape in self.shapes.items():
-            found[name] = 1
-            for side in shape:
-                found[name] *= side
-        return found
+        return {name: math.prod(shape) for name, shape in self.shapes.items()}
 
     def __iter__(self) -> Iterator[Matrix]:
         return (self.load(name) for name in self.shapes)

@@ -48,7 +48,7 @@ class Exact(Refinement):
         if isinstance(pattern, Structured):
             # all rows that stay keep the same columns: one system for all of them
             columns = mask.any(0)
-            lower = torch.linalg.cholesky(hessian[columns][:, columns])
+            lower = factorised(hessian[columns][:, columns].unsqueeze(0))[0]
             change = torch.cholesky_solve((weight[:, ~columns] @ hessian[~columns][:, columns]).T, lower).T
             found = weight.clone()
             found[:, columns] += change

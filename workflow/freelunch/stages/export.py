@@ -9,16 +9,15 @@ from pathlib import Path
 
 import torch
 
-from ..artifacts import read_json
 from ..device import DTYPES
 from ..export import Export, export, kept_units, skeleton
-from ..facts import facts_of_file
 from ..models import INDEX, WEIGHTS, checked_config, small_files
 from ..overlays import Masked
 from ..specs import ExportSpec
 from ..streaming import Network
-from ..structured import Heads, Units, find_units
+from ..structured import Units, find_units
 from .network import MASKS, open_source
+from .pruning import DenseStatistics, heads_of
 from .stage import Stage
 
 SHARD_BYTES = 4 * 2**30
@@ -75,13 +74,12 @@ def _units(stage: Stage, spec: ExportSpec) -> list[list[Units]]:
     """Heads and channels of every block of a structured run."""
     if not spec.structured:
         return []
-    facts = facts_of_file(stage.open(spec.subject.base).file("config.json"))
-    heads = Heads(facts.num_attention_heads, facts.num_key_value_heads, facts.head_dim)
-    leaders = read_json(stage.open(spec.pruned.dense).file("statistics.json"))["leaders"]
+    heads = heads_of(stage.open(spec.subject.base))
+    leaders = DenseStatistics(stage.open(spec.pruned.dense), None).leaders
     tensors = stage.tensors(spec.subject.base)
     return [
-        find_units(dict(inside), {name: tensors.shape(f"{name}.weight") for name, _ in inside}, heads)
-        for inside in leaders
+        find_units(inside, {name: tensors.shape(f"{name}.weight") for name in inside}, heads)
+        for inside in leaders.values()
     ]
 
 

@@ -59,6 +59,12 @@ class DenseStatistics:
         )
 
 
+def heads_of(model: Artifact) -> Heads:
+    """The heads of a prepared model, from its own config."""
+    facts = facts_of_file(model.file("config.json"))
+    return Heads(facts.num_attention_heads, facts.num_key_value_heads, facts.head_dim)
+
+
 class PruningJob:
     """A method, applied to a model.
 
@@ -78,9 +84,7 @@ class PruningJob:
         shapes = {name: self._source.shape(f"{name}.weight") for name in blocks}
         # allocations look at weights and norms; only a global threshold at scores, and so at Gram matrices
         self.matrices = Matrices(shapes, blocks, partial(self.load, gram=spec.method.is_global))
-        facts = facts_of_file(stage.open(model).file("config.json"))
-        heads = Heads(facts.num_attention_heads, facts.num_key_value_heads, facts.head_dim)
-        self.pruner = Pruner(spec.method, self.matrices, leaders, heads)
+        self.pruner = Pruner(spec.method, self.matrices, leaders, heads_of(stage.open(model)))
         self._statistics.forget()
 
     def load(self, name: str, gram: bool = True) -> Matrix:
