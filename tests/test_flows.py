@@ -27,7 +27,7 @@ from freelunch.stages.grams import grams
 from freelunch.stages.prepare_data import prepare_data
 from freelunch.stages.prepare_model import prepare_model
 from freelunch.stages.prune import prune
-from freelunch.stages.recover import recover
+from freelunch.stages.reconstruct import reconstruct
 from freelunch.stages.stage import Stage
 
 ROOT = Path(__file__).parents[1]
@@ -55,7 +55,7 @@ PLAN = make()
 SUBJECTS = [run.evaluation.subject for run in PLAN.runs["tiny"] if run.axes]
 STAGES: dict[str, Any] = {
     "models": prepare_model, "data": prepare_data, "calibration": calibrate, "grams": grams, "pruned": prune,
-    "recovered": recover, "evaluation": evaluate, "dense": lambda stage: dense(stage, 1.0),
+    "reconstructed": reconstruct, "evaluation": evaluate, "dense": lambda stage: dense(stage, 1.0),
 }  # fmt: skip
 
 
@@ -226,7 +226,7 @@ def test_interleaved_masks_are_those_on_the_recovered_prefix(window: Any, root: 
 def test_an_interrupted_interleaved_recovery_ends_with_the_same_bits(
     stop_after: int, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from freelunch.stages import recover as module
+    from freelunch.stages import reconstruct as module
 
     spec = find(criterion="wanda", prune_inputs="recovered", window="attention_mlp")
     whole = need(root, spec)
@@ -320,7 +320,7 @@ def test_an_interleaved_recovery_is_one_stage(root: Path) -> None:
     spec = find(criterion="wanda", prune_inputs="recovered", window="block")
     evaluation = next(run.evaluation for run in PLAN.runs["tiny"] if run.evaluation.subject == spec)
     assert isinstance(evaluation, EvaluationSpec)
-    assert [overlay.stage for overlay in evaluation.overlays] == ["recovered"]
+    assert [overlay.stage for overlay in evaluation.overlays] == ["reconstructed"]
     assert not any(isinstance(above, PrunedSpec) for above in walk(spec))
 
 

@@ -18,13 +18,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from freelunch.activations import DenseStates
+from freelunch.activations import States
 from freelunch.blocks import find_halves, run_part
 from freelunch.errors import FreelunchError
 from freelunch.overlays import InMemory, Masked, Replaced, pack
 from freelunch.patterns import parse_pattern
-from freelunch.recovery.reconstruct import Training, WindowResult, reconstruct_window
+from freelunch.recovery.flows import FLOWS
+from freelunch.recovery.reconstruct import reconstruct_window
 from freelunch.recovery.schedule import batch_order, learning_rate, validation_steps
+from freelunch.recovery.fit import Trained
+from freelunch.specs import Training
 from freelunch.streaming import Network
 from freelunch.windows import tile
 from tiny import random_model, random_tokens
@@ -33,7 +36,7 @@ BLOCKS, LENGTH, BATCH = 3, 12, 3
 SEQUENCES = {"calibration": 8, "validation": 3}
 FAMILIES = ["llama", "qwen2", "opt", "gemma2"]
 KINDS = ["attention_mlp", "block", 2, 3]
-TRAINING = Training(epochs=3, batch_size=3, learning_rate=5e-4, warmup=0.2, trains_norms=True, seed=0)
+TRAINING = Training(epochs=3, batch_size=3, learning_rate=5e-4, warmup=0.2, seed=0)
 ALL = tuple(range(BLOCKS + 1))
 
 FIRST_HALF = {
@@ -76,14 +79,16 @@ class Case:
         walks = {}
         for split, states in self.boundaries.items():
             boundaries = {at: states[at] for at in kept or self.kept}
-            walks[split] = DenseStates(self.network, boundaries, BATCH, Path(self.folder.name))
+            walks[split] = States(self.network, boundaries, BATCH, Path(self.folder.name))
         return walks
 
-    def train(self, kind, indices=None, training=TRAINING, states=None) -> dict[int, WindowResult]:
+    def train(self, kind, indices=None, training=TRAINING, states=None) -> dict[int, Trained]:
         """Train some windows in the given order, all on the same walk."""
         windows, states = tile(kind, BLOCKS), states or self.states()
+        embedded = {split: found[0] for split, found in self.boundaries.items()}
+        flow = FLOWS["dense"](states, self.network, embedded, windows, BATCH, Path(self.folder.name))
         order = range(len(windows)) if indices is None else indices
-        return {i: reconstruct_window(self.network, windows[i], states, self.masks.get, training) for i in order}
+        return {i: reconstruct_window(flow, windows[i], self.masks.get, training) for i in order}
 
     def initial(self, name):
         """A tensor of the pruned model."""
@@ -137,7 +142,7 @@ def trained(family, kind, dtype=torch.bfloat16):
 def digest(results):
     state = hashlib.sha256()
     for index, result in sorted(results.items()):
-        state.update(f"{index} {result.steps} {result.losses}".encode())
+        state.update(f"{index} {result.fit.steps} {result.fit.losses}".encode())
         for name, tensor in sorted(result.tensors.items()):
             state.update(name.encode() + tensor.float().numpy().tobytes())
     return state.hexdigest()
@@ -146,7 +151,8 @@ def digest(results):
 def assert_same_bits(one, other):
     assert one.keys() == other.keys()
     for index in one:
-        assert (one[index].steps, one[index].losses) == (other[index].steps, other[index].losses), f"window {index}"
+        mine, theirs = one[index].fit, other[index].fit
+        assert (mine.steps, mine.losses) == (theirs.steps, theirs.losses), f"window {index}"
         assert one[index].tensors.keys() == other[index].tensors.keys()
         for name, tensor in one[index].tensors.items():
             assert torch.equal(tensor, other[index].tensors[name]), name
@@ -189,9 +195,9 @@ def test_the_loss_falls_and_the_best_state_is_the_one_returned(family, kind):
     case, results = trained(family, kind)
     for window, result in results:
         record = result.record()
-        assert record["best_loss"] == min(result.losses) < 0.99 * result.losses[0], window.name
-        assert record["best_step"] == result.steps[result.losses.index(min(result.losses))]
-        assert case.loss(window, {}) == pytest.approx(result.losses[0], rel=1e-5), window.name
+        assert record["best_loss"] == min(result.fit.losses) < 0.99 * result.fit.losses[0], window.name
+        assert record["best_step"] == result.fit.steps[result.fit.losses.index(min(result.fit.losses))]
+        assert case.loss(window, {}) == pytest.approx(result.fit.losses[0], rel=1e-5), window.name
         assert case.loss(window, result.tensors) == pytest.approx(record["best_loss"], rel=1e-5), window.name
 
 
@@ -200,34 +206,34 @@ def test_float32_models_are_trained_and_returned_in_float32(family):
     case, results = trained(family, "attention_mlp", torch.float32)
     for window, result in results:
         assert {tensor.dtype for tensor in result.tensors.values()} == {torch.float32}
-        assert min(result.losses) < 0.99 * result.losses[0]
-        assert case.loss(window, result.tensors) == pytest.approx(min(result.losses), rel=1e-5)
+        assert min(result.fit.losses) < 0.99 * result.fit.losses[0]
+        assert case.loss(window, result.tensors) == pytest.approx(min(result.fit.losses), rel=1e-5)
 
 
 def test_validation_happens_before_training_and_at_the_scheduled_steps():
     _, results = trained("llama", "block")
     total = 3 * 3  # epochs, batches of at most 3 out of 8
     for _, result in results:
-        assert result.steps == [0, *validation_steps(total, TRAINING.epochs)] and result.steps[-1] == total
-        assert len(result.losses) == len(result.steps) and result.record()["steps"] == total
+        assert result.fit.steps == [0, *validation_steps(total, TRAINING.epochs)] and result.fit.steps[-1] == total
+        assert len(result.fit.losses) == len(result.fit.steps) and result.record()["steps"] == total
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @families
 def test_training_that_only_does_harm_gives_the_pruned_window_back(family, dtype):
     case = Case(family, dtype)
-    wild = Training(epochs=2, batch_size=4, learning_rate=1.0, warmup=0.0, trains_norms=True, seed=0)
+    wild = Training(epochs=2, batch_size=4, learning_rate=1.0, warmup=0.0, seed=0)
     for window, result in zip(tile("block", BLOCKS), case.train("block", training=wild).values(), strict=True):
-        assert min(result.losses[1:]) > result.losses[0] and result.record()["best_step"] == 0, window.name
+        assert min(result.fit.losses[1:]) > result.fit.losses[0] and result.record()["best_step"] == 0, window.name
         for name, tensor in result.tensors.items():
             assert torch.equal(tensor, case.initial(name)), name
 
 
-@pytest.mark.parametrize("trains_norms", [True, False])
+@pytest.mark.parametrize("parametrization", ["full + biases + norms", "full"])
 @families
-def test_training_that_explodes_gives_the_pruned_window_back_or_says_where(family, trains_norms):
+def test_training_that_explodes_gives_the_pruned_window_back_or_says_where(family, parametrization):
     case = Case(family)
-    wild = Training(epochs=2, batch_size=4, learning_rate=1e3, warmup=0.0, trains_norms=trains_norms, seed=0)
+    wild = Training(epochs=2, batch_size=4, learning_rate=1e3, warmup=0.0, parametrization=parametrization)
     try:
         result = case.train("block", [1], wild)[1]
     except FreelunchError as error:
@@ -242,13 +248,13 @@ def test_training_that_explodes_gives_the_pruned_window_back_or_says_where(famil
 @every_window
 def test_norms_and_biases_are_left_out_when_they_are_not_trained(family, kind):
     case, _ = trained(family, kind)
-    frozen = Training(**vars(TRAINING) | {"trains_norms": False, "epochs": 1})
+    frozen = TRAINING.model_copy(update={"parametrization": "full", "epochs": 1})
     windows = tile(kind, BLOCKS)
     results = case.train(kind, training=frozen)
     for i, result in results.items():
         assert sorted(result.tensors) == sorted(set(case.inside(windows[i])) & case.masks.keys())
-        assert min(result.losses) <= result.losses[0]
-    assert case.loss(windows[0], results[0].tensors) == pytest.approx(min(results[0].losses), rel=1e-5)
+        assert min(result.fit.losses) <= result.fit.losses[0]
+    assert case.loss(windows[0], results[0].tensors) == pytest.approx(min(results[0].fit.losses), rel=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
@@ -265,7 +271,7 @@ def test_a_matrix_without_a_mask_is_trained_dense():
     free = f"{case.network.prefix}.0.mlp.up_proj.weight"
     del case.masks[free]
     result = case.train("block", [0])[0]
-    assert bool((result.tensors[free] != 0).all()) and min(result.losses) < result.losses[0]
+    assert bool((result.tensors[free] != 0).all()) and min(result.fit.losses) < result.fit.losses[0]
 
 
 # --- joint training, against a plain loop ----------------------------------------------------------------------------
@@ -275,7 +281,7 @@ def test_a_matrix_without_a_mask_is_trained_dense():
 def test_a_window_of_blocks_equals_a_plain_loop_that_trains_them_jointly(kind, index):
     case = Case("llama", torch.float32, ALL)
     window = tile(kind, BLOCKS)[index]
-    training = Training(epochs=2, batch_size=3, learning_rate=1e-3, warmup=0.5, trains_norms=True, seed=5)
+    training = Training(epochs=2, batch_size=3, learning_rate=1e-3, warmup=0.5, seed=5)
     result = case.train(kind, [index], training)[index]
 
     model = copy.deepcopy(case.model).eval()
@@ -312,9 +318,9 @@ def test_a_window_of_blocks_equals_a_plain_loop_that_trains_them_jointly(kind, i
         loss_of("calibration", rows).backward()
         optimizer.step()
         apply_masks()
-        if step in result.steps:
+        if step in result.fit.steps:
             validate()
-    assert result.losses == pytest.approx(losses, rel=1e-4)
+    assert result.fit.losses == pytest.approx(losses, rel=1e-4)
     best = snapshots[losses.index(min(losses))]
     assert result.tensors.keys() == best.keys()
     for name, tensor in best.items():
@@ -329,7 +335,7 @@ def test_dropout_is_off():
     case = Case("opt", dropout=0.5)
     runs = [case.train("block", [0]) for _ in range(2)]
     assert_same_bits(*runs)
-    assert case.loss(tile("block", BLOCKS)[0], {}) == pytest.approx(runs[0][0].losses[0], rel=1e-5)
+    assert case.loss(tile("block", BLOCKS)[0], {}) == pytest.approx(runs[0][0].fit.losses[0], rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["attention_mlp", 2], ids=str)
@@ -341,9 +347,9 @@ def test_a_fresh_network_gives_the_same_bits(kind):
 
 def test_another_seed_gives_other_weights_from_the_same_start():
     case, results = trained("llama", "block")
-    other = case.train("block", [0], Training(**vars(TRAINING) | {"seed": 1}))[0]
+    other = case.train("block", [0], TRAINING.model_copy(update={"seed": 1}))[0]
     same = results[0][1]
-    assert other.losses[0] == same.losses[0] and other.losses[1:] != same.losses[1:]
+    assert other.fit.losses[0] == same.fit.losses[0] and other.fit.losses[1:] != same.fit.losses[1:]
     assert any(not torch.equal(tensor, same.tensors[name]) for name, tensor in other.tensors.items())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 import pkgutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ import pytest
 from freelunch import reporting
 from freelunch.errors import FreelunchError
 from freelunch.provenance import sources
-from freelunch.reporting import figures, labels, rendering, rows, style
+from freelunch.reporting import figures, labels, rendering, rows, style, tables
 from freelunch.reporting.estimates import estimate
 
 BLOCKS, STEPS = 4, (0, 8, 16)
@@ -28,6 +29,8 @@ PERPLEXITY = {
     ("wanda", "50%"): {"none": 33.8, "attention_mlp": 27.2, "block": 25.61},
     ("wanda", "2:4"): {"none": 130.2, "attention_mlp": 61.1, "block": 50.4},
 }
+FIGURES, TABLES = ("gain", "perplexity", "validation_loss"), ("cost", "perplexity")
+"""Views that need no comparison; for the others see `test_reporting_recovery.py`."""
 Record = dict[str, Any]
 
 
@@ -70,7 +73,7 @@ def records(seeds: tuple[int, ...] = (0,)) -> list[Record]:
                     "peak_gib": 1.9,
                 }
                 if window != "none":
-                    run |= {"recovery": "reconstruct", "window": window, "learning_rate": 5e-4, "trains_norms": True}
+                    run |= {"recovery": "reconstruct", "window": window, "learning_rate": "0.0005"}
                     run |= {"epochs": 2, "training_tokens": 32768, "seconds": 110.0 + 10 * seed}
                     found += losses(run, window)
                 found.append(perplexity(run, value + seed))
@@ -207,7 +210,7 @@ def test_levels_are_added_only_where_they_vary() -> None:
     changed = records()
     assert reporting.tabulate("perplexity", rows.to_frame(changed)).levels == ("model", "criterion", "pattern")
     changed += [
-        record | {"run": record["run"] + "-slow", "learning_rate": 1e-4, "value": record["value"] + 1}
+        record | {"run": record["run"] + "-slow", "learning_rate": "0.0001", "value": record["value"] + 1}
         for record in records()
         if record.get("window") == "block"
     ]
@@ -282,7 +285,7 @@ def test_table_files(frame: pd.DataFrame, tmp_path: Path) -> None:
 # --- figures ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", reporting.FIGURE_NAMES)
+@pytest.mark.parametrize("name", FIGURES)
 def test_figures_are_labelled_and_reproducible(frame: pd.DataFrame, tmp_path: Path, name: str) -> None:
     import matplotlib
 
@@ -356,7 +359,7 @@ def test_windows_of_several_blocks_are_drawn_over_their_span() -> None:
     assert [text.get_text() for text in figure.legends[0].texts] == ["3 blocks"]
 
 
-@pytest.mark.parametrize("name", reporting.FIGURE_NAMES)
+@pytest.mark.parametrize("name", FIGURES)
 def test_one_run_is_enough(name: str) -> None:
     found = [record for record in records() if record["run"] in ("dense", "wanda-50%-block-0")]
     figure = reporting.draw(name, rows.to_frame(found))
@@ -364,7 +367,7 @@ def test_one_run_is_enough(name: str) -> None:
     assert figure.get_figwidth() == style.SINGLE
 
 
-@pytest.mark.parametrize("name", reporting.FIGURE_NAMES)
+@pytest.mark.parametrize("name", FIGURES)
 def test_values_that_are_not_finite_are_shown_as_such(name: str) -> None:
     changed = records()
     for record in changed:
@@ -397,7 +400,7 @@ def test_missing_rows_are_named(name: str, kept: Any, message: str) -> None:
 
 def test_tables_name_missing_rows() -> None:
     dense = rows.to_frame(records()[:1])
-    for name in reporting.TABLE_NAMES:
+    for name in TABLES:
         with pytest.raises(FreelunchError, match=rf"table {name} needs .*suite demo has none"):
             reporting.tabulate(name, dense)
 
@@ -411,8 +414,11 @@ def test_names_are_those_of_the_registries() -> None:
     assert set(reporting.TABLE_NAMES) == set(reporting.TABLES)
     with pytest.raises(FreelunchError, match="did you mean 'gain'"):
         reporting.draw("gains", pd.DataFrame())
+    assert {module.name for module in pkgutil.iter_modules(tables.__path__)} == set(reporting.TABLE_NAMES)
     with pytest.raises(FreelunchError, match="did you mean 'cost'"):
         reporting.tabulate("costs", pd.DataFrame())
+    with pytest.raises(FreelunchError, match="did you mean 'gain'"):
+        reporting.describe("gains", pd.DataFrame())
 
 
 def test_names_import_nothing_heavy() -> None:
@@ -429,7 +435,7 @@ def test_a_figure_depends_on_its_own_module_only(name: str) -> None:
     files = {Path(file).as_posix().split("/freelunch/")[-1] for file in sources(f"reporting.figures.{name}")}
     assert f"reporting/figures/{name}.py" in files
     others = {f"reporting/figures/{other}.py" for other in reporting.FIGURE_NAMES if other != name}
-    assert not files & (others | {"reporting/tables.py", "reporting/rendering.py", "config.py"})
+    assert not files & (others | {"reporting/table.py", "reporting/rendering.py", "config.py"})
 
 
 @pytest.mark.parametrize(
@@ -441,7 +447,12 @@ def test_a_figure_depends_on_its_own_module_only(name: str) -> None:
         ("window", "3", "3 blocks"),
         ("variant", "none", "Not recovered"),
         ("pattern", "2:4", "2:4"),
-        ("learning_rate", 1e-4, "0.0001"),
+        ("learning_rate", "0.0001", "0.0001"),
+        ("window", "matrix_exact", "Matrix, exact"),
+        ("window", "k_proj", "k_proj"),
+        ("parametrization", "full + biases + norms", "All parameters"),
+        ("parametrization", "full + norms", "Weights + norms"),
+        ("parametrization", "lora_prune(rank=8) + biases", "LoRA-Prune (rank=8) + biases"),
     ],
 )
 def test_labels(name: str, value: Any, text: str) -> None:
@@ -451,6 +462,10 @@ def test_labels(name: str, value: Any, text: str) -> None:
 def test_values_come_in_reading_order() -> None:
     windows = sorted(["block", "10", "none", "2", "attention_mlp", "dense"], key=lambda v: labels.order("variant", v))
     assert windows == ["dense", "none", "attention_mlp", "block", "2", "10"]
+    windows = sorted(["model", "3", "matrix", "key_up", "retrain", "block"], key=lambda v: labels.order("variant", v))
+    assert windows == ["matrix", "key_up", "block", "3", "model", "retrain"]
+    rates = sorted(["auto", "0.01", "3e-05", "0.001"], key=lambda v: labels.order("learning_rate", v))
+    assert rates == ["3e-05", "0.001", "0.01", "auto"]
     patterns = sorted(["2:4", "60%", "50%"], key=lambda v: labels.order("pattern", v))
     assert patterns == ["50%", "60%", "2:4"]
 
@@ -463,12 +478,21 @@ def test_every_view_has_a_caption(kind: str, names: tuple[str, ...]) -> None:
     assert "demo" in rendered("workflow.rst", "")
 
 
-def rendered(file: str, view: str) -> str:
+def test_the_report_shows_what_was_found(tmp_path: Path) -> None:
+    finding = tmp_path / "window.rst"
+    finding.write_text("Here: block 29.9", encoding="utf-8")
+    assert "Here: block 29.9" in rendered("figure.rst", "window", finding)
+
+
+def rendered(file: str, view: str, finding: Path | None = None) -> str:
     """What the report shows of a caption; a warning of reStructuredText is an error."""
     from docutils.core import publish_doctree
     from jinja2 import Environment, StrictUndefined
 
     source = (Path(reporting.__file__).parents[2] / "report" / file).read_text(encoding="utf-8")
-    job = SimpleNamespace(wildcards=SimpleNamespace(suite="demo", view=view), config={"default_suite": "demo"})
+    output = SimpleNamespace(rst=finding or os.devnull)
+    job = SimpleNamespace(
+        wildcards=SimpleNamespace(suite="demo", view=view), config={"default_suite": "demo"}, output=output
+    )
     text = Environment(undefined=StrictUndefined).from_string(source).render(snakemake=job)
     return publish_doctree(text, settings_overrides={"halt_level": 2, "report_level": 5}).astext()

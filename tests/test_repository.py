@@ -64,7 +64,8 @@ def test_conda_environments_have_the_pins_of_the_lock(path: Path) -> None:
 
 def test_every_rule_logs_and_those_that_compute_state_their_needs() -> None:
     found = rules()
-    assert {"fetch", "model", "data", "calibrate", "dense", "prune", "recover", "evaluate", "collect"} <= found.keys()
+    assert {"fetch", "model", "data", "calibrate", "dense", "prune", "evaluate", "collect"} <= found.keys()
+    assert {"shard", "reconstruct", "retrain", "repair"} <= found.keys()
     for name, text in found.items():
         assert "\n    log:\n" in text and "\n    conda:\n" in text, name
         if name not in ("collect", "table", "figure"):
@@ -109,3 +110,6 @@ def test_the_code_of_methods_counts_only_where_they_run() -> None:
     assert not {"selection.py", "structured.py", "criterion.py"} & names["dense"]
     assert {"selection.py", "structured.py", "hessian.py", "criterion.py", "patterns.py"} <= names["prune"]
     assert not {"wanda.py", "sparsegpt.py", "owl.py", "exact.py"} & names["prune"]  # the rule adds the ones in use
+    for stage in ("reconstruct", "retrain"):
+        found = {Path(file).name for file in sources(f"stages.{stage}")}
+        assert "trainable.py" in found and not {"full.py", "mask_lora.py", "norms.py", "wanda.py"} & found

@@ -28,7 +28,7 @@ from freelunch.stages.evaluate import evaluate
 from freelunch.stages.prepare_data import prepare_data
 from freelunch.stages.prepare_model import prepare_model
 from freelunch.stages.prune import prune
-from freelunch.stages.recover import recover
+from freelunch.stages.reconstruct import reconstruct
 from freelunch.stages.stage import Stage
 
 ROOT = Path(__file__).parents[1]
@@ -51,7 +51,7 @@ def run(spec: Spec, root: Path, code: str = "code", max_gib: float = 1.0) -> Art
     else:
         stages = {
             "models": prepare_model, "data": prepare_data, "calibration": calibrate, "pruned": prune,
-            "recovered": recover, "evaluation": evaluate,
+            "reconstructed": reconstruct, "evaluation": evaluate,
         }  # fmt: skip
         stages[spec.stage](stage)
     return Artifact(root / spec.folder, spec)
@@ -142,7 +142,7 @@ def test_the_cache_budget_does_not_change_a_bit(window: Any, root: Path) -> None
 def test_an_interrupted_recovery_goes_on_and_ends_with_the_same_bits(
     stop_after: int, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from freelunch.stages import recover as module
+    from freelunch.stages import reconstruct as module
 
     spec, real, calls = subject("attention_mlp"), module.reconstruct_window, []
     uninterrupted = run(spec, root)
@@ -169,7 +169,7 @@ def test_an_interrupted_recovery_goes_on_and_ends_with_the_same_bits(
 
 @pytest.mark.parametrize("damage", ["truncate data", "truncate record", "swap", "other code"])
 def test_damaged_or_stale_windows_are_trained_again(damage: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from freelunch.stages import recover as module
+    from freelunch.stages import reconstruct as module
 
     spec, real, calls = subject("block"), module.reconstruct_window, []
 
@@ -247,12 +247,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("stage", ["calibration", "dense", "pruned", "recovered", "evaluation"])
+@pytest.mark.parametrize("stage", ["calibration", "dense", "pruned", "reconstructed", "evaluation"])
 def test_a_full_disk_is_one_line_and_leaves_no_half_result(stage: str, prepared: Path, small_disk: Path) -> None:
     spec = subject("block")
     target: Spec = {"calibration": spec.pruned.dense.calibration, "dense": spec.pruned.dense, "pruned": spec.pruned,
-                    "recovered": spec, "evaluation": _evaluation(spec)}[stage]  # fmt: skip
-    needed = [above for above in upstream(target) if above.stage != "recovered"]
+                    "reconstructed": spec, "evaluation": _evaluation(spec)}[stage]  # fmt: skip
+    needed = [above for above in upstream(target) if above.stage != "reconstructed"]
     for above in needed:
         (small_disk / above.folder).parent.mkdir(parents=True, exist_ok=True)
         (small_disk / above.folder).symlink_to(prepared / above.folder)
@@ -270,7 +270,10 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_result(stage: str, prepared:
         if stage == "dense":
             dense(stage_run, 1.0)
         else:
-            {"calibration": calibrate, "pruned": prune, "recovered": recover, "evaluation": evaluate}[stage](stage_run)
+            stages = {
+                "calibration": calibrate, "pruned": prune, "reconstructed": reconstruct, "evaluation": evaluate,
+            }  # fmt: skip
+            stages[stage](stage_run)
     left = [path.name for path in (small_disk / target.folder).iterdir()]
     assert "manifest.json" not in left and not [name for name in left if name.endswith(".part")]
     (small_disk / "filler").unlink()
@@ -290,7 +293,8 @@ def test_rows_carry_the_whole_protocol(root: Path) -> None:
     expected = {
         "criterion": "wanda", "pattern": "50%", "sparsity": 0.5, "achieved_sparsity": 0.5, "recovery": "reconstruct",
         "window": "block", "flow": "dense", "training_tokens": 16 * 64, "calibration_tokens": 16 * 64, "epochs": 1,
-        "learning_rate": 1e-3, "trains_norms": True, "model_revision": "seed 0", "length": 64, "dataset": "documents",
+        "learning_rate": "0.001", "parametrization": "full + biases + norms", "targets": "all", "loss": "mse",
+        "model_revision": "seed 0", "length": 64, "dataset": "documents",
     }  # fmt: skip
     assert {key: test[key] for key in expected} == expected
     assert test["seconds"] > 0 and test["peak_gib"] > 0 and "torch 2.13.0" in test["versions"]

@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from .artifacts import disk_state
-from .blocks import Halves, run_part
+from .blocks import Halves, caught, run_part
 from .errors import FreelunchError
 from .streaming import Network
 
@@ -90,14 +91,39 @@ def forward(
             target[rows] = output.to(target.dtype)
 
 
-class DenseStates:
-    """Dense hidden states at any position (see ``windows``), from the kept block boundaries.
+@torch.no_grad()
+def caught_states(
+    network: Network, index: int, part: str, halves: Halves | None, matrix: str, source: Tensor, batch: int,
+    folder: Path,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Inputs and outputs ``[sequences, length, ·]`` of a linear layer when a part of its block is run on ``source``."""
+    rooms: list[Tensor] = []
+    with network.block(index) as block:
+        for rows in batches(source.shape[0], batch):
+            hidden = source[rows].to(network.device)
+            call = network.calls(*hidden.shape[:2])[index]
+            found = caught(block, matrix, partial(run_part, block, part, halves, hidden, call))
+            # some layers flatten batch and length before their MLP
+            shaped = [each.reshape(*hidden.shape[:2], each.shape[-1]) for each in found]
+            rooms = rooms or [
+                scratch(folder, (*source.shape[:2], each.shape[-1]), source.dtype) for each in shaped
+            ]  # fmt: skip
+            for room, each in zip(rooms, shaped, strict=True):
+                room[rows] = each.to(room.dtype)
+    inputs, outputs = rooms
+    for kind, room in (("input", inputs), ("output", outputs)):
+        check_finite(room, f"{kind} of {matrix} in block {index}")
+    return inputs, outputs
+
+
+class States:
+    """Hidden states at any position (see ``windows``), from the kept block boundaries.
 
     What was not kept is computed forward from the nearest state before it, with the same batches as the dense pass,
     and so with the same bits. Only states from the last :meth:`drop_before` on are held.
 
     Args:
-        network: the dense model.
+        network: the dense model, or a pruned one whose blocks before the positions that were asked for do not change.
         kept: for each kept block boundary, its states ``[sequences, length, width]``; looked up when needed.
         batch: sequences per forward pass.
         folder: where computed states find room on disk.
@@ -108,6 +134,11 @@ class DenseStates:
             raise FreelunchError("the dense cache lacks the states at the first block's input")
         self._network, self._kept, self._batch, self._folder = network, kept, batch, folder
         self._held: dict[int, Tensor] = {}
+
+    @property
+    def network(self) -> Network:
+        """The network they are states of."""
+        return self._network
 
     def drop_before(self, position: int) -> None:
         """Let go of states at earlier positions."""

@@ -7,7 +7,7 @@ cut so is decided by trying: the halves in a row must give exactly what the bloc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +24,16 @@ class StopForward(Exception):
     def __init__(self, state: Tensor) -> None:
         super().__init__()
         self.state = state
+
+
+class _Caught(Exception):
+    """Carries what went into a layer and came out of it; not a :class:`StopForward`, which a half would take for its
+    own.
+    """
+
+    def __init__(self, input: Tensor, output: Tensor) -> None:
+        super().__init__()
+        self.input, self.output = input, output
 
 
 @dataclass(frozen=True)
@@ -106,6 +116,27 @@ def run_part(block: nn.Module, part: str, halves: Halves | None, hidden: Tensor,
     finally:
         handle.remove()
     raise AssertionError("the forward pass did not reach the boundary between the halves")
+
+
+def run_until(block: nn.Module, matrix: str, hidden: Tensor, call: Call) -> Tensor:
+    """What a linear layer of the block gives when the block is run on ``hidden``; nothing after it is run."""
+    return caught(block, matrix, lambda: call_block(block, hidden, call))[1]
+
+
+def caught(block: nn.Module, matrix: str, run: Callable[[], object]) -> tuple[Tensor, Tensor]:
+    """Input and output of a linear layer while ``run`` is under way, which is ended there."""
+
+    def stop(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        raise _Caught(inputs[0], output)
+
+    handle = block.get_submodule(matrix).register_forward_hook(stop)
+    try:
+        run()
+    except _Caught as found:
+        return found.input, found.output
+    finally:
+        handle.remove()
+    raise AssertionError(f"the forward pass did not reach {matrix}")
 
 
 def part_parameters(block: nn.Module, part: str, halves: Halves | None) -> list[str]:

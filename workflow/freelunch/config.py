@@ -14,9 +14,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 # absolute: provenance follows relative imports, and the code of a method counts only where it is run
 from freelunch.method import canonical_allocation, canonical_criterion, canonical_pattern, canonical_refinement
+from freelunch.parametrizations import canonical_parametrization
 
 from .errors import FreelunchError, suggest
-from .windows import parse_window
+from .windows import canonical_targets, parse_window
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -120,6 +121,13 @@ def _checked(parse: Any) -> BeforeValidator:
 
 
 Positive = Annotated[int, Field(gt=0)]
+Flow = Literal["dense", "sparse_local", "sparse_dense", "official_matrix"]
+Loss = Literal["mse", "normalized_mse", "cosine", "cross_entropy", "kl"]
+LOSSES: dict[str, tuple[Loss, ...]] = {
+    "reconstruct": ("mse", "normalized_mse", "cosine"),
+    "retrain": ("cross_entropy", "kl"),
+}
+"""Losses of each recovery, its default first."""
 WindowText = Annotated[str | int, _checked(parse_window)]
 
 
@@ -147,28 +155,47 @@ class Axes(Section):
     prune_inputs: Literal["dense", "sparse", "recovered"] = "dense"
     """What criteria see: the dense model's activations, or those behind the pruned, or the recovered, blocks before."""
 
-    recovery: Literal["none", "reconstruct"] = "reconstruct"
+    recovery: Literal["none", "reconstruct", "retrain", "repair"] = "reconstruct"
     window: WindowText = "attention_mlp"
-    flow: Literal["dense"] = "dense"
-    parametrization: Literal["full"] = "full"
-    trains_norms: bool = True
-    """Whether norms and biases are trained along with the weights, in every window alike."""
-    loss: Literal["mse"] = "mse"
-    optimizer: Literal["adamw"] = "adamw"
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    flow: Flow = "dense"
+    """What windows are trained on: ``dense`` X to f(X), ``sparse_local`` X̂ to f(X̂), ``sparse_dense`` X̂ to f(X), where X̂
+    comes from the pruned and recovered blocks before; ``official_matrix`` is a replica of a defect (see ``flows``)."""
+    repair: Literal["channel", "layer", "shrink"] = "shrink"
+    """What one scale is fitted to: an output channel, a matrix, or channels shrunk towards their matrix."""
+    parametrization: Annotated[str, BeforeValidator(canonical_parametrization)] = "full + biases + norms"
+    """Modules of ``freelunch.parametrizations``, joined by ``+``: which parameters are trained, and how."""
+    targets: Annotated[str, BeforeValidator(canonical_targets)] = "all"
+    """Matrices that are trained, by the last part of their names, joined by ``+``."""
+    training_sequences: Positive | None = None
+    """Sequences that recovery trains on; those that pruning saw if not given."""
+    loss: Loss | None = None
+    """``mse`` if not given, ``cross_entropy`` when retraining."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"] = 1e-4
+    """Its peak; with ``auto`` each window searches its own (see ``recovery.rates``)."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """How the learning rate goes on after the warm-up."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Fraction of the steps over which the learning rate rises linearly; it then falls linearly to 0."""
+    """Fraction of the steps over which the learning rate rises linearly."""
     epochs: Positive = 1
     batch_size: Positive = 2
     """Sequences per optimiser step."""
+    accumulation: Positive = 1
+    """Parts in which the sequences of a step are run: less memory, the same gradient."""
+    clip: Annotated[float, Field(ge=0)] = 0.0
+    """Norm that gradients are clipped to; 0: they are not."""
+    patience: Annotated[int, Field(ge=0)] = 0
+    """Validations without a lower loss after which training stops; 0: it does not."""
 
 
 AXES = tuple(Axes.model_fields)
 
 
 class EvaluationTask(Section):
-    """Perplexity of the joined text of some splits, in non-overlapping windows of ``length`` tokens."""
+    """A measurement on the joined text of some splits, in non-overlapping windows of ``length`` tokens."""
 
+    metric: Literal["perplexity", "drift"] = "perplexity"
+    """``drift``: distance of the output of every block from the dense one's; not measured of the dense model."""
     data: Name
     splits: tuple[Split, ...] = ("test",)
     length: Annotated[int, Field(gt=1)] = 2048
@@ -199,6 +226,10 @@ class ExecutionConfig(Section):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda)$")] = "auto"
     stream_tokens: Positive = 8192
     """Tokens per forward batch when streaming."""
+    checkpointing: bool = True
+    """Whether retraining computes the activations of a block again in the backward pass, to save memory."""
+    shards: Positive = 1
+    """Jobs that the windows of one reconstruction are split into: in parallel with flow ``dense``, else in a chain."""
 
 
 class Config(Section):

@@ -47,6 +47,53 @@ def cholesky(gram: Tensor, damping: float) -> tuple[Tensor, float]:
         damping *= ESCALATION
 
 
+def solvable(gram: Tensor, damping: float) -> Tensor:
+    """``H`` with as much damping as it takes to factorise it; so can be its parts then, but for rounding."""
+    return damped(gram, cholesky(gram, damping)[1])
+
+
+def masked_least_squares(weight: Tensor, mask: Tensor, hessian: Tensor, chunk: int = 1 << 24) -> Tensor:
+    """``V`` that minimises ``tr (W - M * V) H (W - M * V)^T``: with kept ``S`` and pruned ``P``,
+    ``V_S = W_S + H_SS^-1 H_SP W_P`` per row.
+
+    Args:
+        weight: ``[rows, columns]``, dense.
+        mask: ``[rows, columns]``, True = kept; rows with one and the same mask share a factorisation.
+        hessian: ``[columns, columns]``, positive definite.
+        chunk: entries of the systems that are solved at a time, which bounds memory.
+
+    Returns:
+        ``[rows, columns]``, zero where pruned.
+    """
+    columns = mask.any(0)
+    if bool((mask == columns)[mask.any(1)].all()):
+        lower = factorised(hessian[columns][:, columns].unsqueeze(0))[0]
+        change = torch.cholesky_solve((weight[:, ~columns] @ hessian[~columns][:, columns]).T, lower).T
+        found = weight.clone()
+        found[:, columns] += change
+        return found * mask
+    found = torch.zeros_like(weight)
+    kept = mask.sum(1)
+    most = int(kept.max())
+    for rows in torch.arange(len(weight), device=weight.device).split(max(1, chunk // max(1, most) ** 2)):
+        some = mask[rows]
+        size = int(kept[rows].max())
+        # kept columns first, in order; rows that keep fewer are filled up with pruned ones that read as identity
+        columns = (~some).to(torch.uint8).sort(dim=1, stable=True).indices[:, :size]
+        inside = some.gather(1, columns)
+        systems = hessian[columns.unsqueeze(2), columns.unsqueeze(1)]
+        if not bool(inside.all()):
+            systems *= inside.unsqueeze(2) & inside.unsqueeze(1)
+            systems.diagonal(dim1=1, dim2=2).add_((~inside).to(systems))
+        missing = (weight[rows] * ~some) @ hessian
+        change = (missing.gather(1, columns) * inside).unsqueeze(2)
+        lower = factorised(systems)
+        for factor, upper in ((lower, False), (lower.mT, True)):
+            change = torch.linalg.solve_triangular(factor, change, upper=upper)
+        found[rows] = (weight[rows] * some).scatter_add(1, columns, change.squeeze(2) * inside)
+    return found
+
+
 def factorised(systems: Tensor) -> Tensor:
     """Lower Cholesky factors ``[systems, size, size]`` of parts of a damped ``H``.
 

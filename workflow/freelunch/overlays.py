@@ -58,6 +58,11 @@ class SafetensorsFiles:
     def __contains__(self, name: object) -> bool:
         return name in self._where
 
+    @property
+    def names(self) -> list[str]:
+        """All its tensors."""
+        return list(self._where)
+
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor, from the head of its file."""
         with safe_open(self._path(name), framework="pt") as file:

@@ -10,11 +10,8 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
-from .config import AXES, Axes, Config, EvaluationTask, Split, SuiteConfig, Wheel, validate
+from .config import AXES, LOSSES, Axes, Config, SuiteConfig, Wheel, validate
 from .errors import FreelunchError, suggest
-from .facts import Facts, facts_of
-from .method import Method, parse_method
-from .patterns import Structured
 from .reporting.names import FIGURE_NAMES, TABLE_NAMES
 from .specs import (
     STAGES,
@@ -24,15 +21,20 @@ from .specs import (
     EvaluationSpec,
     ExportSpec,
     ModelSpec,
+    OverlaySpec,
     PrunedSpec,
     ReconstructedSpec,
+    RepairedSpec,
+    RetrainedSpec,
+    ShardSpec,
     Spec,
+    Training,
 )
-from .windows import tile
+from .validity import check_distinct, check_name, check_run, check_task
 
 RULES = (
-    "fetch", "model", "data", "calibrate", "dense", "grams", "prune", "recover", "evaluate", "export",
-    "collect", "table", "figure",
+    "fetch", "model", "data", "calibrate", "dense", "grams", "prune", "shard", "reconstruct", "retrain", "repair",
+    "evaluate", "export", "collect", "table", "figure",
 )  # fmt: skip
 RESERVED = frozenset({"all", *RULES, *STAGES, "wheels", "logs", "benchmarks"})
 """What a suite cannot be called: targets and folders of that name exist already."""
@@ -93,20 +95,25 @@ def make_plan(config: Config) -> Plan:
     Raises:
         FreelunchError: a run that cannot be; names the key, the value and what is allowed.
     """
-    _named("default_suite", config.default_suite, config.suites)
+    check_name("default_suite", config.default_suite, config.suites)
     plan = Plan(config)
     for name, suite in config.suites.items():
         if name in RESERVED:
             raise FreelunchError(f"suites.{name}: a suite cannot have the name of a rule or of a folder of results")
-        _distinct_tasks(name, suite)
+        check_distinct(name, suite)
         for kind, known, wanted in (("tables", TABLE_NAMES, suite.tables), ("figures", FIGURE_NAMES, suite.figures)):
             for i, view in enumerate(wanted):
-                _named(f"suites.{name}.{kind}[{i}]", view, known)
+                check_name(f"suites.{name}.{kind}[{i}]", view, known)
         plan.runs[name] = list(_runs(config, name, suite))
-        for spec in [*plan.needed(name), *_exports(plan.runs[name])]:
+        for spec in [*plan.needed(name), *_shards(plan, name), *_exports(plan.runs[name])]:
             if plan.specs.setdefault(spec.manifest, spec) != spec:
                 raise FreelunchError(f"suites.{name}: two different specs share the name {spec.name}")
     return plan
+
+
+def _shards(plan: Plan, suite: str) -> list[ShardSpec]:
+    found = (spec for spec in plan.needed(suite) if isinstance(spec, ReconstructedSpec))
+    return [shard for spec in found for shard in spec.split(plan.config.execution.shards)]
 
 
 def _exports(runs: list[Run]) -> list[ExportSpec]:
@@ -119,7 +126,7 @@ def _runs(config: Config, name: str, suite: SuiteConfig) -> Iterator[Run]:
     """For every model its dense run, then those that the entries multiply out to, each once."""
     runs = list(_expand(config, name, suite))
     for where, axes in runs:
-        _check(config, where, axes)
+        check_run(config, where, axes)
     models = [axes.model for _, axes in runs] or _models_of_defaults(config, name, suite)
     for model in dict.fromkeys(models):
         found = [_run(config, name, suite, None, model)]
@@ -132,7 +139,7 @@ def _models_of_defaults(config: Config, name: str, suite: SuiteConfig) -> list[s
     found = (config.defaults | suite.defaults).get("model", [])
     models = found if isinstance(found, list) else [found]
     for model in models:
-        _named(f"suites.{name}.defaults.model", model, config.models)
+        check_name(f"suites.{name}.defaults.model", model, config.models)
     return models
 
 
@@ -159,99 +166,43 @@ def _axes(entry: dict[str, Any], where: str) -> dict[str, Any]:
 
 def _run(config: Config, name: str, suite: SuiteConfig, axes: Axes | None, model_name: str) -> Run:
     model = ModelSpec(model=model_name, source=config.models[model_name])
-    subject: ModelSpec | PrunedSpec | ReconstructedSpec = model
+    subject: ModelSpec | OverlaySpec = model
     if axes is not None:
         calibration = CalibrationSpec(
             model=model, data=_data(config, axes.calibration), sequences=axes.sequences,
             validation_sequences=axes.validation_sequences, length=axes.length, sampling=axes.sampling, seed=axes.seed,
         )  # fmt: skip
-        subject = pruned = PrunedSpec(
+        pruned = PrunedSpec(
             dense=DenseSpec(calibration=calibration), criterion=axes.criterion,
             pattern=axes.pattern, allocation=axes.allocation, refinement=axes.refinement,
             prune_inputs=axes.prune_inputs, seed=axes.seed,
         )  # fmt: skip
-        if axes.recovery == "reconstruct":
-            shared = {key: getattr(axes, key) for key in ReconstructedSpec.model_fields if key in AXES}
-            subject = ReconstructedSpec(pruned=pruned, **shared)
-    tasks = tuple(_in_context(config, task, f"suites.{name}.evaluate[{i}]", model_name)
+        subject = _subject(pruned, axes)
+    tasks = tuple(check_task(config, task, f"suites.{name}.evaluate[{i}]", model_name)
                   for i, task in enumerate(suite.evaluate))  # fmt: skip
     data = tuple(_data(config, dataset) for dataset in dict.fromkeys(task.data for task in tasks))
     return Run(name, EvaluationSpec(subject=subject, data=data, tasks=tasks), axes)
 
 
+def _subject(pruned: PrunedSpec, axes: Axes) -> OverlaySpec:
+    """What becomes of the pruned model."""
+    if axes.recovery == "none":
+        return pruned
+    if axes.recovery == "repair":
+        return RepairedSpec(pruned=pruned, repair=axes.repair)
+    calibration = pruned.dense.calibration
+    if axes.training_sequences is not None:
+        calibration = calibration.changed(sequences=axes.training_sequences)
+    closed_form = axes.recovery == "reconstruct" and axes.window == "matrix_exact"
+    counted = ("parametrization", "targets") if closed_form else Training.model_fields
+    training = Training(
+        **{key: getattr(axes, key) for key in counted} | {"loss": axes.loss or LOSSES[axes.recovery][0]}
+    )
+    if axes.recovery == "retrain":
+        return RetrainedSpec(pruned=pruned, calibration=calibration, training=training)
+    dense = DenseSpec(calibration=calibration)
+    return ReconstructedSpec(pruned=pruned, dense=dense, window=axes.window, flow=axes.flow, training=training)
+
+
 def _data(config: Config, name: str) -> DataSpec:
     return DataSpec(data=name, source=config.data[name])
-
-
-def _check(config: Config, where: str, axes: Axes) -> None:
-    """Refuse what the models and data of the config make impossible."""
-    _named(f"{where}.model", axes.model, config.models)
-    _named(f"{where}.calibration", axes.calibration, config.data)
-    for split in ("calibration", "validation"):
-        _split(config, axes.calibration, split, f"{where}.calibration")
-    facts = facts_of(config, axes.model)
-    _length(facts, axes.length, f"{where}.length", axes.model)
-    method = parse_method(axes.criterion, axes.pattern, axes.allocation, axes.refinement)
-    try:
-        method.check(facts.num_hidden_layers)
-    except FreelunchError as error:
-        raise FreelunchError(f"{where}: {error} ({axes.model})") from None
-    try:
-        _fits(method, facts, axes.model)
-    except FreelunchError as error:
-        raise FreelunchError(f"{where}.pattern: {error}") from None
-    if axes.prune_inputs == "recovered" and axes.recovery == "none":
-        raise FreelunchError(f"{where}.prune_inputs: recovered needs a recovery, and recovery is none; use sparse")
-    try:
-        tile(axes.window, facts.num_hidden_layers)
-    except FreelunchError as error:
-        raise FreelunchError(f"{where}.window: {error} ({axes.model})") from None
-
-
-def _fits(method: Method, facts: Facts, model: str) -> None:
-    """Refuse a pattern that does not fit the matrices, heads or channels of a model."""
-    for role, (rows, columns) in facts.matrices.items():
-        method.pattern.check(rows, columns, f"the {role} matrices of {model}")
-    if isinstance(method.pattern, Structured):
-        counts = {"heads": facts.num_attention_heads, "channels": facts.intermediate_size}
-        for kind, count in counts.items() if method.pattern.group == "block" else ():
-            dropped = method.pattern.pruned(count)
-            if not 0 < dropped < count and method.pattern.sparsity:
-                raise FreelunchError(
-                    f"{method.pattern} prunes {dropped} of the {count} {kind} of a block of {model}; "
-                    "at least one must go and one stay"
-                )
-
-
-def _in_context(config: Config, task: EvaluationTask, where: str, model: str) -> EvaluationTask:
-    _named(f"{where}.data", task.data, config.data)
-    for split in task.splits:
-        _split(config, task.data, split, f"{where}.splits")
-    _length(facts_of(config, model), task.length, f"{where}.length", model)
-    return task
-
-
-def _length(facts: Facts, length: int, where: str, model: str) -> None:
-    if length > facts.max_position_embeddings:
-        raise FreelunchError(f"{where}: {length} tokens exceed the context of {model}, {facts.max_position_embeddings}")
-
-
-def _split(config: Config, data: str, split: Split | str, where: str) -> None:
-    if split not in config.data[data].splits:
-        raise FreelunchError(f"{where}: data.{data} has no split {split!r}; {suggest(split, config.data[data].splits)}")
-
-
-def _distinct_tasks(name: str, suite: SuiteConfig) -> None:
-    seen: set[tuple[str, str, int]] = set()
-    for i, task in enumerate(suite.evaluate):
-        for split in task.splits:
-            if (task.data, split, task.length) in seen:
-                raise FreelunchError(
-                    f"suites.{name}.evaluate[{i}]: {task.data} {split} at length {task.length} is measured already"
-                )
-            seen.add((task.data, split, task.length))
-
-
-def _named(where: str, name: str, known: Any) -> None:
-    if name not in known:
-        raise FreelunchError(f"{where}: there is no {name!r}; {suggest(name, known)}")

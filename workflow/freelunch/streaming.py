@@ -108,22 +108,24 @@ class Network:
 
     @contextmanager
     def head(self) -> Iterator[Callable[[Tensor], Tensor]]:
-        """A function from hidden states behind the last block to logits, valid while the context is open."""
+        """A function from hidden states behind the last block to logits, valid while the context is open.
+
+        Gradients flow through it, unless the caller says otherwise.
+        """
         last = self._taps[-1]
         width = self._embedding.weight.shape[1]
 
-        @torch.no_grad()
         def logits(hidden: Tensor) -> Tensor:
             last.inject = hidden.to(self.device)
             zeros = torch.zeros(*hidden.shape[:2], width, dtype=self.dtype, device=self.device)
-            result: Tensor = self._model(inputs_embeds=zeros, use_cache=False).logits
+            try:
+                result: Tensor = self._model(inputs_embeds=zeros, use_cache=False).logits
+            finally:
+                last.inject = None
             return result
 
-        try:
-            with self._loaded(self._head):
-                yield logits
-        finally:
-            last.inject = None
+        with self._loaded(self._head):
+            yield logits
 
     # --- the blocks --------------------------------------------------------------------------------------------------
 

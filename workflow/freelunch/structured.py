@@ -81,6 +81,14 @@ class Units:
         return found
 
 
+def grouped(leaders: Mapping[str, str]) -> list[list[str]]:
+    """Matrices by the input they share, in the order of calls."""
+    groups: dict[str, list[str]] = {}
+    for name, leader in leaders.items():
+        groups.setdefault(leader, []).append(name)
+    return list(groups.values())
+
+
 def find_units(leaders: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], heads: Heads) -> list[Units]:
     """The heads and the channels of a block.
 
@@ -91,10 +99,7 @@ def find_units(leaders: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]
     Raises:
         FreelunchError: the matrices are not those of an attention followed by an MLP (fused projections, say).
     """
-    groups: dict[str, list[str]] = {}
-    for name, leader in leaders.items():
-        groups.setdefault(leader, []).append(name)
-    parts = list(groups.values())
+    parts = grouped(leaders)
     if len(parts) != 4 or len(parts[1]) != 1 or len(parts[3]) != 1:
         raise FreelunchError(f"structured patterns need q, k, v and o, then an MLP; found {_listed(parts)}")
     rows = heads.query * heads.width, heads.key_value * heads.width

@@ -19,7 +19,12 @@ except FreelunchError as error:
 
 SPECS = {stage: PLAN.stage(stage) for stage in STAGES}
 
-MODULES = {"pruned": "stages.prune", "recovered": "stages.recover"}
+MODULES = {
+    "pruned": "stages.prune",
+    "shards": "stages.reconstruct",
+    "reconstructed": "stages.reconstruct",
+    "retrained": "stages.retrain",
+}
 
 # Snakemake lowers this to the cores it was given; on a cluster it is what a GPU job asks for.
 TORCH_THREADS = 8
@@ -50,14 +55,19 @@ def upstream(stage):
     return paths
 
 
-def method_code(stage, pruned):
-    """The stage's own code and, where it prunes, of all methods only those that are used."""
+def method_code(stage):
+    """The stage's own code and, of all methods and parametrizations, only those that it uses."""
 
     def digest(wildcards):
-        spec = pruned(SPECS[stage][wildcards.name])
-        return code(MODULES[stage], *(spec.method.modules if spec else ()))
+        return code(MODULES[stage], *SPECS[stage][wildcards.name].modules)
 
     return digest
+
+
+def shards(wildcards):
+    """Manifests of the jobs that the windows of a reconstruction are split into, if there are several."""
+    spec = SPECS["reconstructed"][wildcards.name]
+    return [shard.manifest for shard in spec.split(PLAN.config.execution.shards)]
 
 
 def source_files(spec):

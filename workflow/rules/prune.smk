@@ -18,7 +18,7 @@ rule prune:
         runtime=240,
         gpu=lambda wildcards: 0 if small(wildcards) else 1,
     params:
-        code=method_code("pruned", lambda spec: spec),
+        code=method_code("pruned"),
     message:
         "prune {wildcards.name}"
     script:

@@ -42,7 +42,11 @@ rule table:
     conda:
         "../../envs/report.yaml"
     params:
-        code=code("reporting.tables", "reporting.rendering", "reporting.rows"),
+        code=lambda wildcards: code(
+            f"reporting.tables.{wildcards.view}",
+            "reporting.rendering",
+            "reporting.rows",
+        ),
     message:
         "table {wildcards.view} of suite {wildcards.suite}"
     script:
@@ -61,13 +65,17 @@ rule figure:
             labels={"suite": "{suite}", "figure": "{view}"},
         ),
         png="results/{suite}/figures/{view}.png",
+        rst="results/{suite}/figures/{view}.rst",
     log:
         "results/logs/figure/{suite}-{view}.log",
     conda:
         "../../envs/report.yaml"
     params:
         code=lambda wildcards: code(
-            f"reporting.figures.{wildcards.view}", "reporting.style", "reporting.rows"
+            f"reporting.figures.{wildcards.view}",
+            "reporting.claims",
+            "reporting.style",
+            "reporting.rows",
         ),
     message:
         "figure {wildcards.view} of suite {wildcards.suite}"

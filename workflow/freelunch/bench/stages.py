@@ -57,11 +57,12 @@ def _operations(spec: ReconstructedSpec, facts: Facts) -> float:
     calibration = spec.pruned.dense.calibration
     train = forward_operations(facts, calibration.sequences * calibration.length, calibration.length)
     validation = forward_operations(facts, calibration.validation_sequences * calibration.length, calibration.length)
-    validations = 1 + max(spec.epochs, 3)
+    epochs = spec.training.epochs
+    validations = 1 + max(epochs, 3)
     # states between the halves of a block are not in the dense cache: one forward pass of the attention half
     attention = 1 - facts.mlp_matrices * facts.hidden_size * facts.intermediate_size / facts.block_parameters
     targets = attention * (train + validation) if parse_window(spec.window) == 1 else 0.0
-    return SHALLOW * (3 * spec.epochs * train + validations * validation + targets)
+    return float(SHALLOW * (3 * epochs * train + validations * validation + targets))
 
 
 def _print_memory(results: dict[int, dict[str, dict[str, Any]]]) -> None:
@@ -80,8 +81,7 @@ def _specs(demo: ReconstructedSpec, facts: Facts, depth: int, root: Path) -> dic
     dense = random_dense(demo, facts, depth, root)
     calibration = dense.calibration
     pruned = pruned_from(dense, "wanda", "2:4")
-    fields = {name: getattr(demo, name) for name in ReconstructedSpec.model_fields} | {"pruned": pruned}
-    windows = {name: ReconstructedSpec(**fields | {"window": name}) for name in ("attention_mlp", "block")}
+    windows = {name: demo.changed(pruned=pruned, dense=dense, window=name) for name in ("attention_mlp", "block")}
     task = EvaluationTask(data="words", splits=("test",), length=calibration.length, sequences=calibration.sequences)
     return {
         "model": calibration.model,

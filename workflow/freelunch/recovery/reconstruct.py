@@ -1,205 +1,122 @@
 """Local reconstruction: train one window of the pruned network to give the dense network's activations.
 
-``min_W  1/(T d) * sum_t || f(x_t; W * M) - y_t ||^2`` with dense inputs ``x``, dense targets ``y`` (paper, section on
-local reconstruction; its flow "dense") and the mask ``M`` fixed. Master weights and the optimiser's state are float32,
-products run in bfloat16 (float32 for float32 models). Dropout is off. What is validated is what is saved: weights
-rounded to the model's dtype. The best state by validation loss is kept, and the initial one counts.
+``min_W  1/(T d) * sum_t || f(x_t; W * M) - y_t ||^2`` with inputs ``x`` and targets ``y`` by the flow, and the mask
+``M`` fixed (paper, section on local reconstruction). Products run in bfloat16 (float32 for float32 models). Dropout is
+off.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from ..activations import DenseStates, batches
-from ..blocks import Halves, find_halves, matrices, part_parameters, run_part
-from ..errors import FreelunchError
+from ..blocks import Halves, part_parameters, run_part, run_until
+from ..errors import FreelunchError, naming
+from ..specs import Training
 from ..streaming import Network
 from ..windows import Window
-from .schedule import batch_order, learning_rate, validation_steps
+from .fit import Trained
+from .flows import DenseFlow, Pairs
+from .losses import LOSSES
+from .trainable import MaskOf, Trainable
+from .training import Trainer
 
 VALIDATION_TOKENS = 2048
 """Tokens per batch of a validation pass, which needs no room for gradients."""
-MaskOf = Callable[[str], Tensor | None]
 
 
-@dataclass(frozen=True)
-class Training:
-    """How every window of a run is trained. ``epochs`` passes in steps of ``batch_size`` sequences with AdamW."""
-
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    warmup: float
-    trains_norms: bool
-    seed: int
-
-
-@dataclass(frozen=True)
-class WindowResult:
-    """The best state of a window, and how training went.
-
-    Attributes:
-        tensors: trained tensors by full name, in the model's dtype, zero where pruned.
-        losses: validation loss (mean squared error) at ``steps``; step 0 is the pruned window before training.
-    """
-
-    tensors: dict[str, Tensor]
-    steps: list[int]
-    losses: list[float]
-    seconds: float
-
-    @property
-    def best(self) -> int:
-        return min(range(len(self.losses)), key=self.losses.__getitem__)
-
-    def record(self) -> dict[str, Any]:
-        """What the manifest says of the window."""
-        return {
-            "validation_steps": self.steps,
-            "losses": self.losses,
-            "best_step": self.steps[self.best],
-            "best_loss": self.losses[self.best],
-            "steps": self.steps[-1],
-            "seconds": round(self.seconds, 3),
-        }
-
-
-def reconstruct_window(
-    network: Network, window: Window, states: dict[str, DenseStates], mask_of: MaskOf, training: Training
-) -> WindowResult:
-    """Train one window of ``network``, the pruned model, under the masks that ``mask_of`` gives by name.
-
-    Args:
-        states: dense states of the splits ``calibration`` and ``validation``.
+def reconstruct_window(flow: DenseFlow, window: Window, mask_of: MaskOf, training: Training) -> Trained:
+    """Train one window of ``flow.student``, the pruned model, under the masks that ``mask_of`` gives by name.
 
     Raises:
-        FreelunchError: an activation, a loss or a weight is NaN or infinite (names window and step), or a trained
-            tensor is not zero where it is pruned.
+        FreelunchError: there is nothing to train, an activation, a loss or a weight is NaN or infinite (names window
+            and step), or a trained tensor is not zero where it is pruned.
     """
-    started = time.perf_counter()
-    halves = {block: _halves(network, block, states) for block in window.blocks if window.part(block) != "block"}
-    pairs = {}
-    for split, walk in states.items():
-        walk.drop_before(2 * window.blocks[0])
-        start, stop = halves.get(window.blocks[0]), halves.get(window.blocks[-1])
-        pairs[split] = (walk.at(window.start, start), walk.at(window.stop, stop))
+    network = flow.student
+    pairs = flow.pairs(window)
+    halves = {block: cut for block in window.blocks if (cut := flow.cut(window, window.blocks.index(block)))}
+    where = f"window {window.name}"
     with ExitStack() as loaded:
         blocks = {block: loaded.enter_context(network.block(block)) for block in window.blocks}
-        trainer = _Trainer(network, window, blocks, halves, mask_of, training)
-        steps, losses = trainer.fit(pairs["calibration"], pairs["validation"])
-        return WindowResult(trainer.best_tensors(), steps, losses, time.perf_counter() - started)
+        trained = [(network.block_name(i), block, _inside(window, i, block, halves)) for i, block in blocks.items()]
+        with naming(where):
+            trainable = Trainable(trained, mask_of, training, network.dtype)
+        loaded.callback(trainable.close)
+        count, objective = trainable.count, _Matching(network, window, blocks, halves, pairs, training)
+        if len(window.matrices) > 1:
+            _check_reach(trainable, objective, where)
+        fit = Trainer(trainable, objective, training, where, window.index).fit()
+        return Trained({name: tensor.cpu() for name, tensor in fit.best.items()}, fit, count)
 
 
-def _halves(network: Network, block: int, states: dict[str, DenseStates]) -> Halves:
-    hidden = states["calibration"].at(2 * block)[:1].to(network.device)
-    with network.block(block) as module:
-        return find_halves(module, hidden, network.calls(*hidden.shape[:2])[block])
+def _check_reach(trainable: Trainable, objective: _Matching, where: str) -> None:
+    """Refuse a window whose first matrix has no part in what its last one gives: attention and MLP in parallel."""
+    loss = objective.loss(objective.load("validation", torch.arange(1)))
+    names = list(trainable.parameters)
+    gradients = torch.autograd.grad(loss, list(trainable.parameters.values()), allow_unused=True)
+    unused = [name for name, gradient in zip(names, gradients, strict=True) if gradient is None]
+    if unused:
+        raise FreelunchError(f"{where}: {unused[0]} has no part in what the up projection gives; is its attention "
+                             "beside the MLP? use window matrix or block")  # fmt: skip
 
 
-class _Trainer:
-    """One window's parameters in float32, their masks, and the loop that trains them."""
+def _inside(window: Window, index: int, block: nn.Module, halves: dict[int, Halves]) -> set[str]:
+    """Names of a block's parameters that lie in the window."""
+    if window.matrices:
+        return {f"{name}.{kind}" for name in window.matrices for kind in ("weight", "bias")}
+    return set(part_parameters(block, window.part(index), halves.get(index)))
+
+
+class _Matching:
+    """The distance of what a window gives from its target."""
 
     def __init__(
-        self, network: Network, window: Window, blocks: dict[int, nn.Module], halves: dict[int, Halves],
-        mask_of: MaskOf, training: Training,
+        self, network: Network, window: Window, blocks: dict[int, nn.Module], halves: dict[int, Halves], pairs: Pairs,
+        training: Training,
     ) -> None:  # fmt: skip
-        self.network, self.window, self.blocks, self.halves, self.training = network, window, blocks, halves, training
-        self.parameters: dict[str, nn.Parameter] = {}
-        self.masks: dict[str, Tensor] = {}
-        for index, block in blocks.items():
-            weights = {f"{name}.weight" for name in matrices(block)}
-            inside = set(part_parameters(block, window.part(index), halves.get(index)))
-            for name, parameter in block.named_parameters():
-                if name not in inside:
-                    if parameter.ndim < 2:  # the norm before attention runs, to no effect, in front of the MLP half
-                        parameter.data = parameter.data.float()
-                    continue
-                parameter.data = parameter.data.to(torch.float32, copy=True)
-                full = f"{network.block_name(index)}.{name}"
-                if (mask := mask_of(full)) is not None:
-                    self.masks[full] = mask.to(network.device)
-                    parameter.data.mul_(self.masks[full])
-                if name in weights or training.trains_norms:
-                    parameter.requires_grad_(True)
-                    self.parameters[full] = parameter
-        self._best_loss = float("inf")
-        self._best: dict[str, Tensor] = {}
+        if training.loss not in LOSSES:
+            raise FreelunchError(f"{training.loss} is no loss of states")
+        self._network, self._window, self._blocks, self._halves = network, window, blocks, halves
+        self._pairs, self._loss = pairs, LOSSES[training.loss]
 
-    def fit(self, train: tuple[Tensor, Tensor], validation: tuple[Tensor, Tensor]) -> tuple[list[int], list[float]]:
-        """Train; returns the steps at which it was validated, and the losses there."""
-        count, training = train[0].shape[0], self.training
-        order = batch_order(count, training.batch_size, training.epochs, training.seed, self.window.index)
-        total = len(order)
-        checkpoints = validation_steps(total, training.epochs)
-        optimizer = torch.optim.AdamW(self.parameters.values(), lr=training.learning_rate, weight_decay=0, fused=True)
-        losses = [self._validate(validation, 0)]
-        progress = tqdm(order, desc=f"window {self.window.name}", unit="step", leave=False, delay=10, mininterval=5)
-        for step, rows in enumerate(progress, start=1):
-            loss = self._loss(train[0][rows], train[1][rows])
-            if not bool(loss.isfinite()):
-                raise FreelunchError(f"window {self.window.name}, step {step}: the training loss is {loss.item()}")
-            loss.backward()
-            for name, mask in self.masks.items():
-                gradient = self.parameters[name].grad
-                assert gradient is not None
-                gradient.mul_(mask)  # pruned weights start at zero and, without a gradient, stay there
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(training.learning_rate, step, total, training.warmup)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            if step in checkpoints:
-                losses.append(self._validate(validation, step))
-        return [0, *checkpoints], losses
+    def count(self, split: str) -> int:
+        return len(self._pairs[split][0])
 
-    def best_tensors(self) -> dict[str, Tensor]:
-        """The best state, after checking that nothing pruned has come back."""
-        for name, mask in self.masks.items():
-            revived = int((self._best[name] != 0).logical_and(~mask).sum())
-            if revived:
-                raise FreelunchError(f"window {self.window.name}: {revived} pruned weights of {name} are not zero")
-        return {name: tensor.cpu() for name, tensor in self._best.items()}
+    def validation_batch(self) -> int:
+        return max(1, VALIDATION_TOKENS // self._pairs["validation"][0].shape[1])
+
+    def load(self, split: str, rows: Tensor) -> tuple[Tensor, Tensor]:
+        device = self._network.device
+        pinned = (part[rows].pin_memory() if device.type == "cuda" else part[rows] for part in self._pairs[split])
+        # in float32: autocast rounds what enters a product, but the residual stream keeps its precision
+        inputs, targets = (part.to(device, non_blocking=True).float() for part in pinned)
+        return inputs, targets
+
+    def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        inputs, targets = batch
+        with half_precision(self._network):
+            output = self._run(inputs)
+        return self._loss(output.float(), targets)
 
     def _run(self, hidden: Tensor) -> Tensor:
-        calls = self.network.calls(*hidden.shape[:2])
-        for index, block in self.blocks.items():
-            hidden = run_part(block, self.window.part(index), self.halves.get(index), hidden, calls[index])
+        window = self._window
+        calls = self._network.calls(*hidden.shape[:2])
+        if window.matrices:
+            (index, block), last = next(iter(self._blocks.items())), window.matrices[-1]
+            if len(window.matrices) > 1:
+                return run_until(block, last, hidden, calls[index]).reshape(*hidden.shape[:2], -1)
+            found: Tensor = block.get_submodule(last)(hidden)
+            return found
+        for index, block in self._blocks.items():
+            hidden = run_part(block, window.part(index), self._halves.get(index), hidden, calls[index])
         return hidden
 
-    def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        device = self.network.device
-        half = self.network.dtype != torch.float32
-        # inputs in float32: autocast rounds what enters a product, but the residual stream keeps its precision
-        with torch.autocast(device.type, torch.bfloat16) if half else nullcontext():
-            output = self._run(inputs.to(device, torch.float32))
-        return nn.functional.mse_loss(output.float(), targets.to(device, torch.float32))
 
-    @torch.no_grad()
-    def _validate(self, validation: tuple[Tensor, Tensor], step: int) -> float:
-        """Validation loss with the weights rounded as they would be saved; keeps them if it is the lowest so far."""
-        rounded = {name: parameter.detach().to(self.network.dtype, copy=True) for name, parameter in self._items()}
-        masters = {name: parameter.data for name, parameter in self._items()}
-        for name, parameter in self._items():
-            parameter.data = rounded[name].float()
-        inputs, targets = validation
-        total = 0.0
-        for rows in batches(inputs.shape[0], max(1, VALIDATION_TOKENS // inputs.shape[1])):
-            total += self._loss(inputs[rows], targets[rows]).item() * (rows.stop - rows.start)
-        for name, parameter in self._items():
-            parameter.data = masters[name]
-        loss = total / inputs.shape[0]
-        if not loss < float("inf"):
-            raise FreelunchError(f"window {self.window.name}, step {step}: the validation loss is {loss}")
-        if loss < self._best_loss:
-            self._best_loss, self._best = loss, rounded
-        return loss
-
-    def _items(self) -> list[tuple[str, nn.Parameter]]:
-        return list(self.parameters.items())
+def half_precision(network: Network) -> AbstractContextManager[Any]:
+    """Products in bfloat16, unless the model is a float32 one."""
+    if network.dtype == torch.float32:
+        return nullcontext()
+    return torch.autocast(network.device.type, torch.bfloat16)

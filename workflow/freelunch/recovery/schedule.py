@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 
-def learning_rate(peak: float, step: int, total: int, warmup: float) -> float:
-    """Rate of ``step`` (1 .. total): linear up to ``peak`` over the first ``int(warmup * total)`` steps, then to 0."""
+def learning_rate(peak: float, step: int, total: int, warmup: float, schedule: str = "linear") -> float:
+    """Rate of ``step`` (1 .. total): linear up to ``peak`` over the first ``int(warmup * total)`` steps.
+
+    Then, by ``schedule``: ``linear`` to 0, ``cosine`` to 0 along half a wave, ``constant``.
+    """
     rising = int(warmup * total)
     if step <= rising:
         return peak * step / rising
-    return peak * (total - step + 1) / (total - rising)
+    left = (total - step + 1) / (total - rising)
+    if schedule == "linear":
+        return peak * left
+    return peak * (1 - math.cos(math.pi * left)) / 2 if schedule == "cosine" else peak
 
 
 def batch_order(count: int, batch_size: int, epochs: int, seed: int, window: int) -> list[Tensor]:

@@ -39,11 +39,11 @@ class ADMM(Refinement):
     def refine(self, matrix: Matrix, pruned: Pruned, pattern: Pattern) -> Pruned:
         import torch
 
-        from ..hessian import cholesky, damped, factorised
+        from ..hessian import factorised, solvable
 
         gram = matrix.inputs.gram
         assert gram is not None
-        hessian = damped(gram, cholesky(gram, self.damping)[1])
+        hessian = solvable(gram, self.damping)
         scale = hessian.diagonal().sqrt()
         hessian = (hessian / scale / scale.unsqueeze(1)).to(matrix.weight.device)
         scale = scale.to(matrix.weight.device)

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     # absolute: provenance.sources follows relative imports, and a figure does not depend on the tables
-    from freelunch.reporting.tables import Table
+    from freelunch.reporting.table import Table
 
     TABLES: dict[str, Callable[[DataFrame], Table]]
     FIGURES: dict[str, Callable[[DataFrame], Figure]]
 
-__all__ = ["FIGURES", "FIGURE_NAMES", "TABLES", "TABLE_NAMES", "draw", "tabulate"]
+__all__ = ["FIGURES", "FIGURE_NAMES", "TABLES", "TABLE_NAMES", "describe", "draw", "tabulate"]
 
 
 def tabulate(name: str, rows: DataFrame) -> Table:
@@ -34,7 +34,7 @@ def tabulate(name: str, rows: DataFrame) -> Table:
     """
     if name not in TABLE_NAMES:
         raise FreelunchError(f"{name!r} is not a table; {suggest(name, TABLE_NAMES)}")
-    return cast("Table", import_module(".tables", __name__).TABLES[name](rows))
+    return cast("Table", import_module(f".tables.{name}", __name__).build(rows))
 
 
 def draw(name: str, rows: DataFrame) -> Figure:
@@ -48,9 +48,21 @@ def draw(name: str, rows: DataFrame) -> Figure:
     return cast("Figure", import_module(f".figures.{name}", __name__).draw(rows))
 
 
+def describe(name: str, rows: DataFrame) -> str:
+    """The claim that a figure is about and what the rows say, on two lines; empty if it is about none.
+
+    Raises:
+        FreelunchError: as ``draw``.
+    """
+    if name not in FIGURE_NAMES:
+        raise FreelunchError(f"{name!r} is not a figure; {suggest(name, FIGURE_NAMES)}")
+    module = import_module(f".figures.{name}", __name__)
+    return cast(str, module.caption(rows)) if hasattr(module, "caption") else ""
+
+
 def __getattr__(name: str) -> Any:
     if name == "TABLES":
-        return import_module(".tables", __name__).TABLES
+        return {table: import_module(f".tables.{table}", __name__).build for table in TABLE_NAMES}
     if name == "FIGURES":
         return {figure: import_module(f".figures.{figure}", __name__).draw for figure in FIGURE_NAMES}
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

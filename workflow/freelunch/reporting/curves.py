@@ -12,15 +12,16 @@ from pandas import DataFrame
 from ..errors import FreelunchError
 from .estimates import levels, suite, with_variant
 
-_POSITION = re.compile(r"^(?P<first>\d+)(?:-(?P<last>\d+))?(?:\.(?P<half>attention|mlp))?$")
+_POSITION = re.compile(r"^(?P<first>\d+)(?:-(?P<last>\d+))?(?:\.(?:.*\.)?(?P<part>\w+))?$")
 _RUN = ["suite", "run", "position"]
 
 
 def curves(rows: DataFrame, view: str) -> tuple[DataFrame, tuple[str, ...]]:
     """Validation loss over its initial value: one row per setting, window and step, the mean over seeds in ``ratio``.
 
-    Besides the setting (criterion, pattern and the levels returned), columns ``part`` (attention, mlp, block or a
-    number of blocks), ``first``, ``last`` (blocks), ``depth`` (middle of the window, in blocks) and ``step``.
+    Runs that are not reconstructed are left out: their losses are others. Besides the setting (criterion, pattern and
+    the levels returned), columns ``part`` (attention, mlp, block, a number of blocks, model, key_up, or the matrix:
+    ``k_proj``), ``first``, ``last`` (blocks), ``depth`` (middle of the window, in blocks) and ``step``.
 
     Raises:
         FreelunchError: there are no reconstructed runs, or their losses or the losses at step 0 are missing.
@@ -74,8 +75,11 @@ def _aggregate(losses: DataFrame, extra: Sequence[str]) -> tuple[DataFrame, tupl
 
 
 def _place(position: str, variant: str) -> dict[str, Any]:
+    if position == "model":
+        return {"part": variant, "first": 0, "last": 0, "depth": 0.0}
     match = _POSITION.match(position)
     if match is None:
-        raise FreelunchError(f"position {position!r} is not a window; expected the like of 7, 7.attention, 7.mlp, 7-9")
+        raise FreelunchError(f"position {position!r} is not a window; expected the like of 7, 7.attention, 7.mlp, 7-9, "
+                             "7.self_attn.k_proj")  # fmt: skip
     first, last = int(match["first"]), int(match["last"] or match["first"])
-    return {"part": match["half"] or variant, "first": first, "last": last, "depth": (first + last) / 2}
+    return {"part": match["part"] or variant, "first": first, "last": last, "depth": (first + last) / 2}

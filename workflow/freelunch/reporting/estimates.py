@@ -24,17 +24,20 @@ PRUNING = (
     "refinement",
     "prune_inputs",
 )
-RECOVERING = (
-    "flow",
-    "parametrization",
-    "trains_norms",
+TRAINING = (
     "loss",
     "optimizer",
     "learning_rate",
+    "schedule",
     "warmup",
     "epochs",
     "batch_size",
+    "accumulation",
+    "clip",
+    "patience",
 )
+"""Axes that a recovery in closed form does not have."""
+RECOVERING = ("flow", "parametrization", "targets", "repair", *TRAINING, "training_sequences")
 """Axes of the recovery alone: a run that is not recovered stands beside every one of their values."""
 
 
@@ -53,6 +56,18 @@ def estimate(values: Sequence[float], stderrs: Sequence[float] = ()) -> Estimate
     if not np.isfinite(values).all():
         return Estimate(math.nan if np.isnan(values).any() else math.inf, math.nan, len(values))
     return Estimate(float(np.mean(values)), float(np.std(values, ddof=1)) / math.sqrt(len(values)), len(values))
+
+
+def summary(runs: DataFrame, column: str = "value") -> Estimate | None:
+    """Mean of a column over runs; None if no run has it. Measured values (``value``) count even if they are NaN."""
+    if column == "value":
+        return estimate(list(runs["value"]), list(runs["stderr"])) if len(runs) else None
+    values = [float(value) for value in runs[column].dropna()]
+    if not values:
+        return None
+    found = estimate(values)
+    # what a setting prescribes does not scatter: "± 0" would only be noise
+    return found if found.stderr else Estimate(found.value, math.nan, found.runs)
 
 
 def with_variant(rows: DataFrame) -> DataFrame:
@@ -74,6 +89,15 @@ def levels(rows: DataFrame, cell: Sequence[str]) -> tuple[str, ...]:
 def suite(rows: DataFrame) -> str:
     """Name of the suite the rows are of, for messages and labels."""
     return ", ".join(sorted(rows["suite"].dropna().unique())) or "without a name"
+
+
+def of(frame: DataFrame, names: Sequence[str], values: Sequence[Any]) -> DataFrame:
+    """The rows with these values; what is missing equals what is missing."""
+    found = np.ones(len(frame), bool)
+    for name, value in zip(names, values, strict=True):
+        column = frame[name]
+        found &= (column.isna() if pd.isna(value) else (column == value).fillna(False)).to_numpy(bool)
+    return frame[found]
 
 
 def ordered(frame: DataFrame, names: Sequence[str]) -> list[tuple[Any, ...]]:

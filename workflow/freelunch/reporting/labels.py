@@ -10,18 +10,21 @@ import pandas as pd
 
 from ..errors import FreelunchError
 from ..patterns import NM, Structured, parse_pattern
-from ..windows import parse_window
 
 NOT_RECOVERED = "none"
 
 _AXES = {
     "calibration_tokens": "Calibration tokens",
     "length": "Length (tokens)",
+    "mismatch": "Merge mismatch",
     "peak_gib": "Peak memory (GiB)",
     "prune_inputs": "Pruning inputs",
     "seconds": "Time (s)",
     "sequences": "Calibration sequences",
-    "trains_norms": "Trains norms",
+    "clip": "Gradient clipping",
+    "selection": "Selected by",
+    "targets": "Trained matrices",
+    "trainable_parameters": "Trained parameters",
     "variant": "Recovery",
 }
 _VALUES = {
@@ -42,12 +45,58 @@ _VALUES = {
         "admm": "ADMM update",
         "bias": "Bias compensation",
     },
-    "optimizer": {"adamw": "AdamW"},
-    "loss": {"mse": "MSE"},
-    "variant": {"dense": "Dense", NOT_RECOVERED: "Not recovered"},
+    "optimizer": {"adamw": "AdamW", "sgd": "SGD"},
+    "recovery": {
+        NOT_RECOVERED: "Not recovered",
+        "repair": "Repair",
+        "reconstruct": "Reconstruction",
+        "retrain": "Retraining",
+    },
+    "repair": {"channel": "per channel", "layer": "per matrix", "shrink": "shrunk"},
+    "flow": {
+        "dense": "Dense",
+        "sparse_local": "Sparse input, own target",
+        "sparse_dense": "Sparse input, dense target",
+        "official_matrix": "Official code, per matrix",
+    },
+    "loss": {
+        "mse": "MSE",
+        "normalized_mse": "Normalised MSE",
+        "cosine": "Cosine",
+        "cross_entropy": "Cross-entropy",
+        "kl": "KL (distillation)",
+    },
+    "parametrization": {
+        "full + biases + norms": "All parameters",
+        "full": "Weights alone",
+        "biases": "Biases",
+        "norms": "Norms",
+        "biases + norms": "Biases + norms",
+        "mask_lora": "MaskLoRA",
+        "scale_lora": "ScaleLoRA",
+        "lora_prune": "LoRA-Prune",
+        "spp": "SPP",
+    },
+    "selection": {"validation": "Validation perplexity", "test": "Test perplexity", "auto": "Search in each window"},
+    "variant": {"dense": "Dense", NOT_RECOVERED: "Not recovered", "retrain": "Retraining", "repair": "Repair"},
 }
-_WINDOWS = {"attention_mlp": "Attention / MLP", "block": "Block", "attention": "Attention half", "mlp": "MLP half"}
+_WINDOWS = {
+    "matrix_exact": "Matrix, exact",
+    "matrix": "Matrix",
+    "official_matrix": "Matrix, official code",
+    "key_up": "Key / up",
+    "attention_mlp": "Attention / MLP",
+    "block": "Block",
+    "model": "Model",
+    "attention": "Attention half",
+    "mlp": "MLP half",
+}
+_HALVES = {"dense": -1.0, NOT_RECOVERED: 0.0, "matrix_exact": 0.1, "matrix": 0.2, "official_matrix": 0.3, "key_up": 0.4,
+           "attention_mlp": 1.0, "block": 2.0, "model": 1e6, "repair": 1e7, "retrain": 1e8}  # fmt: skip
+"""Size of windows in half-blocks, and the place of what has no window beside them."""
 _ORDERED = ("criterion", "allocation", "refinement")
+_AS_LISTED = ("recovery", "flow", "loss", "parametrization", "selection")
+_PLAIN = {"full": "Weights", "biases": "biases", "norms": "norms"}
 _PARTS = re.compile(r"([^+(]+)(\([^)]*\))?")
 
 
@@ -62,9 +111,12 @@ def value(name: str, found: Any) -> str:
         return _method(name, str(found))
     if name in _VALUES and found in _VALUES[name]:
         return _VALUES[name][found]
+    if name == "parametrization":
+        return _joined(str(found))
     if name in ("window", "variant"):
         text = str(found)
-        return _WINDOWS.get(text) or (f"{text} blocks" if text.isdecimal() else text.replace("_", " ").capitalize())
+        plain = text if "_proj" in text else text.replace("_", " ").capitalize()
+        return _WINDOWS.get(text) or (f"{text} blocks" if text.isdecimal() else plain)
     if isinstance(found, float) and math.isfinite(found):
         return f"{found:g}"
     return str(found)
@@ -72,7 +124,7 @@ def value(name: str, found: Any) -> str:
 
 def described(name: str, found: Any) -> str:
     """A value with its axis, where the value alone does not say what it is."""
-    alone = ("model", "criterion", "pattern", "variant", "dataset")
+    alone = ("model", "criterion", "pattern", "variant", "dataset", "window", "parametrization", "recovery")
     if name == "length":
         return f"{found} tokens"
     return value(name, found) if name in alone else f"{axis(name)}: {value(name, found)}"
@@ -82,6 +134,11 @@ def order(name: str, found: Any) -> tuple[Any, ...]:
     """Sorting key of an axis' values: windows by size, patterns by kind and sparsity, what is missing first."""
     if name in ("window", "variant"):
         return (_size(str(found)), str(found))
+    if name == "learning_rate" and isinstance(found, str):
+        return (1, 0.0, found) if found == "auto" else (0, float(found), "")
+    if name in _AS_LISTED and isinstance(found, str):
+        listed = [*_VALUES[name]]
+        return (0, listed.index(found) if found in listed else len(listed), found)
     if name in _ORDERED and isinstance(found, str):
         known, base = list(_VALUES[name]), found.split("(")[0].split(" +")[0]
         return (known.index(base) if base in known else len(known), 0.0, found)
@@ -103,6 +160,12 @@ def _method(name: str, text: str) -> str:
     return " + ".join(f"{_VALUES[name].get(part, part)} {settings}".strip() for part, settings in parts)
 
 
+def _joined(text: str) -> str:
+    """A parametrization: ``lora_prune(rank=8) + norms`` gives LoRA-Prune (rank=8) + norms."""
+    parts = [_PLAIN.get(part) or _method("parametrization", part) for part in text.split(" + ")]
+    return " + ".join(parts)
+
+
 def _short(settings: str) -> str:
     """A list of numbers, one for each block, by its ends."""
     numbers = settings.strip("()").split(", ")
@@ -112,9 +175,4 @@ def _short(settings: str) -> str:
 
 
 def _size(window: str) -> float:
-    if window in ("dense", NOT_RECOVERED):
-        return -1.0 if window == "dense" else 0.0
-    try:
-        return float(parse_window(int(window) if window.isdecimal() else window))
-    except FreelunchError:
-        return math.inf
+    return 2.0 * int(window) if window.isdecimal() else _HALVES.get(window, math.inf)

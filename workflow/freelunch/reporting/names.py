@@ -2,5 +2,11 @@
 
 from __future__ import annotations
 
-TABLE_NAMES = ("cost", "perplexity")
-FIGURE_NAMES = ("gain", "perplexity", "validation_loss")
+TABLE_NAMES = (
+    "calibration_size", "cost", "flow", "learning_rate", "loss", "parametrization", "perplexity", "retraining",
+    "window",
+)  # fmt: skip
+FIGURE_NAMES = (
+    "calibration_size", "drift", "flow", "gain", "learning_rate", "loss", "memory", "parametrization", "perplexity",
+    "retraining", "validation_loss", "window",
+)  # fmt: skip

@@ -12,7 +12,7 @@ import pandas as pd
 
 from . import labels
 from .estimates import Estimate
-from .tables import Column, Table
+from .table import Column, Table
 
 Kind = Literal["csv", "md", "tex"]
 KINDS: tuple[Kind, ...] = ("csv", "md", "tex")

@@ -35,14 +35,21 @@ DTYPES = {
     "window": "str",
     "flow": "str",
     "parametrization": "str",
-    "trains_norms": "boolean",
+    "targets": "str",
+    "repair": "str",
     "loss": "str",
     "optimizer": "str",
-    "learning_rate": "float64",
+    "learning_rate": "str",
+    "schedule": "str",
     "warmup": "float64",
     "epochs": "Int64",
     "batch_size": "Int64",
+    "accumulation": "Int64",
+    "clip": "float64",
+    "patience": "Int64",
+    "training_sequences": "Int64",
     "training_tokens": "Int64",
+    "trainable_parameters": "Int64",
     "sequences": "Int64",
     "validation_sequences": "Int64",
     "sampling": "str",
@@ -59,7 +66,10 @@ DTYPES = {
     "device": "str",
     "versions": "str",
 }
-"""Columns and dtypes; counts are nullable integers, so that they are written as integers where some are missing."""
+"""Columns and dtypes; counts are nullable integers, so that they are written as integers where some are missing.
+
+``learning_rate`` is text: a number as ``%g`` writes it, or ``auto``.
+"""
 
 COLUMNS = tuple(DTYPES)
 IDENTITY = ("suite", "run", "metric", "dataset", "split", "length", "position", "step")

@@ -14,6 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from ..errors import FreelunchError
+
 SINGLE, DOUBLE = 3.35, 6.9
 """Widths of one and of two columns of a paper, in inches."""
 
@@ -58,11 +60,13 @@ _METADATA: dict[str, dict[str, Any]] = {
 
 
 _STEPS: tuple[tuple[float, tuple[float, ...]], ...] = (
+    (0.15, (1, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2, 2.2, 2.4, 2.6, 2.8, 3, 3.2, 3.4, 3.6, 3.8, 4, 4.2, 4.4,
+            4.6, 4.8, 5, 5.5, 6, 6.5, 7, 7.5, 8, 8.5, 9, 9.5)),
     (0.5, (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)),
     (1.3, (1, 2, 3, 5, 7)),
     (3.5, (1, 2, 5)),
     (math.inf, (1,)),
-)
+)  # fmt: skip
 """Which multiples of powers of ten are ticks, on scales of up to so many decades."""
 
 
@@ -73,14 +77,31 @@ class Look(NamedTuple):
     marker: str
 
 
+_TALLEST = 150
+"""Inches. Image formats end at 65,535 pixels; nobody reads so far."""
+
 LOOKS = {
     "none": Look(GREY, "D"),
+    "matrix_exact": Look(PURPLE, "p"),
+    "matrix": Look(ORANGE, "X"),
+    "official_matrix": Look(BLACK, "x"),
+    "key_up": Look(GREEN, "^"),
     "attention_mlp": Look(BLUE, "o"),
     "attention": Look(BLUE, "o"),
     "mlp": Look(SKY, "v"),
     "block": Look(VERMILLION, "s"),
+    "model": Look(BLACK, "d"),
+    "retrain": Look(SKY, "<"),
 }
-_OTHERS = (Look(GREEN, "^"), Look(PURPLE, "P"), Look(ORANGE, "X"), Look(BLACK, "*"))
+SERIES = (
+    Look(BLUE, "o"), Look(VERMILLION, "s"), Look(GREEN, "^"), Look(PURPLE, "P"), Look(ORANGE, "X"), Look(SKY, "v"),
+    Look(BLACK, "*"), Look(GREY, "h"), Look(BLUE, "<"), Look(VERMILLION, ">"),
+)  # fmt: skip
+"""Looks of series without a meaning of their own, in the order given."""
+_OTHERS = (
+    *(look for look in SERIES[2:] if look not in LOOKS.values()),
+    Look(GREEN, "v"), Look(SKY, "s"), Look(ORANGE, "o"),
+)  # fmt: skip
 
 
 def looks(series: Sequence[str]) -> dict[str, Look]:
@@ -101,7 +122,13 @@ def applied() -> Iterator[None]:
 def grid(
     rows: int, columns: int, height: float, width: float | None = None, **shared: Any
 ) -> tuple[Figure, list[list[Axes]]]:
-    """A figure of ``rows x columns`` axes; ``height`` is that of one row in inches, ``width`` the whole figure's."""
+    """A figure of ``rows x columns`` axes; ``height`` is that of one row in inches, ``width`` the whole figure's.
+
+    Raises:
+        FreelunchError: it would be taller than an image can be.
+    """
+    if rows * height > _TALLEST:
+        raise FreelunchError(f"a figure of {rows} rows of panels is too tall; ask for it in a suite of fewer settings")
     figure = Figure(figsize=(width or (SINGLE if columns == 1 else DOUBLE), rows * height + 0.5))
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False, **shared)

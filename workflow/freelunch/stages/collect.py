@@ -9,7 +9,35 @@ from typing import Any
 from ..artifacts import Artifact, read_json
 from ..patterns import parse_pattern
 from ..reporting.rows import to_frame, write
-from ..specs import EvaluationSpec, PrunedSpec, ReconstructedSpec
+from ..specs import (
+    CalibrationSpec,
+    EvaluationSpec,
+    ModelSpec,
+    PrunedSpec,
+    ReconstructedSpec,
+    RepairedSpec,
+    RetrainedSpec,
+    Training,
+)
+
+_OF_WINDOWS = {
+    "best_validation_loss": "best_loss",
+    "unmerged_validation_loss": "unmerged_loss",
+    "chosen_learning_rate": "chosen_rate",
+}
+"""Metrics of windows, and what their records call them."""
+_OF_STEPS = (
+    "optimizer",
+    "learning_rate",
+    "schedule",
+    "warmup",
+    "epochs",
+    "batch_size",
+    "accumulation",
+    "clip",
+    "patience",
+)
+"""Axes that mean nothing where no step is taken."""
 
 
 def collect(suite: str, evaluations: list[EvaluationSpec], root: Path, folder: Path) -> None:
@@ -43,27 +71,32 @@ def rows_of(suite: str, spec: EvaluationSpec, root: Path) -> Iterator[dict[str, 
     }
     for metric in read_json(artifact.file("metrics.json")):
         kept = ("metric", "dataset", "split", "length", "value", "stderr")
-        yield about | {key: metric[key] for key in kept}
+        yield about | {key: metric[key] for key in kept} | {"position": metric.get("position")}
     for name, value in _pruning(overlays).get("matrix_sparsity", {}).items():
         yield about | {"metric": "matrix_sparsity", "position": name, "value": value}
-    for window in overlays.get("recovered", {}).get("windows", []):
+    for window in _trained(overlays).get("windows", []):
         at = {"position": window["window"], "split": "validation"}
         for step, loss in zip(window["validation_steps"], window["losses"], strict=True):
             yield about | at | {"metric": "validation_loss", "step": step, "value": loss}
-        yield about | at | {
-            "metric": "best_validation_loss", "step": window["best_step"], "value": window["best_loss"],
-        }  # fmt: skip
+        for metric, key in _OF_WINDOWS.items():
+            if window.get(key) is not None:
+                yield about | at | {"metric": metric, "step": window["best_step"], "value": window[key]}
 
 
 def _pruning(overlays: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The manifest of the stage that pruned: the recovery's own, if it did."""
-    return overlays.get("pruned") or overlays.get("recovered") or {}
+    """The manifest of the stage that pruned: the reconstruction's own, if it did."""
+    return overlays.get("pruned") or overlays.get("reconstructed") or {}
+
+
+def _trained(overlays: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The manifest of the stage that trained, if one did."""
+    return overlays.get("reconstructed") or overlays.get("retrained") or {}
 
 
 def _protocol(spec: EvaluationSpec, overlays: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The axes of a run, by column."""
     subject = spec.subject
-    if not isinstance(subject, PrunedSpec | ReconstructedSpec):
+    if isinstance(subject, ModelSpec):
         return {
             "model": subject.model, "criterion": "dense", "pattern": "dense", "recovery": "none",
             "sparsity": 0.0, "achieved_sparsity": 0.0,
@@ -87,9 +120,23 @@ def _protocol(spec: EvaluationSpec, overlays: dict[str, dict[str, Any]]) -> dict
         "prune_inputs": pruned.prune_inputs,
         "recovery": "none",
     }
-    if isinstance(subject, ReconstructedSpec):
-        taken = ("recovery", "flow", "parametrization", "trains_norms", "loss", "optimizer", "learning_rate", "warmup",
-                 "epochs", "batch_size")  # fmt: skip
-        columns |= {key: getattr(subject, key) for key in taken}
-        columns |= {"window": str(subject.window), "training_tokens": overlays["recovered"]["training_tokens"]}
-    return columns
+    if isinstance(subject, RepairedSpec):
+        columns |= {"recovery": "repair", "repair": subject.repair}
+    elif isinstance(subject, RetrainedSpec):
+        columns |= {"recovery": "retrain"} | _training(subject.training, subject.calibration)
+    elif isinstance(subject, ReconstructedSpec):
+        columns |= {"recovery": "reconstruct", "window": str(subject.window), "flow": subject.flow}
+        columns |= _training(subject.training, subject.dense.calibration)
+        if subject.closed_form:
+            columns = {key: value for key, value in columns.items() if key not in _OF_STEPS}
+    counted = ("training_tokens", "trainable_parameters")
+    return columns | {key: _trained(overlays)[key] for key in counted if _trained(overlays)}
+
+
+def _training(training: Training, calibration: CalibrationSpec) -> dict[str, Any]:
+    rate = training.learning_rate
+    columns = {key: getattr(training, key) for key in Training.model_fields if key != "seed"}
+    return columns | {
+        "learning_rate": rate if isinstance(rate, str) else f"{rate:g}",
+        "training_sequences": calibration.sequences,
+    }

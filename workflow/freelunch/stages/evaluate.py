@@ -1,43 +1,84 @@
-"""Stage ``evaluate``: perplexities of one network, streamed over its blocks."""
+"""Stage ``evaluate``: perplexities of one network, and its drift from the dense one, streamed over its blocks."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import Tensor
 
 from ..artifacts import Artifact
 from ..documents import read_documents
+from ..evaluation.drift import drifts
 from ..evaluation.perplexity import cut, perplexities
 from ..specs import EvaluationSpec
+from ..streaming import Network
 from .network import open_network, open_source, open_tokenizer
 from .stage import Stage
 
 
+@dataclass(frozen=True)
+class _Text:
+    """Windows ``[sequences, length]`` of a split, and what its entries say about it."""
+
+    windows: Tensor
+    about: dict[str, Any]
+
+
 def evaluate(stage: Stage) -> None:
-    """Run the stage: ``metrics.json`` with one entry per task and split."""
+    """Run the stage: ``metrics.json`` with one entry per perplexity, and two per block for every drift."""
     spec = stage.spec
     assert isinstance(spec, EvaluationSpec)
     tokenizer = open_tokenizer(stage, spec.base)
+    read = _texts(stage, spec, tokenizer, "perplexity")
+    # the dense model has nothing that it could be compared with
+    compared = _texts(stage, spec, tokenizer, "drift") if spec.overlays else {}
+    network = open_network(stage, spec.base, open_source(stage, spec.base, spec.overlays))
+    metrics = _perplexities(stage, network, read) if read else []
+    if compared:
+        metrics += _drifts(stage, open_network(stage, spec.base), network, compared)
+    stage.write_json("metrics.json", metrics)
+    stage.finish()
+
+
+def _texts(stage: Stage, spec: EvaluationSpec, tokenizer: Any, metric: str) -> dict[str, _Text]:
+    """What the tasks of a metric read, by the name that failures give it."""
     sources = {data.data: data for data in spec.data}
-    windows: dict[str, Tensor] = {}
-    about: dict[str, dict[str, Any]] = {}
-    for task in spec.tasks:
+    found: dict[str, _Text] = {}
+    for task in (task for task in spec.tasks if task.metric == metric):
         for split in task.splits:
             name = f"{task.data} {split} @ {task.length}"
             text = joined(stage.open(sources[task.data]), split, sources[task.data].source.separator)
             tokens = tokenizer(text, verbose=False)["input_ids"]  # not verbose: longer than the context on purpose
-            windows[name] = cut(tokens, task.length, task.sequences, name)
-            about[name] = {
-                "metric": f"ppl@{task.length}", "dataset": task.data, "split": split, "length": task.length,
-            }  # fmt: skip
-    network = open_network(stage, spec.base, open_source(stage, spec.base, spec.overlays))
+            about = {"dataset": task.data, "split": split, "length": task.length}
+            found[name] = _Text(cut(tokens, task.length, task.sequences, name), about)
+    return found
+
+
+def _perplexities(stage: Stage, network: Network, texts: dict[str, _Text]) -> list[dict[str, Any]]:
+    """One entry per text."""
+    windows = {name: text.windows for name, text in texts.items()}
     results = perplexities(network, windows, stage.execution.stream_tokens)
-    metrics = [about[name] | _plain(asdict(result)) for name, result in results.items()]
-    stage.write_json("metrics.json", metrics)
-    stage.finish()
+    return [
+        {"metric": f"ppl@{texts[name].about['length']}"} | texts[name].about | _plain(asdict(result))
+        for name, result in results.items()
+    ]
+
+
+def _drifts(stage: Stage, dense: Network, network: Network, texts: dict[str, _Text]) -> list[dict[str, Any]]:
+    """Two entries per text and block; ``position`` is the block."""
+    windows = {name: text.windows for name, text in texts.items()}
+    results = drifts(dense, network, windows, stage.execution.stream_tokens)
+    entries = []
+    for name, found in results.items():
+        for block, drift in enumerate(found):
+            at = texts[name].about | {"position": str(block)}
+            local = {"value": drift.local, "stderr": drift.local_stderr}
+            accumulated = {"value": drift.accumulated, "stderr": drift.accumulated_stderr}
+            entries += [{"metric": "drift_local"} | at | _plain(local)]
+            entries += [{"metric": "drift_accumulated"} | at | _plain(accumulated)]
+    return entries
 
 
 def joined(data: Artifact, split: str, separator: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from ..activations import DenseStates
+from ..activations import States
 from ..sequential import Prefix
 from ..specs import GramsSpec
 from .dense import KeptStates
@@ -23,7 +23,7 @@ def grams(stage: Stage) -> None:
     network = open_network(stage, calibration.model)
     cache = stage.open(spec.dense)
     batch = max(1, cache.manifest["execution"]["stream_tokens"] // calibration.length)
-    states = DenseStates(network, KeptStates(cache, "calibration"), batch, stage.folder)
+    states = States(network, KeptStates(cache, "calibration"), batch, stage.folder)
     for index in tqdm(range(len(network.blocks)), desc="Gram matrices", unit="block"):
         states.drop_before(2 * index)
         found = Prefix(states.at(2 * index), batch, stage.folder).statistics(network, index, gram=True)

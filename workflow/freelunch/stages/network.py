@@ -10,7 +10,7 @@ from transformers import AutoConfig
 from ..device import DTYPES, choose
 from ..models import load_tokenizer
 from ..overlays import Masked, Replaced, TensorSource
-from ..specs import ModelSpec, PrunedSpec, ReconstructedSpec
+from ..specs import ModelSpec, OverlaySpec
 from ..streaming import Network
 from .stage import Stage
 
@@ -27,7 +27,7 @@ def open_tokenizer(stage: Stage, model: ModelSpec) -> Any:
     return load_tokenizer(artifact.folder)
 
 
-def open_source(stage: Stage, model: ModelSpec, overlays: Sequence[PrunedSpec | ReconstructedSpec]) -> TensorSource:
+def open_source(stage: Stage, model: ModelSpec, overlays: Sequence[OverlaySpec]) -> TensorSource:
     """The tensors of a model with overlays applied in order."""
     source: TensorSource = stage.tensors(model)
     for overlay in overlays:

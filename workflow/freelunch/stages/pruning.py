@@ -18,7 +18,7 @@ from ..matrix import Matrices, Matrix
 from ..overlays import SafetensorsFiles, pack
 from ..pruning import Pruner
 from ..refinements.refinement import Pruned
-from ..specs import PrunedSpec
+from ..specs import GramsSpec, PrunedSpec
 from ..statistics import Statistics, on_device
 from ..structured import Heads
 from .stage import Stage
@@ -59,6 +59,11 @@ class DenseStatistics:
         )
 
 
+def read_gram(grams: Artifact, device: str, block: int, leader: str) -> Tensor:
+    """The Gram matrix of the inputs of a matrix, on the device if it has room."""
+    return on_device(SafetensorsFiles([grams.file(GramsSpec.file(block))]).load(leader), choose(device))
+
+
 def heads_of(model: Artifact) -> Heads:
     """The heads of a prepared model, from its own config."""
     facts = facts_of_file(model.file("config.json"))
@@ -77,8 +82,8 @@ class PruningJob:
         model = spec.dense.calibration.model
         self._stage, self._seed, self._dtype = stage, spec.seed, DTYPES[model.source.dtype]
         self._source, self._device = stage.tensors(model), choose(stage.execution.device)
-        self._grams = spec.grams
-        self._statistics = DenseStatistics(stage.open(spec.dense), self._gram if spec.grams else None)
+        grams = partial(read_gram, stage.open(spec.grams), stage.execution.device) if spec.grams else None
+        self._statistics = DenseStatistics(stage.open(spec.dense), grams)
         leaders = self._statistics.leaders
         blocks = {name: block for block, names in leaders.items() for name in names}
         shapes = {name: self._source.shape(f"{name}.weight") for name in blocks}
@@ -90,11 +95,6 @@ class PruningJob:
     def load(self, name: str, gram: bool = True) -> Matrix:
         """A dense matrix with the statistics of the dense model."""
         return self.matrix(name, self._statistics.of(name, gram))
-
-    def _gram(self, block: int, leader: str) -> Tensor:
-        assert self._grams is not None
-        file = self._stage.open(self._grams).file(self._grams.file(block))
-        return on_device(SafetensorsFiles([file]).load(leader), self._device)
 
     def matrix(self, name: str, inputs: Statistics) -> Matrix:
         """A dense matrix with other statistics; on the device where their Gram matrix found room."""

@@ -21,7 +21,7 @@ from ..overlays import SafetensorsFiles
 from ..provenance import versions
 from ..specs import Spec
 
-RESUMED = ("recovered",)
+RESUMED = ("shards", "reconstructed", "retrained")
 """Stages that keep the files of an interrupted job, each with a record by which it is judged."""
 
 
@@ -82,6 +82,10 @@ class Stage:
     def add(self, name: str) -> None:
         """Note a file that is already in its place."""
         self._files[name] = describe(self.folder / name)
+
+    def forget(self, name: str) -> None:
+        """Take a file out of the result again; it goes when the stage is finished."""
+        self._files.pop(name, None)
 
     def entry(self, name: str) -> dict[str, Any]:
         """Size and checksum of a file that was written or added."""

@@ -13,8 +13,8 @@ from pandas import DataFrame
 
 from .. import labels, style
 from ..curves import gains
-from ..estimates import ordered
-from .panels import of, settings, title
+from ..estimates import of, ordered
+from .panels import settings, title
 
 
 @style.applied()
@@ -47,7 +47,7 @@ def draw(rows: DataFrame) -> Figure:
         Line2D([], [], color=look.colour, marker=look.marker, markersize=3.5, label=labels.value("window", part))
         for part, look in looks.items()
     ]
-    figure.legend(handles=keys, loc="outside upper center", ncols=len(keys))
+    figure.legend(handles=keys, loc="outside upper center", ncols=min(len(keys), 3 if len(lines[0]) == 1 else 6))
     return figure
 
 

@@ -36,10 +36,3 @@ def wrapped(panels: Sequence[Any], widest: int) -> list[list[Any]]:
     count = -(-len(panels) // widest)
     width = -(-len(panels) // count)
     return [list(panels[i : i + width]) for i in range(0, len(panels), width)]
-
-
-def of(frame: DataFrame, names: Sequence[str], values: Sequence[Any]) -> DataFrame:
-    """The rows with these values."""
-    for name, value in zip(names, values, strict=True):
-        frame = frame[frame[name].isna() if value is None or value != value else frame[name] == value]
-    return frame

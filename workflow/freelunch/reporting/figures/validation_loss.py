@@ -16,8 +16,8 @@ from pandas import DataFrame
 
 from .. import labels, style
 from ..curves import curves
-from ..estimates import ordered
-from .panels import of, settings, title
+from ..estimates import of, ordered
+from .panels import settings, title
 
 
 @style.applied()

@@ -1,11 +1,11 @@
-"""Rule `recover`."""
+"""Rule `repair`."""
 
 from typing import TYPE_CHECKING
 
 from freelunch.job import run
-from freelunch.stages.recover import recover
+from freelunch.stages.repair import repair
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
-run(recover, snakemake)
+run(repair, snakemake)

@@ -1,0 +1,468 @@
+"""Comparisons of recoveries: which runs are compared, what is selected, and the tables and figures of both."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from freelunch import reporting
+from freelunch.errors import FreelunchError
+from freelunch.reporting import claims, comparisons, curves, rendering, rows, studies, style, sweeps
+from freelunch.reporting.estimates import Estimate
+
+Record = dict[str, Any]
+ALL, LORA = "full + biases + norms", "lora_prune + biases + norms"
+BLOCKS = 3
+TRAINING: Record = {
+    "loss": "mse", "optimizer": "adamw", "learning_rate": "0.001", "schedule": "linear", "warmup": 0.1, "epochs": 2,
+    "batch_size": 2, "accumulation": 1, "clip": 0.0, "patience": 0,
+}  # fmt: skip
+BASE: Record = {
+    "suite": "s", "model": "m", "calibration": "wiki", "sequences": 32, "calibration_tokens": 32 * 256,
+    "validation_sequences": 8, "sampling": "packed", "criterion": "wanda", "pattern": "2:4", "allocation": "uniform",
+    "refinement": "none", "prune_inputs": "dense", "seed": 0, "recovery": "none", "seconds": 4.0, "peak_gib": 1.0,
+}  # fmt: skip
+LOCAL: Record = TRAINING | {
+    "recovery": "reconstruct", "window": "attention_mlp", "flow": "dense", "parametrization": ALL, "targets": "all",
+    "training_sequences": 32, "training_tokens": 2 * 32 * 256, "seconds": 100.0, "peak_gib": 2.0,
+    "trainable_parameters": 1000,
+}  # fmt: skip
+RETRAINED = LOCAL | {"recovery": "retrain", "window": None, "flow": None, "loss": "cross_entropy"}
+EXACT = LOCAL | dict.fromkeys(TRAINING) | {"window": "matrix_exact", "training_tokens": None}
+
+
+class Suite:
+    """Collects the records of runs; each gets a name of its own."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.dense = BASE | {"run": "dense", "criterion": "dense", "pattern": "dense"}
+        kept = ("suite", "model", "recovery", "run", "criterion", "pattern")
+        self.dense = {name: value for name, value in self.dense.items() if name in kept}
+        self.records += self._perplexity(self.dense, 14.0, 15.0)
+
+    @staticmethod
+    def _perplexity(run: Record, test: float, validation: float | None) -> list[Record]:
+        at = run | {"metric": "ppl@256", "dataset": "wiki", "length": 256, "stderr": 0.3}
+        found = [at | {"split": "test", "value": test}, at | {"dataset": "german", "split": "test", "value": 3 * test}]
+        return found + ([] if validation is None else [at | {"split": "validation", "value": validation}])
+
+    def add(self, test: float, validation: float | None = None, **changes: Any) -> Record:
+        """A run that is not recovered unless the changes say so."""
+        run = BASE | changes | {"run": f"run{len(self.records)}"}
+        self.records += self._perplexity(run, test, test + 1 if validation is None else validation)
+        return run
+
+    def local(self, test: float, validation: float | None = None, **changes: Any) -> Record:
+        """A reconstructed run."""
+        return self.add(test, validation, **(LOCAL | changes))
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The rows."""
+        return rows.to_frame(self.records)
+
+
+def everything(seeds: tuple[int, ...] = (0, 1)) -> Suite:
+    """A suite with every comparison, at two patterns."""
+    suite = Suite()
+    for pattern, factor in (("2:4", 1.0), ("50%", 0.7)):
+        for seed in seeds:
+            about: Record = {"pattern": pattern, "seed": seed}
+
+            def put(test: float, a: Record = about, f: float = factor, s: int = seed, **changes: Any) -> Record:
+                recovery = LOCAL if changes.pop("trained", True) else {}
+                return suite.add((test + 0.4 * s) * f, **(recovery | a | changes))
+
+            runs = [put(130.0, trained=False)]
+            put(131.0, trained=False, sequences=8, calibration_tokens=8 * 256)
+            windows = {"matrix": 43.1, "key_up": 36.0, "attention_mlp": 30.2, "block": 29.9, "3": 30.4, "model": 31.0}
+            for place, (window, value) in enumerate(windows.items()):
+                runs.append(put(value, window=window, peak_gib=1.5 + 0.4 * place))
+                put(value + 1.5, window=window, parametrization="full", peak_gib=1.4 + 0.4 * place)
+            put(44.0, **(EXACT | {"pattern": pattern, "seed": seed, "peak_gib": 1.2}))
+            put(47.0, window="matrix", flow="official_matrix")
+            for flow, value in {"sparse_local": 33.0, "sparse_dense": 29.0}.items():
+                put(value, flow=flow)
+            for loss, value in {"normalized_mse": 30.5, "cosine": 34.0}.items():
+                put(value, loss=loss)
+            sizes = {"biases": 20, "norms": 60, LORA: 300, "mask_lora(rank=8)": 280,
+                     "scale_lora": 280, "spp": 100}  # fmt: skip
+            for place, (name, size) in enumerate(sizes.items()):
+                run = put(31.0 + place, parametrization=name, trainable_parameters=size)
+                if name.startswith("lora_prune"):
+                    at = run | {"split": "validation", "position": "0.mlp", "step": 5}
+                    suite.records.append(at | {"metric": "best_validation_loss", "value": 0.6})
+                    suite.records.append(at | {"metric": "unmerged_validation_loss", "value": 0.5})
+            for sequences, value in {8: 35.0, 128: 28.0}.items():
+                tokens: Record = {"training_tokens": 2 * sequences * 256, "training_sequences": sequences}
+                put(value, **tokens)
+                put(value + 1, **tokens, sequences=sequences, calibration_tokens=sequences * 256)
+            for rate in ("0.0001", "0.0003", "0.003"):
+                for epochs in (1, 2):
+                    put(30 + abs(math.log10(float(rate)) + 3) * 4 - epochs, learning_rate=rate, epochs=epochs,
+                        training_tokens=epochs * 32 * 256)  # fmt: skip
+            put(30.0, learning_rate="auto", seconds=250.0)
+            for repair in ("channel", "layer", "shrink"):
+                put(90.0 + len(repair), trained=False, recovery="repair", repair=repair)
+            for loss, name, epochs in product(("cross_entropy", "kl"), (ALL, LORA), (2, 8, 32)):
+                changes = {"loss": loss, "parametrization": name, "epochs": epochs, "seconds": 50.0 * epochs}
+                tokens = epochs * 32 * 256
+                runs.append(
+                    put(
+                        60 / epochs**0.3 + (loss == "kl") + 2 * (name == LORA),
+                        **(RETRAINED | about | changes | {"training_tokens": tokens}),
+                    )
+                )
+            for place, run in enumerate(runs):
+                for block in range(8):
+                    at = run | {"split": "test", "length": 256, "position": f"{block}"}
+                    for dataset, more in {"wiki": 1.0, "german": 1.7}.items():
+                        value = more * (0.02 + 0.5 / (place + 1))
+                        suite.records.append(at | {"metric": "drift_local", "dataset": dataset, "value": value})
+                        suite.records.append(
+                            at
+                            | {"metric": "drift_accumulated", "dataset": dataset, "value": value * (1 + block) ** 0.5}
+                        )
+    return suite
+
+
+@pytest.fixture(scope="module")
+def frame() -> pd.DataFrame:
+    return everything().frame
+
+
+def on(dataset: str, groups: list[comparisons.Group]) -> list[comparisons.Group]:
+    return [group for group in groups if group.setting["dataset"] == dataset]
+
+
+def table(name: str, frame: pd.DataFrame) -> list[dict[str, str]]:
+    lines = csv.DictReader(io.StringIO(rendering.render(reporting.tabulate(name, frame), "csv")))
+    return [line for line in lines if line.get("dataset", "wiki") == "wiki"]
+
+
+# --- groups ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_group_is_equal_in_every_axis_but_one() -> None:
+    suite = Suite()
+    suite.add(130.0)
+    suite.local(30.0)
+    suite.local(32.0, seed=1)
+    suite.local(29.0, flow="sparse_dense")
+    suite.local(28.0, flow="sparse_local", epochs=3)  # differs in two axes
+    suite.local(27.0, flow="sparse_local", clip=1.0)
+    suite.local(26.0, flow="sparse_local", validation_sequences=16)
+    (group,) = on("wiki", comparisons.along(comparisons.measured(suite.frame, "x"), "flow"))
+    assert group.values == ["dense", "sparse_dense"]
+    assert group.estimate("dense") == Estimate(31.0, 1.0, 2)
+    assert group.estimate("sparse_dense") == Estimate(29.0, 0.3, 1)
+    assert group.baseline() == Estimate(130.0, 0.3, 1)
+    assert list(group.dense["value"]) == [14.0]
+    (german,) = on("german", comparisons.along(comparisons.measured(suite.frame, "x"), "flow"))
+    assert german.estimate("sparse_dense") == Estimate(87.0, 0.3, 1)
+    assert german.baseline() == Estimate(390.0, 0.3, 1)
+
+
+def test_baselines_are_pruned_alike() -> None:
+    suite = Suite()
+    suite.add(130.0)
+    suite.add(90.0, criterion="ria")
+    suite.add(80.0, sequences=64, calibration_tokens=64 * 256)
+    suite.local(30.0)
+    suite.local(31.0, loss="cosine")
+    (group,) = on("wiki", studies.losses(suite.frame, "x"))
+    assert list(group.alone["value"]) == [130.0]
+
+
+def test_the_replica_is_a_flow_and_a_window_and_what_is_exact_stands_with_all() -> None:
+    suite = Suite()
+    suite.local(43.0, window="matrix")
+    suite.local(47.0, window="matrix", flow="official_matrix")
+    suite.local(30.0)
+    suite.local(31.5, parametrization="full")
+    suite.local(29.0, learning_rate="0.01")
+    suite.add(44.0, **EXACT)
+    (group,) = on("wiki", studies.windows(suite.frame, "x"))
+    assert group.values == ["matrix_exact", "matrix", "official_matrix", "attention_mlp"]
+    assert sorted(group.at("attention_mlp")["extras"]) == ["biases + norms", "frozen"]
+    pair = suite.frame[suite.frame["window"] != "matrix"]
+    fast, slow = on("wiki", studies.windows(pair, "x"))
+    assert (fast.setting["learning_rate"], slow.setting["learning_rate"]) == ("0.001", "0.01")
+    assert fast.values == slow.values == ["matrix_exact", "attention_mlp"]
+    (flow,) = on("wiki", studies.flows(suite.frame, "x"))
+    assert flow.values == ["dense", "official_matrix"]
+    assert flow.setting["window"] == "matrix"
+
+
+def test_sizes_are_those_of_training_alone_or_of_pruning_too() -> None:
+    suite = Suite()
+    for sequences, value in ((32, 130.0), (64, 128.0)):
+        suite.add(value, sequences=sequences, calibration_tokens=sequences * 256)
+    suite.local(30.0)
+    suite.local(28.0, training_sequences=64)
+    suite.local(27.0, training_sequences=64, sequences=64, calibration_tokens=64 * 256)
+    suite.local(20.0, training_sequences=64, sequences=64, calibration_tokens=64 * 512)  # longer: in no group
+    together, alone = on("wiki", studies.sizes(suite.frame, "x"))
+    assert [together.estimate(value) for value in together.values] == [Estimate(30.0, 0.3), Estimate(27.0, 0.3)]
+    assert [together.estimate(value, "tokens") for value in together.values] == [Estimate(8192.0), Estimate(16384.0)]
+    assert [together.baseline(value) for value in together.values] == [Estimate(130.0, 0.3), Estimate(128.0, 0.3)]
+    assert [alone.estimate(value) for value in alone.values] == [Estimate(30.0, 0.3), Estimate(28.0, 0.3)]
+    assert alone.baseline(64) == Estimate(130.0, 0.3)
+
+
+def test_of_equal_cells_validation_chooses() -> None:
+    suite = Suite()
+    suite.local(30.0, validation=40.0)
+    suite.local(35.0, validation=33.0, learning_rate="0.01")
+    suite.local(20.0, validation=math.nan, learning_rate="0.1")
+    suite.local(36.0, validation=math.inf, learning_rate="0.2")
+    found = comparisons.best(comparisons.measured(suite.frame, "x"), ["dataset", "criterion"], suite.frame, "x")
+    chosen = found[(found["criterion"] == "wanda") & (found["dataset"] == "german")]
+    assert list(chosen["value"]) == [105.0]
+    without = suite.frame
+    without = without[(without["split"] == "test") | (without["learning_rate"] != "0.01")]
+    with pytest.raises(FreelunchError, match="figure x needs the validation perplexity of every run"):
+        comparisons.best(without[without["split"] == "test"], ["dataset", "criterion"], without, "figure x")
+
+
+# --- selection -------------------------------------------------------------------------------------------------------
+
+
+def sweep_suite() -> Suite:
+    suite = Suite()
+    for rate, epochs, test, validation in [
+        ("0.0001", 1, 33.0, 31.0), ("0.0001", 2, 31.0, 30.0), ("0.01", 1, 29.0, 32.0), ("0.01", 2, math.nan, math.nan),
+    ]:  # fmt: skip
+        for seed in (0, 1):
+            suite.local(test + seed, validation + seed, learning_rate=rate, epochs=epochs, seed=seed)
+    suite.local(30.0, learning_rate="auto", seconds=250.0)
+    return suite
+
+
+def test_validation_and_test_select() -> None:
+    (found,) = [s for s in sweeps.sweeps(sweep_suite().frame, "x") if s.group.setting["dataset"] == "wiki"]
+    by_validation, by_test, auto = found.choices()
+    assert (by_validation.point.learning_rate, by_validation.point.epochs) == ("0.0001", 2)
+    assert by_validation.point.test == Estimate(31.5, 0.5, 2)
+    assert (by_test.point.learning_rate, by_test.point.epochs, by_test.point.test.value) == ("0.01", 1, 29.5)
+    assert (by_validation.runs, by_validation.seconds, by_test.runs, by_test.seconds) == (8, 800.0, 8, 800.0)
+    assert (auto.by, auto.point.test.value, auto.runs, auto.seconds) == ("auto", 30.0, 1, 250.0)
+
+
+def test_learning_rate_table() -> None:
+    lines = table("learning_rate", sweep_suite().frame)
+    found = [tuple(line[name] for name in ("selection", "learning_rate", "epochs", "perplexity", "seconds", "trials"))
+             for line in lines]  # fmt: skip
+    assert found == [
+        ("validation", "0.0001", "2", "31.5", "800.0", "8"),
+        ("test", "0.01", "1", "29.5", "800.0", "8"),
+        ("auto", "auto", "2", "30.0", "250.0", "1"),
+    ]
+
+
+def test_a_sweep_without_validation_perplexity_is_refused() -> None:
+    frame = sweep_suite().frame
+    with pytest.raises(FreelunchError, match="table learning_rate needs the validation perplexity"):
+        reporting.tabulate("learning_rate", frame[frame["split"] == "test"])
+
+
+# --- merging ---------------------------------------------------------------------------------------------------------
+
+
+def test_mismatch_is_the_ratio_of_sums_and_one_where_merging_is_exact() -> None:
+    suite = Suite()
+    suite.local(30.0)
+    run = suite.local(33.0, parametrization="lora_prune")
+    for position, best, unmerged in (("0.mlp", 3.0, 2.0), ("1.mlp", 2.0, 2.0), ("2.mlp", 9.0, None)):
+        at = run | {"split": "validation", "position": position, "step": 3}
+        suite.records.append(at | {"metric": "best_validation_loss", "value": best})
+        if unmerged:
+            suite.records.append(at | {"metric": "unmerged_validation_loss", "value": unmerged})
+    lines = {line["parametrization"]: line for line in table("parametrization", suite.frame)}
+    assert {name: float(line["mismatch"]) for name, line in lines.items()} == {ALL: 1.0, "lora_prune": 5 / 4}
+    assert float(lines["lora_prune"]["perplexity"]) == 33.0
+    assert lines[ALL]["trainable_parameters"] == "1000"
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+COMPARED = ("calibration_size", "flow", "learning_rate", "loss", "parametrization", "retraining", "window")
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_tables_of_a_whole_suite(frame: pd.DataFrame, name: str) -> None:
+    built = reporting.tabulate(name, frame)
+    assert len(built.lines) > 3
+    assert len({str(key) for key, _ in built.lines}) == len(built.lines)
+    for kind in rendering.KINDS:
+        assert "nan" not in rendering.render(built, kind).lower()
+
+
+def test_window_table_has_means_and_errors(frame: pd.DataFrame) -> None:
+    found = table("window", frame)
+    lines = {(line["pattern"], line["window"], line["parametrization"]): line for line in found}
+    assert len(lines) == len(found)
+    block = lines["2:4", "block", ALL]
+    assert float(block["perplexity"]) == pytest.approx(30.1)
+    assert (float(block["perplexity_stderr"]), block["perplexity_runs"]) == (pytest.approx(0.2), "2")
+    assert (float(block["dense"]), float(block["none"])) == (14.0, pytest.approx(130.2))
+    assert float(lines["2:4", "official_matrix", ALL]["perplexity"]) == pytest.approx(47.2)
+    assert float(lines["2:4", "matrix_exact", ALL]["perplexity"]) == pytest.approx(44.2)
+
+
+def test_retraining_table_has_what_trains_on_nothing(frame: pd.DataFrame) -> None:
+    lines = [line for line in table("retraining", frame) if line["pattern"] == "2:4"]
+    tokens = {(line["recovery"], line["repair"]): line["training_tokens"] for line in lines if line["repair"]}
+    assert tokens == {("repair", name): "0" for name in ("channel", "layer", "shrink")}
+    assert [line["training_tokens"] for line in lines if line["recovery"] == "none"] == ["0"]
+    assert {line["loss"] for line in lines if line["recovery"] == "retrain"} == {"cross_entropy", "kl"}
+    kl = [line for line in lines if line["loss"] == "kl" and line["parametrization"] == ALL]
+    assert [line["training_tokens"] for line in kl] == ["16384", "65536", "262144"]
+    assert float(kl[0]["perplexity"]) == pytest.approx(60 / 2**0.3 + 1.2)
+
+
+# --- figures ---------------------------------------------------------------------------------------------------------
+
+FIGURES = (*COMPARED, "drift", "memory")
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_of_a_whole_suite(frame: pd.DataFrame, tmp_path: Path, name: str) -> None:
+    figure = reporting.draw(name, frame)
+    for path in style.save(figure, tmp_path / name):
+        assert path.stat().st_size > 5000
+    panels = [axis for axis in figure.axes if axis.axison]
+    assert all(axis.get_title() for axis in panels)
+    assert panels[0].get_ylabel() and panels[-1].get_xlabel()
+    said = reporting.describe(name, frame)
+    assert claims.CLAIMS[name] in said
+    assert ". Wanda, 2:4" in said
+    (small,) = [text for text in figure.texts if text.get_text().startswith("Claim")]
+    assert small.get_text().split() == said.split()
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_what_is_not_compared_is_named(name: str) -> None:
+    suite = Suite()
+    suite.add(130.0)
+    suite.local(30.0)
+    with pytest.raises(FreelunchError, match=rf"figure {name} needs .*; suite s has none"):
+        reporting.draw(name, suite.frame)
+    if name in COMPARED:
+        with pytest.raises(FreelunchError, match=rf"table {name} needs .*; suite s has none"):
+            reporting.tabulate(name, suite.frame)
+
+
+def test_findings_hold_the_numbers_of_the_rows() -> None:
+    suite = Suite()
+    suite.add(130.0)
+    suite.local(43.1, window="matrix")
+    suite.local(30.2)
+    suite.local(29.9, window="block")
+    said = reporting.describe("window", suite.frame)
+    assert "Matrix 43.1, Attention / MLP 30.2, Block 29.9" in said
+    assert "dense 14.0, not recovered 130" in said
+    assert "up: 1.01)" in said
+    changed = [r | {"value": 2 * r["value"]} if r.get("window") == "block" else r for r in suite.records]
+    assert "Block 59.8" in reporting.describe("window", rows.to_frame(changed))
+    assert reporting.describe("gain", suite.frame) == ""
+
+
+def test_findings_say_how_much_more_retraining_needs() -> None:
+    suite = Suite()
+    suite.local(30.0)
+    for tokens, value in ((16384, 50.0), (65536, 35.0), (262144, 29.0)):
+        suite.add(value, **(RETRAINED | {"epochs": tokens // 8192, "training_tokens": tokens}))
+    assert "[reaches reconstruction on 16.4k with 16 times the tokens]" in reporting.describe("retraining", suite.frame)
+    worse = [r | {"value": 31.0} if r["value"] == 29.0 else r for r in suite.records]
+    said = reporting.describe("retraining", rows.to_frame(worse))
+    assert "[does not reach reconstruction on 16.4k with 16 times the tokens]" in said
+
+
+def test_lines_far_off_are_arrows_and_do_not_squeeze_the_rest() -> None:
+    suite = Suite()
+    suite.add(1300.0)
+    suite.local(30.0)
+    suite.local(31.0, loss="cosine")
+    axis = reporting.draw("loss", suite.frame).axes[0]
+    assert {"1,300 ↑", "14.0 ↓", "30.0", "31.0"} == {text.get_text() for text in axis.texts}
+    low, high = axis.get_ylim()
+    assert 25 < low < 30 < 31 < high < 40
+
+
+def test_a_figure_that_nobody_could_open_is_refused() -> None:
+    with pytest.raises(FreelunchError, match="200 rows of panels is too tall"):
+        style.grid(200, 1, 2.0)
+
+
+def test_window_figure_joins_no_matrices(frame: pd.DataFrame) -> None:
+    first = reporting.draw("window", frame).axes[0]
+    drawn = [container[0] for container in first.containers]
+    joined = [line for line in drawn if line.get_linestyle() == "-"]
+    ticks = [label.get_text() for label in first.get_xticklabels()]
+    assert ticks[:4] == ["Matrix, exact", "Matrix", "Matrix, official code", "Key / up"]
+    assert joined and all(min(line.get_xdata()) > 3.5 for line in joined)
+
+
+def test_values_that_are_not_finite_are_shown() -> None:
+    suite = Suite()
+    suite.add(130.0)
+    suite.local(math.inf, window="matrix")
+    suite.local(30.2)
+    suite.local(29.9, window="block")
+    figure = reporting.draw("window", suite.frame)
+    assert "∞" in {text.get_text() for text in figure.axes[0].texts}
+    assert "Matrix ∞" in reporting.describe("window", suite.frame)
+    assert "∞" in rendering.render(reporting.tabulate("window", suite.frame), "md")
+
+
+def test_drift_figure_shows_local_and_accumulated(frame: pd.DataFrame) -> None:
+    figure = reporting.draw("drift", frame)
+    titles = [axis.get_title() for axis in figure.axes if axis.axison]
+    assert [title.split("\n")[-1] for title in titles].count("wiki (calibration data)") == len(titles) // 2
+    lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 8]
+    dashed = [line for line in lines if line.get_linestyle() == "--"]
+    assert len(dashed) == len(lines) // 2
+    assert "at the last block, mean of blocks alone" in reporting.describe("drift", frame)
+
+
+# --- windows of matrices in the older figures ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["gain", "validation_loss"])
+def test_windows_of_matrices_are_grouped_by_matrix_and_retraining_is_left_out(name: str) -> None:
+    suite = Suite()
+    places = {"matrix": ["0.self_attn.k_proj", "0.mlp.up_proj", "1.self_attn.k_proj"], "key_up": ["0.key_up"],
+              "model": ["model", "0-1"], "3": ["0-2"]}  # fmt: skip
+    for window, positions in places.items():
+        run = suite.local(30.0, window=window)
+        for position in positions:
+            at = run | {"split": "validation", "position": position}
+            suite.records += [at | {"metric": "validation_loss", "step": step, "value": 2.0 - step} for step in (0, 1)]
+            suite.records.append(at | {"metric": "best_validation_loss", "step": 1, "value": 1.0})
+    run = suite.add(30.0, **RETRAINED) | {"split": "validation", "position": "model"}
+    suite.records.append(run | {"metric": "validation_loss", "step": 0, "value": 3.0})
+    suite.records.append(run | {"metric": "best_validation_loss", "step": 0, "value": 3.0})
+    reporting.draw(name, suite.frame).canvas.draw()
+    found, _ = curves.gains(suite.frame, "x")
+    assert sorted(found["part"].unique()) == ["3", "k_proj", "key_up", "model", "up_proj"]
+    np.testing.assert_allclose(found["ratio"], 0.5)
+
+
+def test_captions_are_text_for_the_report(frame: pd.DataFrame) -> None:
+    from docutils.core import publish_doctree
+
+    for name in FIGURES:
+        text = reporting.describe(name, frame)
+        tree = publish_doctree(claims.restructured(text), settings_overrides={"halt_level": 2, "report_level": 5})
+        assert " ".join(tree.astext().split()) == " ".join(text.split())
+    assert claims.restructured("a*b_c\nd|") == "a\\*b\\_c\n\nd\\|\n"

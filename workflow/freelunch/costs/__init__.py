@@ -1,0 +1,49 @@
+"""What a stage will need: disk, memory and operations, from its spec and the model's shape, before anything runs.
+
+Operations count a multiply-add as two. A forward pass over ``T`` tokens through ``P`` weights is ``2 P T``, a backward
+pass twice that; attention adds ``4 T L d`` per block for sequences of ``L`` tokens and ``d`` query channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..config import Config
+from ..specs import (
+    CalibrationSpec,
+    DenseSpec,
+    EvaluationSpec,
+    ExportSpec,
+    GramsSpec,
+    ModelSpec,
+    PrunedSpec,
+    ReconstructedSpec,
+    RepairedSpec,
+    RetrainedSpec,
+    ShardSpec,
+    Spec,
+)
+from . import pruning, streaming, training
+from .basis import Cost, forward_operations
+
+__all__ = ["Cost", "cost", "forward_operations"]
+
+_COSTS: dict[type[Spec], Callable[[Config, Any], Cost]] = {
+    ModelSpec: streaming.model,
+    CalibrationSpec: streaming.calibration,
+    DenseSpec: streaming.dense,
+    GramsSpec: streaming.grams,
+    PrunedSpec: pruning.prune,
+    ShardSpec: training.shard,
+    ReconstructedSpec: training.reconstruct,
+    RetrainedSpec: training.retrain,
+    RepairedSpec: pruning.repair,
+    EvaluationSpec: streaming.evaluate,
+    ExportSpec: streaming.export,
+}
+
+
+def cost(config: Config, spec: Spec) -> Cost:
+    """Needs of one stage run."""
+    return _COSTS[type(spec)](config, spec) if type(spec) in _COSTS else Cost()

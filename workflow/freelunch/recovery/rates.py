@@ -1,0 +1,59 @@
+"""``learning_rate: auto``: the rate of one window, found by short trials that are judged on validation crops.
+
+The paper trains 24 runs, 8 rates times 3 lengths, and keeps the best. A search per window needs no second run, and
+gives every window its own rate: those of attention and MLP, of early and late blocks, differ.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+START = -6
+"""Exponent of the first rate that is tried, in half decades: 1e-3."""
+LOWEST, HIGHEST = -16, -2
+"""Of any rate: 1e-8 and 1e-1."""
+SHARE = 0.25
+"""Of a run's steps that a trial takes, and at least :data:`FEWEST`: much shorter ones favour rates that are too high.
+"""
+FEWEST = 4
+
+
+def trial_steps(total: int) -> int:
+    """Steps of a trial of a run of ``total``."""
+    return min(total, max(FEWEST, math.ceil(SHARE * total)))
+
+
+def rate(exponent: int) -> float:
+    """Rate of an exponent, in half decades, to three digits: 1e-3, 3.16e-4, 1e-4, …"""
+    return float(f"{10 ** (exponent / 2):.3g}")
+
+
+def search(trial: Callable[[float], float]) -> dict[float, float]:
+    """Losses of the rates that were tried; walks down from :data:`START` until both neighbours are worse.
+
+    Args:
+        trial: validation loss after a short training at a rate; infinite where it diverged.
+    """
+    found: dict[int, float] = {}
+
+    def loss(exponent: int) -> float:
+        if exponent not in found:
+            known = LOWEST <= exponent <= HIGHEST
+            found[exponent] = trial(rate(exponent)) if known else math.inf
+        return found[exponent]
+
+    best = START
+    while loss(best) == math.inf and best > LOWEST:
+        best -= 1
+    while True:
+        # the lower neighbour first: where both are better, a lower rate is the safer one
+        better = [each for each in (best - 1, best + 1) if loss(each) < loss(best)]
+        if not better:
+            return {rate(each): value for each, value in sorted(found.items()) if LOWEST <= each <= HIGHEST}
+        best = min(better, key=loss)
+
+
+def lowest(tried: dict[float, float]) -> float:
+    """The rate of the lowest loss; the lower one of equals."""
+    return min(tried, key=lambda each: (tried[each], each))

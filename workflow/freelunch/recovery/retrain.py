@@ -1,0 +1,104 @@
+"""Retraining, what local reconstruction is measured against: the pruned model as a whole, on what it predicts.
+
+Cross entropy of the next token, or distillation: KL divergence from the dense model's prediction. Masks stay fixed, and
+embedding, last norm and head are those of the dense model. A distribution to distil from is the head's, on the dense
+states behind the last block, so that no second model is run. All blocks are in memory, only what is trained in float32;
+the activations of a block are computed again in the backward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..blocks import call_block
+from ..errors import naming
+from ..specs import Training
+from ..streaming import Network
+from . import losses
+from .fit import Keeper, Trained
+from .reconstruct import half_precision
+from .trainable import MaskOf, Trainable
+from .training import Trainer
+
+WHERE = "model"
+VALIDATION_TOKENS = 1024
+
+
+def retrain(
+    network: Network, tokens: Mapping[str, Tensor], dense: Mapping[str, Tensor], mask_of: MaskOf, training: Training,
+    keeper: Keeper | None = None, recompute: bool = True,
+) -> Trained:  # fmt: skip
+    """Train all blocks of ``network``, the pruned model, under the masks that ``mask_of`` gives by name.
+
+    Args:
+        tokens: ``[sequences, length]`` of the splits ``calibration`` and ``validation``.
+        dense: of both, dense states ``[sequences, length, width]`` behind the last block; only loss ``kl`` looks.
+        recompute: whether activations are computed again in the backward pass.
+
+    Raises:
+        FreelunchError: there is nothing to train, a loss is NaN or infinite (names the step), or a trained tensor is
+            not zero where it is pruned.
+    """
+    with ExitStack() as loaded:
+        blocks = [loaded.enter_context(network.block(index)) for index in range(len(network.blocks))]
+        embed, head = loaded.enter_context(network.embedding()), loaded.enter_context(network.head())
+        inside = [
+            (network.block_name(index), block, {name for name, _ in block.named_parameters()})
+            for index, block in enumerate(blocks)
+        ]
+        with naming(WHERE):
+            trainable = Trainable(inside, mask_of, training, network.dtype)
+        loaded.callback(trainable.close)
+        count = trainable.count
+        objective = _Predicting(network, blocks, embed, head, tokens, dense if training.loss == "kl" else {}, recompute)
+        fit = Trainer(trainable, objective, training, WHERE, 0, keeper).fit()
+        return Trained({name: tensor.cpu() for name, tensor in fit.best.items()}, fit, count)
+
+
+class _Predicting:
+    """How badly the network predicts the next token."""
+
+    def __init__(
+        self, network: Network, blocks: list[nn.Module], embed: Callable[[Tensor], Tensor],
+        head: Callable[[Tensor], Tensor], tokens: Mapping[str, Tensor], dense: Mapping[str, Tensor], recompute: bool,
+    ) -> None:  # fmt: skip
+        self._network, self._blocks, self._embed, self._head = network, blocks, embed, head
+        self._tokens, self._dense, self._recompute = tokens, dense, recompute
+
+    def count(self, split: str) -> int:
+        return len(self._tokens[split])
+
+    def validation_batch(self) -> int:
+        return max(1, VALIDATION_TOKENS // self._tokens["validation"].shape[1])
+
+    def load(self, split: str, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        device = self._network.device
+        tokens = self._tokens[split][rows].to(device).long()
+        return tokens, self._dense[split][rows].to(device) if self._dense else None
+
+    def loss(self, batch: tuple[Tensor, Tensor | None]) -> Tensor:
+        tokens, dense = batch
+        with half_precision(self._network):
+            # the head is not trained, and sees states as evaluation does: in the model's dtype
+            logits = self._head(self._run(self._embed(tokens).float()).to(self._network.dtype)).float()
+            if dense is None:
+                return losses.cross_entropy(logits, tokens)
+            with torch.no_grad():
+                target = self._head(dense.to(self._network.dtype)).float()
+        return losses.kl(logits, target)
+
+    def _run(self, hidden: Tensor) -> Tensor:
+        calls = self._network.calls(*hidden.shape[:2])
+        for block, call in zip(self._blocks, calls, strict=True):
+            if self._recompute and torch.is_grad_enabled():
+                recomputed: Any = checkpoint(call_block, block, hidden, call, use_reentrant=False)
+                hidden = recomputed
+            else:
+                hidden = call_block(block, hidden, call)
+        return hidden

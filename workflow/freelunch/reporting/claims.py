@@ -1,0 +1,44 @@
+"""What the paper claims, next to what was found: the small print of a figure, and its caption in the report."""
+
+from __future__ import annotations
+
+import re
+
+SOURCE = "arXiv:2510.14444"
+CLAIMS = {
+    "window": (
+        "Final quality is largely insensitive to the window as long as it holds at least one nonlinear submodule; "
+        "reconstruction of single matrices underperforms, since small errors of matrices accumulate into activation "
+        "drift. (Its first version: attention and MLP apart gives the best perplexity.)"
+    ),
+    "memory": (
+        "Attention and MLP apart gives the best perplexity and is nearly the most memory-efficient (first version)."
+    ),
+    "flow": "The paper compares ways to propagate activations; its numbers are not public.",
+    "loss": "The paper compares loss functions of reconstruction; its numbers are not public.",
+    "parametrization": "Parameter-efficient fine-tuning suffices for reconstruction.",
+    "retraining": (
+        "Local reconstruction matches retraining after pruning with more than 10 times less data and compute, also "
+        "with parameter-efficient fine-tuning."
+    ),
+    "calibration_size": "The paper varies the amount of calibration data; its numbers are not public.",
+    "learning_rate": (
+        "No claim; its code selects the best of 8 learning rates and 3 training lengths by the test perplexity. Here "
+        "they are selected by the validation perplexity, and by the test perplexity beside it."
+    ),
+    "drift": (
+        "When single matrices are reconstructed, their small errors accumulate into activation drift over the depth, "
+        "which is why this underperforms."
+    ),
+}
+"""One sentence per figure that is about a question of the paper."""
+
+
+def statement(name: str, finding: str) -> str:
+    """The claim that a figure is about, and on a line of its own what the rows say."""
+    return f"Claim ({SOURCE}): {CLAIMS[name]}\nHere: {finding}"
+
+
+def restructured(text: str) -> str:
+    """Text as reStructuredText, one paragraph per line."""
+    return "\n\n".join(re.sub(r"([\\*`|_])", r"\\\1", line) for line in text.split("\n")) + "\n"

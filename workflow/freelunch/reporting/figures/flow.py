@@ -1,0 +1,32 @@
+"""Test perplexity by flow: what windows are trained on, from which inputs to which targets."""
+
+from __future__ import annotations
+
+from matplotlib.figure import Figure
+from pandas import DataFrame
+
+from .. import categories, claims, style
+from ..comparisons import Group
+from ..studies import flows
+
+_VIEW = "figure flow"
+
+
+@style.applied()
+def draw(rows: DataFrame) -> Figure:
+    """One mark per flow and series of runs; panels are criterion and pattern.
+
+    Raises:
+        FreelunchError: no runs differ in the flow alone.
+    """
+    groups = flows(rows, _VIEW)
+    return categories.draw(groups, _statement(groups), "Reconstruction")
+
+
+def caption(rows: DataFrame) -> str:
+    """The paper's claim and the perplexities found."""
+    return _statement(flows(rows, _VIEW))
+
+
+def _statement(groups: list[Group]) -> str:
+    return claims.statement("flow", categories.finding(groups))

@@ -1,0 +1,37 @@
+"""Findings in words: sentences of numbers that are computed from the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from .comparisons import Group
+from .estimates import Estimate, summary
+from .style import printed
+
+_MOST = 4
+"""Panels whose numbers fit under a figure."""
+
+
+def listed(pairs: Iterable[tuple[str, Estimate | None]]) -> str:
+    """``matrix 43.1 ± 0.2, block 29.9``: errors where there are several seeds."""
+    return ", ".join(f"{name} {shown(found)}" for name, found in pairs if found is not None)
+
+
+def shown(found: Estimate | None) -> str:
+    """A number with three digits, and its error over seeds."""
+    if found is None:
+        return "not measured"
+    over_seeds = found.runs > 1 and found.stderr == found.stderr
+    return printed(found.value) + (f" ± {found.stderr:.2g}" if over_seeds else "")
+
+
+def against(group: Group) -> str:
+    """``dense 14.1, not recovered 130``: what a comparison is measured against."""
+    return listed([("dense", summary(group.dense)), ("not recovered", group.baseline())])
+
+
+def joined(sentences: Sequence[tuple[str, str]]) -> str:
+    """One sentence per panel, each after its title; those that do not fit are counted."""
+    told = [f"{title.replace(chr(10), ', ')}: {text}." for title, text in sentences[:_MOST]]
+    rest = len(sentences) - len(told)
+    return " ".join([*told, *([f"({rest} more above.)"] if rest else [])])

@@ -1,0 +1,66 @@
+"""Local reconstruction beside retraining: which runs are compared, and over how many training tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from pandas import DataFrame
+
+from ..errors import FreelunchError
+from . import labels
+from .comparisons import PRUNED, WHERE, Group, best, measured, recovered
+from .estimates import of, ordered, suite
+
+SERIES = ("recovery", "loss", "parametrization", "window", "targets", "repair")
+"""What tells the lines of a comparison apart."""
+_PREFERRED = {"window": ("attention_mlp", "block"), "flow": ("dense",), "loss": ("mse",)}
+"""Reconstruction as the paper recommends it, where a suite has others too."""
+
+
+def races(rows: DataFrame, view: str) -> list[Group]:
+    """For each way to prune: reconstruction and retraining along the training tokens; repairs train on none.
+
+    Reconstruction is that of one window, flow and loss: attention and MLP apart, dense and mean squared error if there
+    are such runs. It has the parametrizations that retraining has, if they have some in common. Among runs that differ
+    in other settings alone (learning rate, epochs, ...) the lowest validation perplexity chooses.
+
+    Raises:
+        FreelunchError: there are no retrained runs beside reconstructed ones that were pruned alike, or no validation
+            perplexities to choose by.
+    """
+    runs = measured(rows, view)
+    place = [*WHERE, *PRUNED]
+    found = []
+    for _, group in runs[runs["criterion"] != "dense"].groupby(place, dropna=False, sort=False):
+        retrained, local = recovered(group, "retrain"), _preferred(recovered(group, "reconstruct"))
+        if retrained.empty or local.empty:
+            continue
+        common = local["parametrization"].isin(retrained["parametrization"])
+        trained = pd.concat([local[common] if common.any() else local, retrained])
+        trained = best(trained, ["dataset", "length", *SERIES, "flow", "training_tokens"], rows, view)
+        repaired = recovered(group, "repair").assign(training_tokens=0)
+        setting: dict[str, Any] = {name: group[name].iloc[0] for name in place}
+        dense = of(runs[runs["criterion"] == "dense"], WHERE, [setting[name] for name in WHERE])
+        alone = group[group["recovery"] == labels.NOT_RECOVERED].assign(training_tokens=0)
+        found.append(Group("training_tokens", setting, pd.concat([repaired, trained]), alone, dense))
+    if not found:
+        raise FreelunchError(
+            f"{view} needs reconstructed and retrained runs that were pruned alike; suite {suite(rows)} has none"
+        )
+    return sorted(found, key=lambda group: [labels.order(name, group.setting[name]) for name in place])
+
+
+def series(group: Group) -> list[tuple[dict[str, Any], DataFrame]]:
+    """The lines of a comparison in reading order, each with what it is and its runs."""
+    lines = ordered(group.runs, SERIES)
+    return [(dict(zip(SERIES, line, strict=True)), of(group.runs, SERIES, line)) for line in lines]
+
+
+def _preferred(runs: DataFrame) -> DataFrame:
+    for axis, wanted in _PREFERRED.items():
+        present = [value for (value,) in ordered(runs.dropna(subset=[axis]), [axis])]
+        chosen = next((value for value in wanted if value in present), present[0] if present else None)
+        if chosen is not None:
+            runs = runs[runs[axis] == chosen]
+    return runs

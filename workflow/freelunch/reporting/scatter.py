@@ -1,0 +1,76 @@
+"""Test perplexity against a property of the runs: one mark per value of the axis compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from ..errors import FreelunchError
+from . import charts, findings, labels, style
+from .comparisons import Group, varying
+from .estimates import Estimate, ordered, suite
+
+
+def draw(
+    groups: Sequence[Group], column: str, looks: Callable[[list[str]], dict[str, style.Look]], text: str
+) -> Figure:
+    """Perplexity over the column, both on a logarithmic scale; a panel per group.
+
+    Args:
+        groups: a comparison along one axis, whose values are told apart by their marks.
+        column: of the runs.
+        looks: of the values.
+        text: the small print.
+    """
+    found = _panels(groups)
+    axis_name = groups[0].axis
+    values = [value for (value,) in ordered(pd.concat([group.runs for group in groups]), [axis_name])]
+    known = looks(values)
+    figure, axes = charts.axes_of(found)
+    for axis, (_, (group,)) in zip(axes, found, strict=True):
+        for value, x, cell in _points(group, column):
+            charts.marks(axis, [x], [cell], known[value])
+        charts.framed(axis, [cell for _, _, cell in _points(group, column)], group)
+        charts.log_x(axis, [x for _, x, _ in _points(group, column)], charts.compact, labels.axis(column))
+    keys = [charts.key(labels.value(axis_name, value), look) for value, look in known.items()]
+    return charts.finish(figure, keys, text)
+
+
+def finding(groups: Sequence[Group], column: str, unit: str) -> str:
+    """Perplexity and column of every value: ``Block 29.9 (1.20 GiB)``."""
+    sentences = []
+    for title, (group,) in charts.home(_panels(groups)):
+        points = _points(group, column)
+        told = [f"{labels.value(group.axis, value)} {findings.shown(cell)} ({charts.compact(x)}{unit})"
+                for value, x, cell in points]  # fmt: skip
+        sentences.append((title, "; ".join([", ".join(told), findings.against(group)])))
+    return findings.joined(sentences)
+
+
+def having(groups: Sequence[Group], column: str, view: str) -> list[Group]:
+    """The groups in which at least two values have the column.
+
+    Raises:
+        FreelunchError: there is none.
+    """
+    found = [group for group in groups if len(_points(group, column)) > 1]
+    if not found:
+        raise FreelunchError(f"{view} needs {labels.axis(column).lower()} of at least two runs that are compared; "
+                             f"suite {suite(groups[0].runs)} has none")  # fmt: skip
+    return found
+
+
+def _points(group: Group, column: str) -> list[tuple[str, float, Estimate]]:
+    found = [(value, group.estimate(value, column), group.estimate(value)) for value in group.values]
+    return [(value, x.value, cell) for value, x, cell in found if x is not None and cell is not None]
+
+
+def _panels(groups: Sequence[Group]) -> list[charts.Panel]:
+    """One panel per group, whatever it differs in."""
+    differing: list[Any] = [name for name in varying(group.setting for group in groups) if name != "core"]
+    found = [(charts.title(group.setting, differing), [group]) for group in groups]
+    here = charts.home(found)
+    return [*here, *(panel for panel in found if not any(panel is other for other in here))]

@@ -1,0 +1,1 @@
+"""One module per table, each with ``build(rows) -> Table``; ``reporting.tabulate`` imports them by name."""

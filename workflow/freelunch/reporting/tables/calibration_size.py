@@ -1,0 +1,21 @@
+"""Perplexity by the number of sequences that pruning saw and recovery was trained on."""
+
+from __future__ import annotations
+
+from pandas import DataFrame
+
+from ..compared import table
+from ..studies import sizes
+from ..table import Table
+
+
+def build(rows: DataFrame) -> Table:
+    """Sequences of pruning and training together, or of training alone.
+
+    Raises:
+        FreelunchError: no runs differ in the number of sequences alone.
+    """
+    groups = sizes(rows, "table calibration_size")
+    return table(
+        "calibration_size", groups, "Calibration data", ("seconds", "peak_gib"), ("sequences", "training_sequences")
+    )

@@ -1,0 +1,34 @@
+"""Test perplexity: dense, not recovered, and after recovery with each window, by criterion and pattern."""
+
+from __future__ import annotations
+
+from pandas import DataFrame
+
+from .. import labels
+from ..estimates import perplexities, suite
+from ..table import Column, Table
+
+
+def build(rows: DataFrame) -> Table:
+    """One column per way to recover; a level for every axis that differs.
+
+    Raises:
+        FreelunchError: no pruned run has a test perplexity.
+    """
+    found = perplexities(rows, "table perplexity")
+    where = {name: {setting[found.levels.index(name)] for setting in found.settings} for name in ("dataset", "length")}
+    constants = {name: next(iter(values)) for name, values in where.items() if len(values) == 1}
+    kept = [place for place, name in enumerate(found.levels) if name not in constants]
+    lines = [
+        (tuple(setting[place] for place in kept), tuple(found.cells.get((setting, v)) for v in found.variants))
+        for setting in found.settings
+    ]
+    columns = tuple(
+        Column(variant, labels.value("variant", variant), compared=variant != "dense") for variant in found.variants
+    )
+    on = f" on {constants['dataset']}" if "dataset" in constants else ""
+    of = f" of {constants['length']} tokens" if "length" in constants else ""
+    title = f"Test perplexity{on} in non-overlapping windows{of}; lower is better."
+    return Table(
+        "perplexity", suite(rows), title, tuple(found.levels[place] for place in kept), columns, lines, constants
+    )

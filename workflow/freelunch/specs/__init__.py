@@ -1,0 +1,52 @@
+"""Stage specs: a stage is a pure function of its spec, and its directory is named after the spec's hash.
+
+A spec holds its own parameters and the specs it builds on, so its key covers everything that shapes its output, and
+the copy of it in a manifest is enough to run the stage again.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter
+
+from .dense import CalibrationSpec, DataSpec, DenseSpec, GramsSpec, ModelSpec
+from .pruned import PrunedSpec
+from .recovered import (
+    OverlaySpec,
+    ReconstructedSpec,
+    RecoveredSpec,
+    RepairedSpec,
+    RetrainedSpec,
+    ShardSpec,
+    Training,
+)
+from .results import EvaluationSpec, ExportSpec
+from .spec import RESULTS, STAGES, Spec
+
+__all__ = [
+    "RESULTS", "STAGES", "AnySpec", "CalibrationSpec", "DataSpec", "DenseSpec", "EvaluationSpec", "ExportSpec",
+    "GramsSpec", "ModelSpec", "OverlaySpec", "PrunedSpec", "ReconstructedSpec", "RecoveredSpec", "RepairedSpec",
+    "RetrainedSpec", "ShardSpec", "Spec", "Training", "parse_spec",
+]  # fmt: skip
+
+AnySpec = (
+    ModelSpec
+    | DataSpec
+    | CalibrationSpec
+    | DenseSpec
+    | GramsSpec
+    | PrunedSpec
+    | ReconstructedSpec
+    | ShardSpec
+    | RetrainedSpec
+    | RepairedSpec
+    | EvaluationSpec
+    | ExportSpec
+)
+_SPECS: TypeAdapter[Spec] = TypeAdapter(Annotated[AnySpec, Field(discriminator="stage")])
+
+
+def parse_spec(raw: Any) -> Spec:
+    """A spec from its dump, such as the ``spec`` of a manifest."""
+    return _SPECS.validate_python(raw)

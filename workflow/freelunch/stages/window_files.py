@@ -1,0 +1,95 @@
+"""Files of a window: its trained tensors, and the record by which an interrupted job is resumed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from ..artifacts import describe, read_json, write_json
+from ..errors import FreelunchError
+from ..recovery.fit import Trained
+from ..specs import ShardSpec
+from ..windows import Window
+from .pruning import BlockRecord
+from .stage import Stage
+
+log = logging.getLogger(__name__)
+Record = dict[str, Any]
+
+
+def write_window(
+    stage: Stage, window: Window, result: Trained, pruned: Iterable[BlockRecord], pruning_seconds: float
+) -> Record:
+    """Tensors first, then the record that vouches for them and for the masks that were made with them."""
+    data, about = _names(window)
+    with stage.writing(data) as path:
+        save_file(result.tensors, path)
+    blocks = [asdict(block) for block in pruned]
+    files = [data, *(name for block in blocks for name in block["files"])]
+    record = {
+        "index": window.index,
+        "window": window.name,
+        "blocks": list(window.blocks),
+        "signature": stage.signature,
+        "files": {name: stage.entry(name) for name in files},
+        "pruned": blocks,
+        "pruning_seconds": round(pruning_seconds, 3),
+        **result.record(),
+    }
+    stage.write_json(about, record)
+    return record
+
+
+def finished_window(stage: Stage, window: Window) -> Record | None:
+    """The record of a window that an earlier, interrupted job finished with the same spec, inputs and code."""
+    data, about = _names(window)
+    if not all((stage.folder / name).is_file() for name in (data, about)):
+        return None
+    try:
+        record: Record = read_json(stage.folder / about)
+        files: dict[str, Any] = record["files"]
+        known = record["signature"] == stage.signature
+        if known and all(describe(stage.folder / name) == entry for name, entry in files.items()):
+            for name in (*files, about):
+                stage.add(name)
+            return record
+    except (FreelunchError, KeyError, TypeError, OSError):
+        pass
+    log.info("window %s: an earlier result is damaged or was made by other code; training it again", window.name)
+    return None
+
+
+def adopt_shards(stage: Stage, shards: Iterable[ShardSpec], keep: bool) -> dict[int, Record]:
+    """Take over the windows of finished shards; ``keep`` makes their files part of this stage's result."""
+    found: dict[int, Record] = {}
+    for artifact in map(stage.open, shards):
+        for name in artifact.files:
+            path = artifact.file(name)
+            if name.endswith(".json"):
+                record: Record = read_json(path) | {"signature": stage.signature}
+                found[record["index"]] = record
+                write_json(stage.folder / name, record)
+            else:
+                _link(path, stage.folder / name)
+            if keep:
+                stage.add(name)
+    return found
+
+
+def _link(source: Path, target: Path) -> None:
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
+
+
+def _names(window: Window) -> tuple[str, str]:
+    return f"window-{window.index:03d}.safetensors", f"window-{window.index:03d}.json"

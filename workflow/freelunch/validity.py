@@ -1,0 +1,116 @@
+"""What the models, data and methods of a config make impossible, refused before anything runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from freelunch.parametrizations import parse_parametrization
+
+from .config import LOSSES, Axes, Config, EvaluationTask, Split, SuiteConfig
+from .errors import FreelunchError, suggest
+from .facts import Facts, facts_of
+from .method import Method, parse_method
+from .patterns import Structured
+from .windows import MATRICES, check_window
+
+
+def check_run(config: Config, where: str, axes: Axes) -> None:
+    """Refuse what the models and data of the config make impossible."""
+    check_name(f"{where}.model", axes.model, config.models)
+    check_name(f"{where}.calibration", axes.calibration, config.data)
+    for split in ("calibration", "validation"):
+        _split(config, axes.calibration, split, f"{where}.calibration")
+    facts = facts_of(config, axes.model)
+    _context(facts, axes.length, f"{where}.length", axes.model)
+    method = parse_method(axes.criterion, axes.pattern, axes.allocation, axes.refinement)
+    try:
+        method.check(facts.num_hidden_layers)
+    except FreelunchError as error:
+        raise FreelunchError(f"{where}: {error} ({axes.model})") from None
+    try:
+        _fits(method, facts, axes.model)
+    except FreelunchError as error:
+        raise FreelunchError(f"{where}.pattern: {error}") from None
+    _recovery(where, axes, facts)
+
+
+def _recovery(where: str, axes: Axes, facts: Facts) -> None:
+    """Refuse a recovery whose parts do not go together."""
+    if axes.prune_inputs == "recovered" and axes.recovery != "reconstruct":
+        raise FreelunchError(
+            f"{where}.prune_inputs: recovered needs recovery reconstruct, and recovery is {axes.recovery}; use sparse"
+        )
+    if axes.recovery in LOSSES and axes.loss not in (None, *LOSSES[axes.recovery]):
+        raise FreelunchError(f"{where}.loss: {axes.loss} is no loss to {axes.recovery} with; "
+                             f"allowed: {', '.join(LOSSES[axes.recovery])}")  # fmt: skip
+    if axes.accumulation > axes.batch_size:
+        raise FreelunchError(f"{where}.accumulation: {axes.batch_size} sequences cannot be run in {axes.accumulation} "
+                             "parts; it is at most batch_size")  # fmt: skip
+    if axes.recovery != "reconstruct":
+        return
+    try:
+        check_window(axes.window, facts.num_hidden_layers)
+    except FreelunchError as error:
+        raise FreelunchError(f"{where}.window: {error} ({axes.model})") from None
+    if axes.flow == "official_matrix" and (axes.window != "matrix" or axes.targets != "all"):
+        raise FreelunchError(f"{where}.flow: official_matrix is a way to train window matrix with targets all")
+    if axes.window == "matrix_exact":
+        if axes.flow != "dense" or axes.loss not in (None, "mse"):
+            raise FreelunchError(f"{where}.window: matrix_exact solves for flow dense and loss mse, and no other")
+        if axes.prune_inputs == "recovered":
+            raise FreelunchError(f"{where}.window: matrix_exact is solved on dense inputs; use prune_inputs dense")
+    parts = parse_parametrization(axes.parametrization)
+    if axes.window == "matrix_exact" and not any(part.whole for part in parts):
+        raise FreelunchError(f"{where}.parametrization: matrix_exact solves for whole matrices; use full")
+    if axes.window in MATRICES and not any(part.matrices or part.biases for part in parts):
+        raise FreelunchError(f"{where}.parametrization: window {axes.window} holds no norms to train")
+
+
+def _fits(method: Method, facts: Facts, model: str) -> None:
+    """Refuse a pattern that does not fit the matrices, heads or channels of a model."""
+    for role, (rows, columns) in facts.matrices.items():
+        method.pattern.check(rows, columns, f"the {role} matrices of {model}")
+    if isinstance(method.pattern, Structured):
+        counts = {"heads": facts.num_attention_heads, "channels": facts.intermediate_size}
+        for kind, count in counts.items() if method.pattern.group == "block" else ():
+            dropped = method.pattern.pruned(count)
+            if not 0 < dropped < count and method.pattern.sparsity:
+                raise FreelunchError(
+                    f"{method.pattern} prunes {dropped} of the {count} {kind} of a block of {model}; "
+                    "at least one must go and one stay"
+                )
+
+
+def check_task(config: Config, task: EvaluationTask, where: str, model: str) -> EvaluationTask:
+    check_name(f"{where}.data", task.data, config.data)
+    for split in task.splits:
+        _split(config, task.data, split, f"{where}.splits")
+    _context(facts_of(config, model), task.length, f"{where}.length", model)
+    return task
+
+
+def _context(facts: Facts, length: int, where: str, model: str) -> None:
+    if length > facts.max_position_embeddings:
+        raise FreelunchError(f"{where}: {length} tokens exceed the context of {model}, {facts.max_position_embeddings}")
+
+
+def _split(config: Config, data: str, split: Split | str, where: str) -> None:
+    if split not in config.data[data].splits:
+        raise FreelunchError(f"{where}: data.{data} has no split {split!r}; {suggest(split, config.data[data].splits)}")
+
+
+def check_distinct(name: str, suite: SuiteConfig) -> None:
+    seen: set[tuple[str, str, str, int]] = set()
+    for i, task in enumerate(suite.evaluate):
+        for split in task.splits:
+            if (task.metric, task.data, split, task.length) in seen:
+                raise FreelunchError(
+                    f"suites.{name}.evaluate[{i}]: {task.metric} of {task.data} {split} at length {task.length} "
+                    "is measured already"
+                )
+            seen.add((task.metric, task.data, split, task.length))
+
+
+def check_name(where: str, name: str, known: Any) -> None:
+    if name not in known:
+        raise FreelunchError(f"{where}: there is no {name!r}; {suggest(name, known)}")
