@@ -64,14 +64,14 @@ def literal(name, weight, mask, down, up, rank, scale):
        seed=st.integers(0, 99))  # fmt: skip
 @settings(max_examples=30, deadline=None)
 def test_low_rank_weights_follow_their_formula_and_start_at_the_weight(name, rows, columns, rank, alpha, seed):
-    (method,) = parse_parametrization(f"{name}(rank={rank}, alpha={alpha})")
+    scaled = "" if name == "scale_lora" else f", alpha={alpha}"
+    (method,) = parse_parametrization(f"{name}(rank={rank}{scaled})")
     generator = torch.Generator().manual_seed(seed)
     mask = torch.rand(rows, columns, generator=generator) > 0.4
     weight = torch.randn(rows, columns, generator=generator) * mask
     down, up = method.factors(rows, columns, generator)
     assert torch.equal(method.effective(weight, mask, down, up), weight)
     assert torch.equal(method.merged(weight, mask, down, up), weight)
-    assert method.share(rows, columns, 0.5) * rows * columns == pytest.approx(down.numel() + up.numel())
     down, up = (torch.randn(factor.shape, generator=generator) for factor in (down, up))
     effective, merged = literal(name, weight, mask, down, up, rank, alpha / rank)
     torch.testing.assert_close(method.effective(weight, mask, down, up), effective, rtol=1e-5, atol=1e-5)
@@ -337,8 +337,6 @@ def test_what_cannot_be_read_is_explained(text, message):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("parametrization", "targets"), [("biases", "all"), ("full", "no_proj"), ("spp", "no_proj")])
-def test_nothing_to_train_is_an_error_that_says_of_what(parametrization, targets):
-    with pytest.raises(FreelunchError) as error:
-        trained("llama", parametrization, "block", targets)
-    assert f"parametrization {parametrization} with targets {targets} finds nothing to train" in str(error.value)
+def test_nothing_to_train_is_an_error_that_says_of_what():
+    with pytest.raises(FreelunchError, match="parametrization biases finds nothing to train"):
+        trained("llama", "biases", "block", "all")

@@ -23,10 +23,10 @@ from freelunch.blocks import find_halves, run_part
 from freelunch.errors import FreelunchError
 from freelunch.overlays import InMemory, Masked, Replaced, pack
 from freelunch.patterns import parse_pattern
+from freelunch.recovery.fit import Trained
 from freelunch.recovery.flows import FLOWS
 from freelunch.recovery.reconstruct import reconstruct_window
 from freelunch.recovery.schedule import batch_order, learning_rate, validation_steps
-from freelunch.recovery.fit import Trained
 from freelunch.specs import Training
 from freelunch.streaming import Network
 from freelunch.windows import tile

@@ -35,7 +35,7 @@ RUNS: list[dict[str, Any]] = [
     {"window": 2, "flow": "sparse_dense"},
     {"window": "matrix", "flow": "official_matrix"},
     {"window": ["attention_mlp", 2], "prune_inputs": "recovered"},
-    {"window": "matrix", "prune_inputs": "recovered", "flow": "sparse_dense"},
+    {"window": "attention_mlp", "prune_inputs": "recovered", "flow": "sparse_local"},
 ]
 STAGES: dict[str, Callable[[Stage], object]] = {
     "models": prepare_model, "data": prepare_data, "calibration": calibrate, "pruned": prune, "shards": module.shard,
@@ -141,7 +141,7 @@ class Stopping:
     """Stands for the training of a window, and stops a job when it is asked for one more."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
-        self.left, self._real = after, module.reconstruct_window
+        self.left, self._real = after, vars(module)["reconstruct_window"]
         monkeypatch.setattr(module, "reconstruct_window", self)
 
     def __call__(self, *arguments: Any) -> Any:
@@ -154,8 +154,8 @@ class Stopping:
 # --- several jobs ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("count", [2, 3, BLOCKS + 2])
-@pytest.mark.parametrize("window", ["attention_mlp", "block", 2, "matrix"], ids=str)
+@pytest.mark.parametrize(("window", "count"), [("attention_mlp", 2), ("attention_mlp", BLOCKS + 2), ("block", 3),
+                                               (2, 2), (2, 3), ("matrix", 2)])  # fmt: skip
 def test_shards_of_the_dense_flow_give_the_bits_of_one_job(
     window: Any, count: int, root: Path, whole: Callable[[ReconstructedSpec], Result]
 ) -> None:
@@ -163,11 +163,10 @@ def test_shards_of_the_dense_flow_give_the_bits_of_one_job(
     assert result(sharded(spec, root, count)) == whole(spec)
     manifests = [Artifact(root / shard.folder, shard).manifest for shard in spec.split(count)]
     indices = [manifest["windows"] for manifest in manifests]
-    assert sum(indices, []) == list(range(len(whole(spec)[1]) // 2))
+    assert [index for each in indices for index in each] == list(range(len(whole(spec)[1]) // 2))
     blocks = [{record["blocks"][0] for record in whole(spec)[1] if record["index"] in each} for each in indices]
     assert sum(len(each) for each in blocks) == len(set().union(*blocks)), "a block was cut"
-    if window != 2:
-        assert max(map(len, blocks)) - min(map(len, blocks)) <= 1
+    assert window == 2 or max(map(len, blocks)) - min(map(len, blocks)) <= 1
 
 
 @pytest.mark.parametrize("order", [(2, 0, 1), (1, 2, 0)])
@@ -180,9 +179,8 @@ def test_the_order_of_shards_does_not_matter_in_the_dense_flow(
 
 
 CHAINED = [("attention_mlp", "sparse_dense", "dense"), (2, "sparse_dense", "dense"),
-           ("matrix", "sparse_local", "dense"), ("matrix", "official_matrix", "dense"),
-           ("attention_mlp", "dense", "recovered"), (2, "dense", "recovered"),
-           ("matrix", "sparse_dense", "recovered")]  # fmt: skip
+           ("matrix", "official_matrix", "dense"), ("attention_mlp", "dense", "recovered"),
+           (2, "dense", "recovered"), ("attention_mlp", "sparse_local", "recovered")]  # fmt: skip
 
 
 @pytest.mark.parametrize(("window", "flow", "inputs"), CHAINED)
@@ -208,7 +206,7 @@ def test_a_shard_of_a_chain_without_windows_of_its_own_hands_on_those_before(
     assert [len(manifest["windows"]) for manifest in manifests] == [0, 2, 0, 2, 2]
 
 
-@pytest.mark.parametrize("before", [1, 2, 3])
+@pytest.mark.parametrize("before", [1, 2])
 def test_another_number_of_shards_trains_nothing_again(
     before: int, root: Path, whole: Callable[[ReconstructedSpec], Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,16 +218,14 @@ def test_another_number_of_shards_trains_nothing_again(
     assert again.manifest["resumed_windows"] == len(again.manifest["windows"]) and result(again) == whole(spec)
 
 
-@pytest.mark.parametrize(("shard", "after"), [(0, 1), (0, 3), (1, 1), (1, 2)])
-@pytest.mark.parametrize(("window", "flow", "inputs"), [("attention_mlp", "dense", "dense"), *CHAINED[2:5]])
+@pytest.mark.parametrize(("shard", "after"), [(0, 1), (1, 2)])
+@pytest.mark.parametrize(("window", "flow", "inputs"), [("attention_mlp", "dense", "dense"), *CHAINED[2:4]])
 def test_a_shard_that_was_killed_goes_on(
     window: Any, flow: str, inputs: str, shard: int, after: int, root: Path,
     whole: Callable[[ReconstructedSpec], Result], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     spec = find(window, flow, inputs)
     shards = spec.split(2)
-    own = len([record for record in whole(spec)[1] if (record["blocks"][0] >= BLOCKS // 2) == bool(shard)]) // 2
-    after = min(after, own - 1)
     for each in shards[:shard]:
         run(each, root)
     with monkeypatch.context() as patched:
@@ -267,19 +263,18 @@ def test_shards_are_no_part_of_what_a_result_is_called() -> None:
 
 # --- a job that was killed -------------------------------------------------------------------------------------------
 
-INTERRUPTED = [
-    (window, flow, "dense") for flow in FLOWS for window in ("attention_mlp", "matrix")
-] + [("matrix", "official_matrix", "dense"), ("matrix", "sparse_dense", "recovered"), (2, "sparse_dense", "dense")]
+INTERRUPTED = [*((window, flow, "dense", after) for flow in FLOWS for window, after in (
+                   ("attention_mlp", 1), ("attention_mlp", 4), ("matrix", 9))),
+               ("matrix", "official_matrix", "dense", 4), ("matrix", "official_matrix", "dense", 13),
+               ("attention_mlp", "sparse_local", "recovered", 3), (2, "sparse_dense", "dense", 1)]  # fmt: skip
 
 
-@pytest.mark.parametrize("after", [1, 5, 11])
-@pytest.mark.parametrize(("window", "flow", "inputs"), INTERRUPTED)
+@pytest.mark.parametrize(("window", "flow", "inputs", "after"), INTERRUPTED)
 def test_an_interrupted_job_goes_on_with_the_same_bits(
     window: Any, flow: str, inputs: str, after: int, root: Path, whole: Callable[[ReconstructedSpec], Result],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     spec = find(window, flow, inputs)
-    after = min(after, len(whole(spec)[1]) // 2 - 1)
     with monkeypatch.context() as patched:
         Stopping(patched, after)
         with pytest.raises(KeyboardInterrupt):
@@ -288,11 +283,10 @@ def test_an_interrupted_job_goes_on_with_the_same_bits(
     assert again.manifest["resumed_windows"] == after and result(again) == whole(spec)
 
 
-@pytest.mark.parametrize(("window", "flow"), [("attention_mlp", "sparse_dense"), ("matrix", "official_matrix")])
 def test_what_comes_after_a_damaged_window_is_trained_again(
-    window: Any, flow: str, root: Path, whole: Callable[[ReconstructedSpec], Result]
+    root: Path, whole: Callable[[ReconstructedSpec], Result]
 ) -> None:
-    spec = find(window, flow)
+    spec = find("attention_mlp", "sparse_dense")
     path = run(spec, root).folder / "window-002.safetensors"
     (root / spec.manifest).unlink()
     path.write_bytes(path.read_bytes()[:-1] + b"\xff")
@@ -302,7 +296,7 @@ def test_what_comes_after_a_damaged_window_is_trained_again(
 
 def die_before_window(root: str, after: int) -> None:
     """Run a job that kills itself."""
-    real, left = module.reconstruct_window, [None] * after
+    real, left = vars(module)["reconstruct_window"], [None] * after
 
     def deadly(*arguments: Any) -> Any:
         if not left:
@@ -310,7 +304,7 @@ def die_before_window(root: str, after: int) -> None:
         left.pop()
         return real(*arguments)
 
-    module.reconstruct_window = deadly
+    vars(module)["reconstruct_window"] = deadly
     run(find("attention_mlp", "sparse_local"), Path(root))
 
 

@@ -12,6 +12,7 @@ from freelunch.windows import (
     BlockMatrices,
     Window,
     canonical_targets,
+    check_targets,
     completed,
     parse_window,
     targeted,
@@ -134,8 +135,11 @@ def test_windows_of_matrices_that_are_no_targets_are_left_out():
     windows = tile("matrix", 3, INSIDE, "k_proj + fc2")
     assert [w.name for w in windows] == ["0.attn.k_proj", "1.attn.k_proj", "1.fc2", "2.attn.k_proj"]
     assert [w.index for w in windows] == [0, 1, 2, 3]
-    with pytest.raises(FreelunchError, match="no matrix is called proj, and so window matrix finds nothing to train"):
-        tile("matrix", 3, INSIDE, "proj")
+    names = [name for block in INSIDE for name in block.names]
+    check_targets(names, "k_proj + fc2")
+    check_targets(names, "all")
+    with pytest.raises(FreelunchError, match=r"there is no matrix 'kproj'; did you mean 'k_proj'\? allowed: .*fc2"):
+        check_targets(names, "fc2 + kproj")
 
 
 def test_key_and_up_projection_are_one_window_a_block():
