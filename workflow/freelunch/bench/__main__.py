@@ -1,12 +1,12 @@
-"""``python -m freelunch.bench [stages|pruning]``: how well the machine is used, and what pruning takes."""
+"""``python -m freelunch.bench [stages|shards|pruning]``: how well the machine is used, and what pruning takes."""
 
 from __future__ import annotations
 
 import argparse
 
-from . import pruning, stages
+from . import pruning, shards, stages
 
-PARTS = {"stages": stages.main, "pruning": pruning.main}
+PARTS = {"stages": stages.main, "shards": shards.main, "pruning": pruning.main}
 
 
 def main() -> None:
