@@ -120,6 +120,16 @@ def _checked(parse: Any) -> BeforeValidator:
     return BeforeValidator(check)
 
 
+def _rate(value: Any) -> Any:
+    """A learning rate; checked by hand, since the message of a union says everything twice."""
+    try:
+        if value != "auto" and not 0 < float(value) < float("inf"):
+            raise ValueError
+    except (TypeError, ValueError):
+        raise ValueError("a learning rate is auto, or a number above 0") from None
+    return value
+
+
 Positive = Annotated[int, Field(gt=0)]
 Flow = Literal["dense", "sparse_local", "sparse_dense", "official_matrix"]
 Loss = Literal["mse", "normalized_mse", "cosine", "cross_entropy", "kl"]
@@ -171,7 +181,7 @@ class Axes(Section):
     loss: Loss | None = None
     """``mse`` if not given, ``cross_entropy`` when retraining."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"] = 1e-4
+    learning_rate: Annotated[float | Literal["auto"], BeforeValidator(_rate)] = 1e-4
     """Its peak; with ``auto`` each window searches its own (see ``recovery.rates``)."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """How the learning rate goes on after the warm-up."""

@@ -1,8 +1,8 @@
 """Methods by name: ``wanda``, or ``ria(alpha=1)``, stands for an object of a small dataclass.
 
-A package of methods (criteria, refinements, allocations) is a folder with one module per method; the module ends with
-``method = TheClass``. The fields of the class are its settings. None of these modules imports torch when it is loaded,
-so that the config can be checked without it.
+A package of methods (criteria, refinements, allocations, parametrizations) is a folder with one module per method; the
+module ends with ``method = TheClass``. The fields of the class are its settings. None of these modules imports torch
+when it is loaded, so that the config can be checked without it.
 """
 
 from __future__ import annotations

@@ -26,7 +26,6 @@ from .specs import (
     ReconstructedSpec,
     RepairedSpec,
     RetrainedSpec,
-    ShardSpec,
     Spec,
     Training,
 )
@@ -71,6 +70,8 @@ class Plan:
         found: dict[str, Spec] = {}
         for run in self.runs[suite]:
             for spec in walk(run.evaluation):
+                if isinstance(spec, ReconstructedSpec):
+                    found.update({shard.manifest: shard for shard in spec.split(self.config.execution.shards)})
                 found[spec.manifest] = spec
         return list(found.values())
 
@@ -105,15 +106,10 @@ def make_plan(config: Config) -> Plan:
             for i, view in enumerate(wanted):
                 check_name(f"suites.{name}.{kind}[{i}]", view, known)
         plan.runs[name] = list(_runs(config, name, suite))
-        for spec in [*plan.needed(name), *_shards(plan, name), *_exports(plan.runs[name])]:
+        for spec in [*plan.needed(name), *_exports(plan.runs[name])]:
             if plan.specs.setdefault(spec.manifest, spec) != spec:
                 raise FreelunchError(f"suites.{name}: two different specs share the name {spec.name}")
     return plan
-
-
-def _shards(plan: Plan, suite: str) -> list[ShardSpec]:
-    found = (spec for spec in plan.needed(suite) if isinstance(spec, ReconstructedSpec))
-    return [shard for spec in found for shard in spec.split(plan.config.execution.shards)]
 
 
 def _exports(runs: list[Run]) -> list[ExportSpec]:

@@ -9,7 +9,7 @@ are read block by block from a :class:`~freelunch.overlays.TensorSource`, so an 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -150,6 +150,12 @@ class Network:
         """Output of a loaded block on one batch of hidden states ``[batch, length, width]``."""
         call = self.calls(*hidden.shape[:2])[index]
         return call_block(block, hidden.to(self.device), call)
+
+    def half_precision(self) -> AbstractContextManager[Any]:
+        """Products in bfloat16 while it is trained, unless it is a float32 model."""
+        if self.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
 
     # --- inside ------------------------------------------------------------------------------------------------------
 

@@ -59,6 +59,9 @@ def _recovery(where: str, axes: Axes, facts: Facts) -> None:
             raise FreelunchError(f"{where}.window: matrix_exact solves for flow dense and loss mse, and no other")
         if axes.prune_inputs == "recovered":
             raise FreelunchError(f"{where}.window: matrix_exact is solved on dense inputs; use prune_inputs dense")
+    if axes.window == "matrix" and axes.targets != "all" and axes.prune_inputs == "recovered":
+        raise FreelunchError(f"{where}.targets: with prune_inputs recovered windows are pruned as they are trained; "
+                             "window matrix needs targets all")  # fmt: skip
     parts = parse_parametrization(axes.parametrization)
     if axes.window == "matrix_exact" and not any(part.whole for part in parts):
         raise FreelunchError(f"{where}.parametrization: matrix_exact solves for whole matrices; use full")

@@ -9,10 +9,10 @@ together, from the block's input to what the up projection gives, across the non
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from .errors import FreelunchError
+from .errors import FreelunchError, suggest
 
 MATRICES = ("matrix", "matrix_exact", "key_up")
 NAMES = (*MATRICES, "attention_mlp", "block", "model")
@@ -97,15 +97,13 @@ def tile(window: str | int, blocks: int, inside: Sequence[BlockMatrices] = (), t
         targets: those that are trained; of windows of one matrix others are left out.
 
     Raises:
-        FreelunchError: the window is larger than the network, or there is no matrix to train.
+        FreelunchError: the window is larger than the network.
     """
     check_window(window, blocks)
     if window == "key_up":
         return [Window(i, 2 * i, 2 * i + 2, (block.key, block.up)) for i, block in enumerate(inside)]
     if window in MATRICES:
         each = [(i, name) for i, block in enumerate(inside) for name in block.names if targeted(name, targets)]
-        if not each:
-            raise FreelunchError(f"no matrix is called {targets}, and so window {window} finds nothing to train")
         return [Window(index, 2 * i, 2 * i + 2, (name,)) for index, (i, name) in enumerate(each)]
     depth = 2 * blocks
     size = parse_window(window) or depth
@@ -124,6 +122,18 @@ def canonical_targets(text: object) -> str:
     if not names or not all(name.isidentifier() for name in names) or ("all" in names and len(names) > 1):
         raise FreelunchError(f"{text!r} names no matrices; write all, or names joined by + such as q_proj + v_proj")
     return " + ".join(sorted(set(names)))
+
+
+def check_targets(names: Iterable[str], targets: str) -> None:
+    """Refuse targets that are not among the matrices of a model.
+
+    Raises:
+        FreelunchError: names the first that is missing, and what there is.
+    """
+    known = {name.rsplit(".", 1)[-1] for name in names}
+    for target in targets.split(" + ") if targets != "all" else []:
+        if target not in known:
+            raise FreelunchError(f"targets: there is no matrix {target!r}; {suggest(target, known)}")
 
 
 def targeted(name: str, targets: str) -> bool:

@@ -1,6 +1,7 @@
 """The plan, and how rules look things up in it. No rule knows a parameter that is not in a spec."""
 
 import re
+from os.path import exists
 
 from freelunch.config import parse_config
 from freelunch.costs import cost
@@ -28,6 +29,9 @@ MODULES = {
 
 # Snakemake lowers this to the cores it was given; on a cluster it is what a GPU job asks for.
 TORCH_THREADS = 8
+
+# A job asks for none only if it was told that there are none: where `auto` finds some is where it runs.
+GPUS = 0 if PLAN.config.execution.device == "cpu" else 1
 
 
 wildcard_constraints:
@@ -67,7 +71,13 @@ def method_code(stage):
 def shards(wildcards):
     """Manifests of the jobs that the windows of a reconstruction are split into, if there are several."""
     spec = SPECS["reconstructed"][wildcards.name]
-    return [shard.manifest for shard in spec.split(PLAN.config.execution.shards)]
+    manifests = [
+        shard.manifest for shard in spec.split(PLAN.config.execution.shards)
+    ]
+    # what was trained in one job is not trained again because the number of shards was changed
+    if exists(spec.manifest) and not any(map(exists, manifests)):
+        return []
+    return manifests
 
 
 def source_files(spec):

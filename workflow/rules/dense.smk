@@ -16,7 +16,7 @@ rule dense:
     resources:
         mem_mb=memory("dense"),
         runtime=480,
-        gpu=1,
+        gpu=GPUS,
     params:
         code=code("stages.dense"),
     message:
@@ -40,7 +40,7 @@ rule grams:
     resources:
         mem_mb=memory("grams"),
         runtime=480,
-        gpu=1,
+        gpu=GPUS,
     params:
         code=code("stages.grams"),
     message:

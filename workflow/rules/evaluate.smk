@@ -16,7 +16,7 @@ rule evaluate:
     resources:
         mem_mb=memory("evaluation"),
         runtime=480,
-        gpu=1,
+        gpu=GPUS,
     params:
         code=code("stages.evaluate"),
     message:

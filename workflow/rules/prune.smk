@@ -16,7 +16,7 @@ rule prune:
     resources:
         mem_mb=memory("pruned"),
         runtime=240,
-        gpu=lambda wildcards: 0 if small(wildcards) else 1,
+        gpu=lambda wildcards: 0 if small(wildcards) else GPUS,
     params:
         code=method_code("pruned"),
     message:

@@ -21,7 +21,7 @@ rule shard:
     resources:
         mem_mb=memory("shards"),
         runtime=1440,
-        gpu=1,
+        gpu=GPUS,
     params:
         code=method_code("shards"),
     message:
@@ -46,7 +46,7 @@ rule reconstruct:
     resources:
         mem_mb=memory("reconstructed"),
         runtime=1440,
-        gpu=1,
+        gpu=GPUS,
     params:
         code=method_code("reconstructed"),
     message:
@@ -70,7 +70,7 @@ rule retrain:
     resources:
         mem_mb=memory("retrained"),
         runtime=1440,
-        gpu=1,
+        gpu=GPUS,
     params:
         code=method_code("retrained"),
     message:
@@ -94,7 +94,7 @@ rule repair:
     resources:
         mem_mb=memory("repaired"),
         runtime=240,
-        gpu=1,
+        gpu=GPUS,
     params:
         code=code("stages.repair"),
     message:

@@ -15,8 +15,5 @@ class Full(Parametrization):
     matrices: ClassVar[bool] = True
     whole: ClassVar[bool] = True
 
-    def share(self, rows: int, columns: int, kept: float) -> float:
-        return kept
-
 
 method = Full

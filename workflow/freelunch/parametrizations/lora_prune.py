@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from .parametrization import LowRank
+from .parametrization import LoRA
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class LoRAPrune(LowRank):
+class LoRAPrune(LoRA):
     """Trains ``W + s B A``, saves ``W + s (B A) * M`` (PERP, arXiv 2312.15230): what is saved computes something else
     than what was trained. Kept to measure by how much.
     """

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .parametrization import LowRank
+from .parametrization import LoRA
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class MaskLoRA(LowRank):
+class MaskLoRA(LoRA):
     """``W + s (B A) * M`` (PERP, arXiv 2312.15230)."""
 
     def effective(self, weight: Tensor, mask: Tensor, down: Tensor, up: Tensor) -> Tensor:

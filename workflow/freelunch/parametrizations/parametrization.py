@@ -24,10 +24,6 @@ class Parametrization:
     exact: ClassVar[bool] = True
     """Whether merged weights compute what training computed."""
 
-    def share(self, rows: int, columns: int, kept: float) -> float:
-        """Numbers trained per weight of a matrix of whose weights the share ``kept`` stays."""
-        return 0.0
-
 
 @dataclass(frozen=True)
 class LowRank(Parametrization):
@@ -39,17 +35,9 @@ class LowRank(Parametrization):
 
     matrices: ClassVar[bool] = True
     rank: int = 16
-    alpha: float = 32.0
 
     def __post_init__(self) -> None:
-        positive(rank=self.rank, alpha=self.alpha)
-
-    @property
-    def scale(self) -> float:
-        return self.alpha / self.rank
-
-    def share(self, rows: int, columns: int, kept: float) -> float:
-        return self.rank * (rows + columns) / (rows * columns)
+        positive(rank=self.rank)
 
     def factors(self, rows: int, columns: int, generator: Generator) -> tuple[Tensor, Tensor]:
         """``A`` ``[rank, columns]`` and ``B`` ``[rows, rank]`` to start from, which change no weight."""
@@ -66,3 +54,18 @@ class LowRank(Parametrization):
     def merged(self, weight: Tensor, mask: Tensor, down: Tensor, up: Tensor) -> Tensor:
         """The weight that is saved."""
         return self.effective(weight, mask, down, up)
+
+
+@dataclass(frozen=True)
+class LoRA(LowRank):
+    """Low-rank updates that are added, multiplied by ``alpha / rank``."""
+
+    alpha: float = 32.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(alpha=self.alpha)
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ScaleLoRA(LowRank):
-    """``W * (B A)``, where ``B A`` starts as ones (PERP, arXiv 2312.15230); ``alpha`` has no part in it.
+    """``W * (B A)``, where ``B A`` starts as ones (PERP, arXiv 2312.15230).
 
     The first rank is ones in both factors, the others start as LoRA does. If all ranks started alike, as in the
     official code, their gradients would be alike too, and the product would stay of rank one.

@@ -5,21 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .parametrization import LowRank
+from .parametrization import LoRA
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
 
 @dataclass(frozen=True)
-class SPP(LowRank):
+class SPP(LoRA):
     """``W + s (P * q) * W``: row ``i`` of ``P`` is row ``i // ceil(rows / rank)`` of ``A`` ``[rank, columns]``, and
     ``q`` is ``B`` ``[rows, 1]`` (SPP, arXiv 2405.16057; not the ``(B A) * W`` that PERP's code calls spp). Where the
     rank does not divide the rows, ``A`` has those rows only that are used.
     """
-
-    def share(self, rows: int, columns: int, kept: float) -> float:
-        return (self._used(rows) * columns + rows) / (rows * columns)
 
     def factors(self, rows: int, columns: int, generator: Generator) -> tuple[Tensor, Tensor]:
         down, up = super().factors(rows, columns, generator)

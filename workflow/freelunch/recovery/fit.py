@@ -13,6 +13,7 @@ class Fit:
     """How a training went, and the best state it saw.
 
     Attributes:
+        best: the best state, merged; ``adapters``, the low-rank factors that it was merged from.
         losses: validation loss at ``steps``; step 0 is before training.
         rate: peak learning rate, and ``tried``, the losses of others after short trials.
         unmerged: validation loss of the best state as training computed it, where that is not what is saved.
@@ -22,6 +23,7 @@ class Fit:
     steps: list[int] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
+    adapters: dict[str, Tensor] = field(default_factory=dict)
     unmerged: float | None = None
     tried: dict[float, float] = field(default_factory=dict)
     seconds: float = 0.0
@@ -86,6 +88,7 @@ def state_of(step: int, found: Fit, parameters: dict[str, Any], optimizer: Any) 
     for name, each in parameters.items():
         tensors |= {f"optimizer {name} {key}": value for key, value in optimizer.state[each].items()}
     tensors |= {f"best {name}": value for name, value in found.best.items()}
+    tensors |= {f"adapter {name}": value for name, value in found.adapters.items()}
     return tensors, {
         "step": step,
         "rate": found.rate,
@@ -110,4 +113,4 @@ def restore(
             # torch keeps the count of steps of a fused optimiser where the parameter is
             optimizer.state[parameters[name]][rest[0]] = value.to(device)
         else:
-            found.best[name] = value.to(device)
+            {"best": found.best, "adapter": found.adapters}[kind][name] = value.to(device)

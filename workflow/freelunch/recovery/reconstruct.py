@@ -7,8 +7,7 @@ off.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, ExitStack, nullcontext
-from typing import Any
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
@@ -97,7 +96,7 @@ class _Matching:
 
     def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         inputs, targets = batch
-        with half_precision(self._network):
+        with self._network.half_precision():
             output = self._run(inputs)
         return self._loss(output.float(), targets)
 
@@ -113,10 +112,3 @@ class _Matching:
         for index, block in self._blocks.items():
             hidden = run_part(block, window.part(index), self._halves.get(index), hidden, calls[index])
         return hidden
-
-
-def half_precision(network: Network) -> AbstractContextManager[Any]:
-    """Products in bfloat16, unless the model is a float32 one."""
-    if network.dtype == torch.float32:
-        return nullcontext()
-    return torch.autocast(network.device.type, torch.bfloat16)

@@ -22,7 +22,6 @@ from ..specs import Training
 from ..streaming import Network
 from . import losses
 from .fit import Keeper, Trained
-from .reconstruct import half_precision
 from .trainable import MaskOf, Trainable
 from .training import Trainer
 
@@ -84,7 +83,7 @@ class _Predicting:
 
     def loss(self, batch: tuple[Tensor, Tensor | None]) -> Tensor:
         tokens, dense = batch
-        with half_precision(self._network):
+        with self._network.half_precision():
             # the head is not trained, and sees states as evaluation does: in the model's dtype
             logits = self._head(self._run(self._embed(tokens).float()).to(self._network.dtype)).float()
             if dense is None:

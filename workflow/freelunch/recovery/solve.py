@@ -15,6 +15,7 @@ from torch import Tensor
 from ..activations import batches
 from ..hessian import masked_least_squares, solvable
 from ..parametrizations import parse_parametrization
+from ..parametrizations.biases import Biases
 from ..specs import Training
 from ..statistics import Statistics
 from ..streaming import Network
@@ -45,7 +46,10 @@ def solve_window(
     mask = torch.ones_like(dense["weight"], dtype=torch.bool) if mask is None else mask.to(device)
     inputs = statistics_of(name)
     assert inputs.gram is not None
-    fits_bias = "bias" in initial and any(part.biases for part in parse_parametrization(training.parametrization))
+    parts = parse_parametrization(training.parametrization)
+    if any(isinstance(part, Biases) and part.add for part in parts):
+        initial.setdefault("bias", initial["weight"].new_zeros(len(mask)))
+    fits_bias = "bias" in initial and any(part.biases for part in parts)
     gram, means = inputs.gram.to(device), inputs.means.to(device)
     if fits_bias:
         gram = gram - (inputs.tokens * torch.outer(means, means)).float()

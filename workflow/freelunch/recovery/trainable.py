@@ -73,10 +73,11 @@ class Trainable:
         self._added: list[nn.Linear] = []
         for name, block, inside in blocks:
             self._enter(name, block, inside)
-        if not self.parameters:
+        # where targets were chosen, some windows may hold none of them
+        if not self.parameters and training.targets == "all":
             raise FreelunchError(
-                f"parametrization {training.parametrization} with targets {training.targets} finds nothing to train; "
-                "biases(add=1) gives biases to layers without"
+                f"parametrization {training.parametrization} finds nothing to train; biases(add=1) gives biases to "
+                "layers without"
             )
         for parameter in self.parameters.values():
             parameter.requires_grad_(True)
@@ -106,6 +107,11 @@ class Trainable:
         for name, (_, weight, original) in self._low_rank.items():
             found[name] = weight.merged(original).to(self._dtype)
         return found
+
+    def adapters(self) -> dict[str, Tensor]:
+        """The factors of low-rank weights as they are now, float32: ``<weight>.down`` and ``<weight>.up``."""
+        names = [f"{name}.{factor}" for name in self._low_rank for factor in ("down", "up")]
+        return {name: self.parameters[name].detach().clone() for name in names}
 
     @contextmanager
     def saved(self, state: dict[str, Tensor]) -> Iterator[None]:

@@ -72,8 +72,11 @@ class Trainer:
             FreelunchError: a loss is NaN or infinite (names the step), or a trained tensor is not zero where pruned.
         """
         started = time.perf_counter()
-        kept = self._keeper.load() if self._keeper else None
         found = Fit(0.0)
+        if not self._trainable.parameters:
+            self._validate(found, 0)
+            return found
+        kept = self._keeper.load() if self._keeper else None
         if kept is not None:
             found.rate, found.tried = kept[1]["rate"], dict(kept[1]["tried"])
         elif self._training.learning_rate == "auto":
@@ -164,7 +167,7 @@ class Trainer:
         if not loss < float("inf"):
             raise FreelunchError(f"{self._where}, step {step}: the validation loss is {loss}")
         if not found.losses or loss < min(found.losses):
-            found.best = state
+            found.best, found.adapters = state, self._trainable.adapters()
             found.unmerged = None if self._trainable.exact else self._mean_loss()
         found.steps.append(step)
         found.losses.append(loss)

@@ -18,7 +18,7 @@ def find_matrices(stage: Stage, spec: ReconstructedSpec) -> list[BlockMatrices]:
         FreelunchError: the window is ``key_up``, and keys and the MLP's channels are not made by matrices of their own.
     """
     leaders = read_json(stage.open(spec.dense).file("statistics.json"))["leaders"]
-    blocks = [_within(dict(pairs)) for pairs in leaders]
+    blocks = [_within(dict(pairs), index) for index, pairs in enumerate(leaders)]
     if spec.window != "key_up":
         return [BlockMatrices(tuple(inside)) for inside in blocks]
     source, heads = stage.tensors(spec.base), heads_of(stage.open(spec.base))
@@ -39,14 +39,6 @@ def find_matrices(stage: Stage, spec: ReconstructedSpec) -> list[BlockMatrices]:
     return found
 
 
-def _within(leaders: dict[str, str]) -> dict[str, str]:
-    """The same by names within the block."""
-    full = list(leaders)
-    shared = 0
-    while all(name.split(".")[shared] == full[0].split(".")[shared] for name in full):
-        shared += 1
-    return {_tail(name, shared): _tail(leader, shared) for name, leader in leaders.items()}
-
-
-def _tail(name: str, parts: int) -> str:
-    return ".".join(name.split(".")[parts:])
+def _within(leaders: dict[str, str], block: int) -> dict[str, str]:
+    """The same by names within the block: what follows its number."""
+    return {name.split(f".{block}.", 1)[1]: leader.split(f".{block}.", 1)[1] for name, leader in leaders.items()}

@@ -9,7 +9,7 @@ from ..overlays import Masked, Replaced, SafetensorsFiles
 from ..specs import PrunedSpec
 from ..streaming import Network
 from ..windows import Window
-from .network import MASKS, open_network, open_source
+from .network import MASKS, TRAINED, open_network, open_source
 from .prefix import PrunedPrefix
 from .pruning import BlockRecord, PruningJob, summary
 from .stage import Stage
@@ -41,7 +41,8 @@ class Overlay:
     def leave(self, record: Record, blocks: Iterable[int]) -> None:
         """After a window was trained, now or in an earlier job; ``blocks`` are those of which it is the last."""
         for name in record["files"]:
-            self._trained.add(self._folder / name)
+            if name.startswith(TRAINED):
+                self._trained.add(self._folder / name)
 
     def summary(self, records: list[Record]) -> dict[str, Any]:
         """What the manifest says of the masks."""

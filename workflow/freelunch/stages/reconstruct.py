@@ -9,16 +9,18 @@ from __future__ import annotations
 import gc
 import logging
 import time
+from collections.abc import Iterable
 from functools import partial
 
 from tqdm import tqdm
 
 from ..activations import States
+from ..blocks import matrices
 from ..recovery.flows import FLOWS
 from ..recovery.reconstruct import reconstruct_window
 from ..recovery.solve import solve_window
 from ..specs import ReconstructedSpec, ShardSpec
-from ..windows import MATRICES, Window, completed, tile
+from ..windows import MATRICES, Window, check_targets, completed, tile
 from .dense import SPLITS, KeptStates
 from .matrices import find_matrices
 from .network import open_network
@@ -46,7 +48,15 @@ def reconstruct(stage: Stage) -> None:
         trainable_parameters=sum(record["trainable_parameters"] for record in records),
         train_seconds=round(sum(record["seconds"] + record["pruning_seconds"] for record in records), 3),
         resumed_windows=resumed,
+        **_peaks(stage, shards),
     )
+
+
+def _peaks(stage: Stage, shards: Iterable[ShardSpec]) -> dict[str, float]:
+    """Peak memory of the jobs that trained, where this one did not."""
+    manifests = [stage.open(shard).manifest for shard in shards]
+    names = [name for name in ("peak_gib", "peak_device_gib") if any(name in manifest for manifest in manifests)]
+    return {name: max(manifest.get(name, 0.0) for manifest in manifests) for name in names}
 
 
 def shard(stage: Stage) -> None:
@@ -80,6 +90,7 @@ class _Job:
         self.overlay = Interleaved(stage, spec.pruned) if spec.interleaved else Overlay(stage, spec.pruned)
         inside = find_matrices(stage, spec) if spec.window in MATRICES else []
         self.windows = tile(spec.window, len(dense.blocks), inside, spec.training.targets)
+        check_targets((name for block in dense.blocks for name in matrices(block)), spec.training.targets)
         embedded = {split: kept[split][0] for split in SPLITS}
         self._flow = FLOWS[spec.flow](states, self.overlay.network, embedded, self.windows, batch, stage.folder)
         self._statistics = None

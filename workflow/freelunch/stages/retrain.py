@@ -10,10 +10,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..artifacts import describe, read_json, write_json
+from ..blocks import matrices
 from ..errors import FreelunchError
 from ..overlays import Masked, SafetensorsFiles
 from ..recovery.retrain import retrain as train
 from ..specs import RetrainedSpec
+from ..windows import check_targets
 from .dense import SPLITS, KeptStates
 from .network import MASKS, open_network, open_source
 from .stage import Stage
@@ -35,6 +37,7 @@ def retrain(stage: Stage) -> None:
         kept = {split: KeptStates(stage.open(spec.dense), split) for split in SPLITS}
         dense = {split: states[max(states)] for split, states in kept.items()}
     network = open_network(stage, spec.base, open_source(stage, spec.base, [spec.pruned]))
+    check_targets((name for block in network.blocks for name in matrices(block)), spec.training.targets)
     masks = Masked(stage.tensors(spec.base), stage.tensors(spec.pruned, MASKS))
     keeper = _Checkpoint(stage)
     result = train(network, tokens, dense, masks.mask, spec.training, keeper, stage.execution.checkpointing)
@@ -43,6 +46,9 @@ def retrain(stage: Stage) -> None:
         found = {name: tensor for name, tensor in result.tensors.items() if name.startswith(prefix)}
         with stage.writing(f"window-{index:03d}.safetensors") as path:
             save_file(found, path)
+    if result.fit.adapters:
+        with stage.writing("adapter.safetensors") as path:
+            save_file({name: tensor.cpu() for name, tensor in result.fit.adapters.items()}, path)
     stage.finish(
         achieved_sparsity=stage.open(spec.pruned).manifest["achieved_sparsity"],
         windows=[{"window": "model", **result.record()}],

@@ -29,10 +29,14 @@ def write_window(
 ) -> Record:
     """Tensors first, then the record that vouches for them and for the masks that were made with them."""
     data, about = _names(window)
-    with stage.writing(data) as path:
-        save_file(result.tensors, path)
+    written = {data: result.tensors}
+    if result.fit.adapters:
+        written[f"adapter-{window.index:03d}.safetensors"] = result.fit.adapters
+    for name, tensors in written.items():
+        with stage.writing(name) as path:
+            save_file({key: tensor.contiguous().cpu() for key, tensor in tensors.items()}, path)
     blocks = [asdict(block) for block in pruned]
-    files = [data, *(name for block in blocks for name in block["files"])]
+    files = [*written, *(name for block in blocks for name in block["files"])]
     record = {
         "index": window.index,
         "window": window.name,
