@@ -37,7 +37,8 @@ def reconstruct(stage: Stage) -> None:
     spec = stage.spec
     assert isinstance(spec, ReconstructedSpec)
     job = _Job(stage, spec)
-    shards = spec.split(stage.execution.shards)
+    # those that the rule waited for: what one job had trained already is not split
+    shards = [each for each in spec.split(stage.execution.shards) if (stage.root / each.manifest).is_file()]
     records, resumed = job.run(len(job.windows), adopt_shards(stage, shards, keep=True))
     calibration = spec.dense.calibration
     hidden = ("files", "signature", "pruned")
