@@ -152,7 +152,7 @@ class States:
             states = self._kept[position // 2]
         else:
             states = self._computed(position, halves)
-            check_finite(states, f"dense states in block {(position - 1) // 2}")
+            check_finite(states, f"in block {(position - 1) // 2}")
         self._held[position] = states
         return states
 

@@ -2,6 +2,7 @@
 
 import re
 from os.path import exists
+from pathlib import Path
 
 from freelunch.config import parse_config
 from freelunch.costs import cost
@@ -74,8 +75,8 @@ def shards(wildcards):
     manifests = [
         shard.manifest for shard in spec.split(PLAN.config.execution.shards)
     ]
-    # what was trained in one job is not trained again because the number of shards was changed
-    if exists(spec.manifest) and not any(map(exists, manifests)):
+    # what was trained in one job, or is under way in one, is not trained again because shards were asked for
+    if list(Path(spec.folder).glob("*.json")) and not any(map(exists, manifests)):
         return []
     return manifests
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,7 +17,8 @@ class Fit:
         best: the best state, merged; ``adapters``, the low-rank factors that it was merged from.
         losses: validation loss at ``steps``; step 0 is before training.
         rate: peak learning rate, and ``tried``, the losses of others after short trials.
-        unmerged: validation loss of the best state as training computed it, where that is not what is saved.
+        unmerged: validation loss at the last step as training computed it, where that is not what is saved.
+        sequences: passes over single sequences, and ``searched``, those of short trials.
     """
 
     rate: float
@@ -26,6 +28,8 @@ class Fit:
     adapters: dict[str, Tensor] = field(default_factory=dict)
     unmerged: float | None = None
     tried: dict[float, float] = field(default_factory=dict)
+    sequences: int = 0
+    searched: int = 0
     seconds: float = 0.0
 
     @property
@@ -58,9 +62,26 @@ class Trained:
             "chosen_rate": fit.rate if fit.tried else None,
             "tried": [[rate, loss if loss < float("inf") else None] for rate, loss in fit.tried.items()],
             "steps": fit.steps[-1],
+            "sequences": fit.sequences,
+            "searched": fit.searched,
             "trainable_parameters": self.trained,
             "seconds": round(fit.seconds, 3),
         }
+
+
+def totals(records: Sequence[dict[str, Any]], length: int) -> dict[str, int]:
+    """What training came to over all windows: tokens per window (those that trained), and numbers trained in all.
+
+    Args:
+        records: of :meth:`Trained.record`.
+        length: tokens per sequence.
+    """
+    trained = [record for record in records if record["sequences"]] or [{"sequences": 0, "searched": 0}]
+    return {
+        "training_tokens": round(length * sum(record["sequences"] for record in trained) / len(trained)),
+        "search_tokens": round(length * sum(record["searched"] for record in trained) / len(trained)),
+        "trainable_parameters": sum(record["trainable_parameters"] for record in records),
+    }
 
 
 State = tuple[dict[str, Tensor], dict[str, Any]]
@@ -94,6 +115,8 @@ def state_of(step: int, found: Fit, parameters: dict[str, Any], optimizer: Any) 
         "rate": found.rate,
         "tried": list(found.tried.items()),
         "unmerged": found.unmerged,
+        "sequences": found.sequences,
+        "searched": found.searched,
         "steps": found.steps,
         "losses": found.losses,
     }
@@ -103,6 +126,7 @@ def restore(
     found: Fit, parameters: dict[str, Any], optimizer: Any, tensors: dict[str, Tensor], about: dict[str, Any]
 ) -> None:
     found.unmerged = about["unmerged"]
+    found.sequences, found.searched = about["sequences"], about["searched"]
     found.steps, found.losses = list(about["steps"]), list(about["losses"])
     device = next(iter(parameters.values())).device
     for key, value in tensors.items():

@@ -14,14 +14,15 @@ START = -6
 LOWEST, HIGHEST = -16, -2
 """Of any rate: 1e-8 and 1e-1."""
 SHARE = 0.25
-"""Of a run's steps that a trial takes, and at least :data:`FEWEST`: much shorter ones favour rates that are too high.
+"""Of a run's steps that a trial takes, within :data:`FEWEST` and :data:`MOST`: shorter ones favour rates that are too
+high, longer ones cost more than they tell.
 """
-FEWEST = 4
+FEWEST, MOST = 4, 32
 
 
 def trial_steps(total: int) -> int:
     """Steps of a trial of a run of ``total``."""
-    return min(total, max(FEWEST, math.ceil(SHARE * total)))
+    return min(total, max(FEWEST, min(MOST, math.ceil(SHARE * total))))
 
 
 def rate(exponent: int) -> float:

@@ -7,6 +7,7 @@ off.
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack
 
 import torch
@@ -34,6 +35,7 @@ def reconstruct_window(flow: DenseFlow, window: Window, mask_of: MaskOf, trainin
         FreelunchError: there is nothing to train, an activation, a loss or a weight is NaN or infinite (names window
             and step), or a trained tensor is not zero where it is pruned.
     """
+    started = time.perf_counter()
     network = flow.student
     pairs = flow.pairs(window)
     halves = {block: cut for block in window.blocks if (cut := flow.cut(window, window.blocks.index(block)))}
@@ -48,11 +50,14 @@ def reconstruct_window(flow: DenseFlow, window: Window, mask_of: MaskOf, trainin
         if len(window.matrices) > 1:
             _check_reach(trainable, objective, where)
         fit = Trainer(trainable, objective, training, where, window.index).fit()
+        fit.seconds = time.perf_counter() - started  # with what it took to make inputs and targets
         return Trained({name: tensor.cpu() for name, tensor in fit.best.items()}, fit, count)
 
 
 def _check_reach(trainable: Trainable, objective: _Matching, where: str) -> None:
     """Refuse a window whose first matrix has no part in what its last one gives: attention and MLP in parallel."""
+    if not trainable.parameters:
+        return
     loss = objective.loss(objective.load("validation", torch.arange(1)))
     names = list(trainable.parameters)
     gradients = torch.autograd.grad(loss, list(trainable.parameters.values()), allow_unused=True)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..blocks import call_block
-from ..errors import naming
+from ..errors import FreelunchError, naming
 from ..specs import Training
 from ..streaming import Network
 from . import losses
@@ -54,6 +54,9 @@ def retrain(
         with naming(WHERE):
             trainable = Trainable(inside, mask_of, training, network.dtype)
         loaded.callback(trainable.close)
+        if not trainable.parameters:
+            raise FreelunchError(f"{WHERE}: targets {training.targets} and parametrization {training.parametrization} "
+                                 "leave nothing to train")  # fmt: skip
         count = trainable.count
         objective = _Predicting(network, blocks, embed, head, tokens, dense if training.loss == "kl" else {}, recompute)
         fit = Trainer(trainable, objective, training, WHERE, 0, keeper).fit()

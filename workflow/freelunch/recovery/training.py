@@ -80,7 +80,7 @@ class Trainer:
         if kept is not None:
             found.rate, found.tried = kept[1]["rate"], dict(kept[1]["tried"])
         elif self._training.learning_rate == "auto":
-            found.tried = self._search()
+            found.tried = self._search(found)
             found.rate = rates.lowest(found.tried)
         else:
             found.rate = self._training.learning_rate
@@ -90,7 +90,7 @@ class Trainer:
         found.seconds += time.perf_counter() - started
         return found
 
-    def _search(self) -> dict[float, float]:
+    def _search(self, found: Fit) -> dict[float, float]:
         initial = {name: each.detach().clone() for name, each in self._trainable.parameters.items()}
         order = self._order[: rates.trial_steps(len(self._order))]
 
@@ -102,6 +102,7 @@ class Trainer:
             except FreelunchError:
                 return float("inf")  # diverged
             finally:
+                found.searched += tried.sequences
                 for name, parameter in self._trainable.parameters.items():
                     parameter.data.copy_(initial[name])
                     parameter.grad = None
@@ -129,6 +130,7 @@ class Trainer:
                 if not bool(loss.isfinite()):
                     raise FreelunchError(f"{self._where}, step {step}: the training loss is {loss.item()}")
                 (loss * share).backward()
+            found.sequences += len(order[step - 1])
             self._trainable.mask_gradients()
             if training.clip:
                 torch.nn.utils.clip_grad_norm_(parameters.values(), training.clip)
@@ -138,6 +140,8 @@ class Trainer:
             optimizer.zero_grad(set_to_none=True)
             if step in checkpoints:
                 self._validate(found, step)
+                if not (self._trainable.exact or trial):
+                    found.unmerged = self._mean_loss()
                 if training.patience and len(found.losses) - 1 - found.best_at >= training.patience:
                     break
             if keeper and step < total and (step in checkpoints or keeper.due()):
@@ -168,7 +172,6 @@ class Trainer:
             raise FreelunchError(f"{self._where}, step {step}: the validation loss is {loss}")
         if not found.losses or loss < min(found.losses):
             found.best, found.adapters = state, self._trainable.adapters()
-            found.unmerged = None if self._trainable.exact else self._mean_loss()
         found.steps.append(step)
         found.losses.append(loss)
 

@@ -13,7 +13,7 @@ from .comparisons import AXES, PRUNED, WHERE, Group
 from .estimates import Estimate, of, ordered, suite, summary
 from .table import Column, Table
 
-_COUNTS = ("training_tokens", "trainable_parameters")
+_COUNTS = ("training_tokens", "search_tokens", "trainable_parameters")
 
 
 def table(

@@ -13,6 +13,7 @@ from pandas import DataFrame, Series
 from ..errors import FreelunchError
 from . import labels
 from .estimates import PRUNING, RECOVERING, Estimate, of, ordered, suite, summary
+from .seeds import aligned, among
 
 WHERE = ("model", "dataset", "length")
 PRUNED = (*PRUNING, "criterion", "pattern")
@@ -23,6 +24,8 @@ AXES = (*WHERE, *PRUNED, "recovery", "window", *RECOVERING)
 @dataclass(frozen=True, eq=False)
 class Group:
     """Recovered runs that differ in one axis (and those said to be free), one row per run, perplexity in ``value``.
+
+    Every value is that of the same seeds, and so are the baselines.
 
     Attributes:
         setting: the axes they share, with their values.
@@ -86,6 +89,8 @@ def validation(rows: DataFrame, view: str) -> Series[float]:
 def along(runs: DataFrame, axis: str, free: Sequence[str] = (), told: Sequence[str] = ()) -> list[Group]:
     """Groups of recovered runs that are equal in every axis but one, and have at least two values of it.
 
+    Of every value there are the seeds that all values have; a value that shares none with the others is left out.
+
     Args:
         runs: of :func:`measured`; those that are dense or not recovered become the groups' baselines.
         axis: the axis compared. Runs that do not have it are in no group.
@@ -100,10 +105,11 @@ def along(runs: DataFrame, axis: str, free: Sequence[str] = (), told: Sequence[s
     dense = runs[runs["criterion"] == "dense"]
     found = []
     for _, group in candidates.groupby(shared, dropna=False, sort=False):
+        group = aligned(group, [axis, *free])
         if group[axis].nunique() < 2:
             continue
         setting = {name: group[name].iloc[0] for name in shared}
-        beside = of(alone, pruned, [setting[name] for name in pruned])
+        beside = among(of(alone, pruned, [setting[name] for name in pruned]), group)
         found.append(Group(axis, setting, group, beside, of(dense, WHERE, [setting[name] for name in WHERE])))
     return sorted(found, key=lambda group: [labels.order(name, group.setting[name]) for name in shared])
 
@@ -131,10 +137,11 @@ def varying(settings: Iterable[dict[str, Any]]) -> list[str]:
 def best(runs: DataFrame, cell: Sequence[str], rows: DataFrame, view: str) -> DataFrame:
     """Of all settings that share a cell the runs of one: of that with the lowest validation perplexity.
 
-    A mean over seeds that is not finite never wins, unless all are such: then the first does.
+    The settings are compared at the seeds that all of them have. A mean over these that is not finite never wins,
+    unless all are such: then the first does.
 
     Raises:
-        FreelunchError: a cell has several settings, and not all their runs have a validation perplexity.
+        FreelunchError: a cell has several settings, and not all runs compared have a validation perplexity.
     """
     rest = [name for name in AXES if name not in cell and name not in ("dataset", "length")]
     kept = []
@@ -144,8 +151,10 @@ def best(runs: DataFrame, cell: Sequence[str], rows: DataFrame, view: str) -> Da
             continue
         settings = ordered(group, rest)
         if len(settings) > 1:
-            group = group.assign(by=group["run"].map(validated(group, rows, view)))
-            means = [float(of(group, rest, setting)["by"].mean(skipna=False)) for setting in settings]
+            fair = aligned(group, rest)
+            fair = fair.assign(by=fair["run"].map(validated(fair, rows, view)))
+            settings = ordered(fair, rest)
+            means = [float(of(fair, rest, setting)["by"].mean(skipna=False)) for setting in settings]
             settings = [settings[lowest(means)]]
         kept.append(of(group, rest, settings[0]))
     return pd.concat(kept) if kept else runs

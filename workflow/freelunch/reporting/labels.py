@@ -22,6 +22,7 @@ _AXES = {
     "seconds": "Time (s)",
     "sequences": "Calibration sequences",
     "clip": "Gradient clipping",
+    "search_tokens": "Search tokens",
     "selection": "Selected by",
     "targets": "Trained matrices",
     "trainable_parameters": "Trained parameters",
@@ -97,7 +98,18 @@ _HALVES = {"dense": -1.0, NOT_RECOVERED: 0.0, "matrix_exact": 0.1, "matrix": 0.2
 _ORDERED = ("criterion", "allocation", "refinement")
 _AS_LISTED = ("recovery", "flow", "loss", "parametrization", "selection")
 _PLAIN = {"full": "Weights", "biases": "biases", "norms": "norms"}
+_CONTROL = re.compile(r"matrix \((.+)\)")
 _PARTS = re.compile(r"([^+(]+)(\([^)]*\))?")
+
+
+def control(targets: str) -> str:
+    """What the window ``matrix`` is called where it trains some matrices alone: ``matrix (k_proj + up_proj)``."""
+    return f"matrix ({targets})"
+
+
+def is_control(window: str) -> bool:
+    """Whether a window is called by :func:`control`."""
+    return _CONTROL.fullmatch(window) is not None
 
 
 def axis(name: str) -> str:
@@ -115,6 +127,8 @@ def value(name: str, found: Any) -> str:
         return _joined(str(found))
     if name in ("window", "variant"):
         text = str(found)
+        if alone := _CONTROL.fullmatch(text):
+            return f"Matrix, {alone[1]} only"
         plain = text if "_proj" in text else text.replace("_", " ").capitalize()
         return _WINDOWS.get(text) or (f"{text} blocks" if text.isdecimal() else plain)
     if isinstance(found, float) and math.isfinite(found):
@@ -175,4 +189,6 @@ def _short(settings: str) -> str:
 
 
 def _size(window: str) -> float:
+    if is_control(window):
+        return (_HALVES["official_matrix"] + _HALVES["key_up"]) / 2
     return 2.0 * int(window) if window.isdecimal() else _HALVES.get(window, math.inf)

@@ -11,6 +11,7 @@ from ..errors import FreelunchError
 from . import labels
 from .comparisons import PRUNED, WHERE, Group, best, measured, recovered
 from .estimates import of, ordered, suite
+from .seeds import aligned, among
 
 SERIES = ("recovery", "loss", "parametrization", "window", "targets", "repair")
 """What tells the lines of a comparison apart."""
@@ -23,7 +24,8 @@ def races(rows: DataFrame, view: str) -> list[Group]:
 
     Reconstruction is that of one window, flow and loss: attention and MLP apart, dense and mean squared error if there
     are such runs. It has the parametrizations that retraining has, if they have some in common. Among runs that differ
-    in other settings alone (learning rate, epochs, ...) the lowest validation perplexity chooses.
+    in other settings alone (learning rate, epochs, ...) the lowest validation perplexity chooses. Of all that is left
+    there are the seeds that all have.
 
     Raises:
         FreelunchError: there are no retrained runs beside reconstructed ones that were pruned alike, or no validation
@@ -40,10 +42,13 @@ def races(rows: DataFrame, view: str) -> list[Group]:
         trained = pd.concat([local[common] if common.any() else local, retrained])
         trained = best(trained, ["dataset", "length", *SERIES, "flow", "training_tokens"], rows, view)
         repaired = recovered(group, "repair").assign(training_tokens=0)
+        every = aligned(pd.concat([repaired, trained]), [*SERIES, "training_tokens"])
+        if not {"reconstruct", "retrain"} <= set(every["recovery"]):
+            continue
         setting: dict[str, Any] = {name: group[name].iloc[0] for name in place}
         dense = of(runs[runs["criterion"] == "dense"], WHERE, [setting[name] for name in WHERE])
-        alone = group[group["recovery"] == labels.NOT_RECOVERED].assign(training_tokens=0)
-        found.append(Group("training_tokens", setting, pd.concat([repaired, trained]), alone, dense))
+        alone = among(group[group["recovery"] == labels.NOT_RECOVERED].assign(training_tokens=0), every)
+        found.append(Group("training_tokens", setting, every, alone, dense))
     if not found:
         raise FreelunchError(
             f"{view} needs reconstructed and retrained runs that were pruned alike; suite {suite(rows)} has none"

@@ -49,6 +49,7 @@ DTYPES = {
     "patience": "Int64",
     "training_sequences": "Int64",
     "training_tokens": "Int64",
+    "search_tokens": "Int64",
     "trainable_parameters": "Int64",
     "sequences": "Int64",
     "validation_sequences": "Int64",

@@ -15,13 +15,19 @@ from .estimates import TRAINING, suite
 REPLICA = "official_matrix"
 """A flow that stands among the windows too: a variant of the window ``matrix``."""
 EXACT = "matrix_exact"
-MATRICES = (EXACT, "matrix", REPLICA, "key_up")
-"""Windows of matrices, without a whole submodule in them."""
+_MATRICES = (EXACT, "matrix", REPLICA, "key_up")
+
+
+def of_matrices(window: str) -> bool:
+    """Whether windows hold single matrices, and no whole submodule."""
+    return window in _MATRICES or labels.is_control(window)
 
 
 def windows(rows: DataFrame, view: str) -> list[Group]:
     """Along the window; norms and biases may be trained or not (column ``extras``).
 
+    Single matrices of which some are ``targets`` are the control of ``key_up``, which trains the same together: a
+    window of their own (``labels.control``), as the replica of the official code is.
     What is solved in closed form has no training settings, and stands in every group that is otherwise equal: in those
     that there are without it, or if there are none, beside every window.
 
@@ -31,6 +37,9 @@ def windows(rows: DataFrame, view: str) -> list[Group]:
     runs = measured(rows, view)
     replica = runs["flow"] == REPLICA
     runs = runs.assign(window=runs["window"].mask(replica, REPLICA), flow=runs["flow"].mask(replica, "dense"))
+    some = (runs["window"] == "matrix") & (runs["targets"].fillna("all") != "all")
+    alone = runs["window"].mask(some, runs["targets"].map(labels.control, na_action="ignore"))
+    runs = runs.assign(window=alone, targets=runs["targets"].mask(some, "all"))
     parts: Any = DataFrame([_parts(text) for text in runs["parametrization"]], index=runs.index, dtype="str")
     runs = runs.assign(core=parts[0], extras=parts[1])
     exact = runs["window"] == EXACT
@@ -76,18 +85,19 @@ def parametrizations(rows: DataFrame, view: str) -> list[Group]:
 def mismatch(rows: DataFrame) -> dict[str, float]:
     """Of every run whose merging is not exact, the loss of its merged windows over the loss training saw.
 
-    Both are sums over the windows that have both; what is not finite makes the ratio so.
+    Both are of the same step, the last: a merge that ruins what training found shows even where an earlier state is
+    kept. They are sums over the windows that have both; what is not finite makes the ratio so.
     """
-    place = ["run", "position"]
-    best, unmerged = (
+    place = ["run", "position", "step"]
+    merged, unmerged = (
         rows[rows["metric"] == name].set_index(place)["value"]
-        for name in ("best_validation_loss", "unmerged_validation_loss")
+        for name in ("validation_loss", "unmerged_validation_loss")
     )
-    both = pd.concat([best.rename("best"), unmerged.rename("unmerged")], axis=1, join="inner")
+    both = pd.concat([merged.rename("merged"), unmerged.rename("unmerged")], axis=1, join="inner")
     sums = {run: windows.sum(skipna=False) for run, windows in both.groupby("run")}
     # nothing left to lose: no mismatch
     return {
-        str(run): 1.0 if not found.any() else float(found["best"] / found["unmerged"]) for run, found in sums.items()
+        str(run): 1.0 if not found.any() else float(found["merged"] / found["unmerged"]) for run, found in sums.items()
     }
 
 

@@ -43,13 +43,21 @@ class Sweep:
     auto: list[Point]
 
     def choices(self) -> list[Choice]:
-        """By the validation and by the test perplexity, each at the cost of the sweep; ``auto`` at its own."""
+        """By the validation and by the test perplexity, each at the cost of the sweep.
+
+        ``auto`` is one choice more, at its own cost: of all lengths it was tried with, the one that the validation
+        perplexity selects.
+        """
         whole = sum(point.seconds for point in self.points), sum(point.runs for point in self.points)
         found = [
             Choice("validation", self.points[lowest([point.validation.value for point in self.points])], *whole),
             Choice("test", self.points[lowest([point.test.value for point in self.points])], *whole),
         ]
-        return [*found, *(Choice(AUTO, point, point.seconds, point.runs) for point in self.auto)]
+        if self.auto:
+            chosen = self.auto[lowest([point.validation.value for point in self.auto])]
+            cost = sum(point.seconds for point in self.auto), sum(point.runs for point in self.auto)
+            found.append(Choice(AUTO, chosen, *cost))
+        return found
 
 
 def sweeps(rows: DataFrame, view: str) -> list[Sweep]:

@@ -58,7 +58,9 @@ def rows_of(suite: str, spec: EvaluationSpec, root: Path) -> Iterator[dict[str, 
     # what the run itself cost: stages that all runs share (the dense cache) and its evaluation are left out
     # (the time of windows is summed over interruptions, the time of a manifest is that of its last job)
     seconds = sum(manifest.get("train_seconds", manifest["seconds"]) for manifest in overlays.values())
-    peak = max((manifest.get("peak_device_gib", manifest["peak_gib"]) for manifest in overlays.values()), default=None)
+    on_device = [manifest["peak_device_gib"] for manifest in overlays.values() if "peak_device_gib" in manifest]
+    # memory of the device where there is one: a small model may be pruned beside it, and the process takes more
+    peak = max(on_device or [manifest["peak_gib"] for manifest in overlays.values()], default=None)
     about = {
         "suite": suite,
         "run": spec.name,
@@ -80,7 +82,8 @@ def rows_of(suite: str, spec: EvaluationSpec, root: Path) -> Iterator[dict[str, 
             yield about | at | {"metric": "validation_loss", "step": step, "value": loss}
         for metric, key in _OF_WINDOWS.items():
             if window.get(key) is not None:
-                yield about | at | {"metric": metric, "step": window["best_step"], "value": window[key]}
+                step = window["steps" if key == "unmerged_loss" else "best_step"]
+                yield about | at | {"metric": metric, "step": step, "value": window[key]}
 
 
 def _pruning(overlays: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -129,7 +132,7 @@ def _protocol(spec: EvaluationSpec, overlays: dict[str, dict[str, Any]]) -> dict
         columns |= _training(subject.training, subject.dense.calibration)
         if subject.closed_form:
             columns = {key: value for key, value in columns.items() if key not in _OF_STEPS}
-    counted = ("training_tokens", "trainable_parameters")
+    counted = ("training_tokens", "search_tokens", "trainable_parameters")
     return columns | {key: _trained(overlays)[key] for key in counted if _trained(overlays)}
 
 

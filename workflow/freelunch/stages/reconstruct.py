@@ -16,6 +16,8 @@ from tqdm import tqdm
 
 from ..activations import States
 from ..blocks import matrices
+from ..errors import FreelunchError
+from ..recovery.fit import totals
 from ..recovery.flows import FLOWS
 from ..recovery.reconstruct import reconstruct_window
 from ..recovery.solve import solve_window
@@ -40,13 +42,14 @@ def reconstruct(stage: Stage) -> None:
     # those that the rule waited for: what one job had trained already is not split
     shards = [each for each in spec.split(stage.execution.shards) if (stage.root / each.manifest).is_file()]
     records, resumed = job.run(len(job.windows), adopt_shards(stage, shards, keep=True))
-    calibration = spec.dense.calibration
+    if not any(record["trainable_parameters"] for record in records):
+        raise FreelunchError(f"targets {spec.training.targets}: parametrization {spec.training.parametrization} finds "
+                             "nothing to train in any window")  # fmt: skip
     hidden = ("files", "signature", "pruned")
     stage.finish(
         **job.overlay.summary(records),
         windows=[{key: value for key, value in record.items() if key not in hidden} for record in records],
-        training_tokens=0 if spec.closed_form else spec.training.epochs * calibration.sequences * calibration.length,
-        trainable_parameters=sum(record["trainable_parameters"] for record in records),
+        **totals(records, spec.dense.calibration.length),
         train_seconds=round(sum(record["seconds"] + record["pruning_seconds"] for record in records), 3),
         resumed_windows=resumed,
         **_peaks(stage, shards),

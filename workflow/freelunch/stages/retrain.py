@@ -13,6 +13,7 @@ from ..artifacts import describe, read_json, write_json
 from ..blocks import matrices
 from ..errors import FreelunchError
 from ..overlays import Masked, SafetensorsFiles
+from ..recovery.fit import totals
 from ..recovery.retrain import retrain as train
 from ..specs import RetrainedSpec
 from ..windows import check_targets
@@ -52,8 +53,7 @@ def retrain(stage: Stage) -> None:
     stage.finish(
         achieved_sparsity=stage.open(spec.pruned).manifest["achieved_sparsity"],
         windows=[{"window": "model", **result.record()}],
-        training_tokens=spec.training.epochs * spec.calibration.sequences * spec.calibration.length,
-        trainable_parameters=result.trained,
+        **totals([result.record()], spec.calibration.length),
         train_seconds=round(keeper.spent + result.fit.seconds, 3),
         resumed_at=keeper.resumed_at,
     )

@@ -74,6 +74,8 @@ def adopt_shards(stage: Stage, shards: Iterable[ShardSpec], keep: bool) -> dict[
     """Take over the windows of finished shards; ``keep`` makes their files part of this stage's result."""
     found: dict[int, Record] = {}
     for artifact in map(stage.open, shards):
+        if artifact.manifest["code"] != stage.code:
+            raise FreelunchError(f"{artifact.folder}: was made by other code; delete it to have it made again")
         for name in artifact.files:
             path = artifact.file(name)
             if name.endswith(".json"):

@@ -11,28 +11,29 @@ from pandas import DataFrame
 
 from .. import charts, claims, findings, labels, style
 from ..comparisons import varying
-from ..sweeps import Choice, Sweep, sweeps
+from ..sweeps import AUTO, Choice, Point, Sweep, sweeps
 
 _VIEW = "figure learning_rate"
 
 
 @style.applied()
 def draw(rows: DataFrame) -> Figure:
-    """One colour per number of epochs: validation solid, test dashed, the search of each window a horizontal line.
+    """One colour per number of epochs: validation solid, test dashed.
 
-    Rings mark what the validation perplexity selects, squares what the test perplexity does.
+    Rings mark what the validation perplexity selects, squares what the test perplexity does; a horizontal line is the
+    search in each window, with the epochs that the validation perplexity selects.
 
     Raises:
         FreelunchError: as ``sweeps.sweeps``.
     """
     found = _home(rows)
-    epochs = sorted({point.epochs for sweep in found for point in (*sweep.points, *sweep.auto)})
+    epochs = sorted({point.epochs for sweep in found for point in _shown(sweep)})
     looks = {count: style.SERIES[place % len(style.SERIES)] for place, count in enumerate(epochs)}
     panels = _panels(found)
     figure, axes = charts.axes_of(panels)
     for axis, (_, (group,)), sweep in zip(axes, panels, found, strict=True):
         _panel(axis, sweep, looks)
-        both = [cell for point in (*sweep.points, *sweep.auto) for cell in (point.validation, point.test)]
+        both = [cell for point in _shown(sweep) for cell in (point.validation, point.test)]
         charts.framed(axis, both, group)
         charts.log_x(axis, [float(p.learning_rate) for p in sweep.points], _rate, "Learning rate")
         axis.set_ylabel(axis.get_ylabel().replace("Test perplexity", "Perplexity"))
@@ -77,22 +78,28 @@ def _panel(axis: Axes, sweep: Sweep, looks: dict[int, style.Look]) -> None:
         rates = [float(point.learning_rate) for point in points]
         charts.marks(axis, rates, [point.validation for point in points], look, "-")
         charts.marks(axis, rates, [point.test for point in points], look, charts.DASHES)
-        for point in sweep.auto:
-            if point.epochs == count and math.isfinite(point.test.value):
-                charts.level(axis, point.test.value, look.colour, charts.MIXED)
-    for choice, mark in zip(sweep.choices(), ("o", "s"), strict=False):
+    for choice, mark in zip(sweep.choices(), ("o", "s", ""), strict=False):
         point = choice.point
+        if choice.by == AUTO:
+            if math.isfinite(point.test.value):
+                charts.level(axis, point.test.value, looks[point.epochs].colour, charts.MIXED)
+            continue
         cell = point.validation if choice.by == "validation" else point.test
         if math.isfinite(cell.value):
             axis.plot(float(point.learning_rate), cell.value, mark, color=style.BLACK, fillstyle="none", markersize=9)
 
 
+def _shown(sweep: Sweep) -> list[Point]:
+    """The sweep, and of the search what was chosen."""
+    return [*sweep.points, *(choice.point for choice in sweep.choices() if choice.by == AUTO)]
+
+
 def _told(choice: Choice) -> str:
     point = choice.point
-    which = "" if choice.by == "auto" else f"learning rate {_rate(float(point.learning_rate))}, "
+    which = "" if choice.by == AUTO else f"learning rate {_rate(float(point.learning_rate))}, "
     cost = f"{style.counted(choice.runs, 'run')}, {choice.seconds:,.0f} s"
     name = labels.value("selection", choice.by).lower()
-    how = name if choice.by == "auto" else f"selected by {name}"
+    how = name if choice.by == AUTO else f"selected by {name}"
     return f"{how}: test {findings.shown(point.test)} ({which}{style.counted(point.epochs, 'epoch')}; {cost})"
 
 

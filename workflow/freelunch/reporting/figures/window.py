@@ -12,7 +12,7 @@ from pandas import DataFrame
 from .. import charts, claims, findings, labels, style
 from ..comparisons import Group, varying
 from ..estimates import Estimate, of, ordered, summary
-from ..studies import MATRICES, windows
+from ..studies import of_matrices, windows
 
 _VIEW = "figure window"
 _LINES: tuple[tuple[charts.Line, bool], ...] = (("none", True), ("-", False))
@@ -46,7 +46,7 @@ def draw(rows: DataFrame) -> Figure:
                 place = names.index(name)
                 shift = 0.16 * (place - (len(names) - 1) / 2) if len(names) < 6 else 0.0
                 for line, matrices in _LINES:
-                    part = [(sizes.index(w) + shift, cell) for w, cell in points if (w in MATRICES) == matrices]
+                    part = [(sizes.index(w) + shift, cell) for w, cell in points if of_matrices(w) == matrices]
                     look = style.SERIES[place % len(style.SERIES)]
                     charts.marks(axis, [x for x, _ in part], [cell for _, cell in part], look, line)
                 cells += [cell for _, cell in points]
@@ -72,7 +72,7 @@ def _statement(groups: list[Group]) -> str:
         for group in inside:
             for name, points in _series(group, differing):
                 pairs = [(labels.value("window", window), cell) for window, cell in points]
-                told.append(f"{name}: {findings.listed(pairs)}{_spread(points)}")
+                told.append(f"{name}: {findings.listed(pairs)}{_spread(points)}{_control(points)}")
         sentences.append((title, "; ".join([*told, findings.against(inside[0])])))
     return claims.statement("window", findings.joined(sentences))
 
@@ -92,7 +92,17 @@ def _series(group: Group, differing: Sequence[str]) -> list[tuple[str, list[tupl
 
 def _spread(points: Sequence[tuple[str, Estimate]]) -> str:
     """How far apart the windows are that hold a submodule."""
-    values = [cell.value for window, cell in points if window not in MATRICES]
+    values = [cell.value for window, cell in points if not of_matrices(window)]
     if len(values) < 2 or not np.isfinite(values).all():
         return ""
     return f" (worst over best from attention / MLP up: {max(values) / min(values):.3g})"
+
+
+def _control(points: Sequence[tuple[str, Estimate]]) -> str:
+    """Key and up projections together against the same matrices, each for itself."""
+    told = [f"{labels.value('window', window)} {findings.shown(cell)}" for window, cell in points
+            if labels.is_control(window)]  # fmt: skip
+    together = dict(points).get("key_up")
+    if together is None or not told:
+        return ""
+    return f" ({labels.value('window', 'key_up')} {findings.shown(together)} against {', '.join(told)})"

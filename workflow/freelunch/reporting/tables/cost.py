@@ -11,7 +11,7 @@ from ..table import Column, Table
 
 
 def build(rows: DataFrame) -> Table:
-    """Time, peak memory, training tokens and sparsity of every setting.
+    """Time, peak memory, tokens of training and of searching rates, and sparsity of every setting.
 
     Raises:
         FreelunchError: there is no pruned run.
@@ -28,6 +28,7 @@ def build(rows: DataFrame) -> Table:
         Column("seconds", labels.axis("seconds")),
         Column("peak_gib", labels.axis("peak_gib")),
         Column("training_tokens", labels.axis("training_tokens"), "count"),
+        Column("search_tokens", labels.axis("search_tokens"), "count"),
         Column("achieved_sparsity", labels.axis("achieved_sparsity")),
     )
     groups = {tuple(group[list(by)].iloc[0]): group for _, group in runs.groupby(list(by), dropna=False)}
