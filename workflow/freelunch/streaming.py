@@ -151,7 +151,7 @@ class Network:
         call = self.calls(*hidden.shape[:2])[index]
         return call_block(block, hidden.to(self.device), call)
 
-    def half_precision(self) -> AbstractContextManager[Any]:
+    def autocast(self) -> AbstractContextManager[Any]:
         """Products in bfloat16 while it is trained, unless it is a float32 model."""
         if self.dtype == torch.float32:
             return nullcontext()

@@ -43,7 +43,8 @@ def _recovery(where: str, axes: Axes, facts: Facts) -> None:
     if axes.recovery in LOSSES and axes.loss not in (None, *LOSSES[axes.recovery]):
         raise FreelunchError(f"{where}.loss: {axes.loss} is no loss to {axes.recovery} with; "
                              f"allowed: {', '.join(LOSSES[axes.recovery])}")  # fmt: skip
-    if axes.accumulation > axes.batch_size:
+    trains = axes.recovery == "retrain" or (axes.recovery == "reconstruct" and axes.window != "matrix_exact")
+    if trains and axes.accumulation > axes.batch_size:
         raise FreelunchError(f"{where}.accumulation: {axes.batch_size} sequences cannot be run in {axes.accumulation} "
                              "parts; it is at most batch_size")  # fmt: skip
     if axes.recovery != "reconstruct":
@@ -85,6 +86,7 @@ def _fits(method: Method, facts: Facts, model: str) -> None:
 
 
 def check_task(config: Config, task: EvaluationTask, where: str, model: str) -> EvaluationTask:
+    """Refuse a task that the data or the model's context make impossible; returns it."""
     check_name(f"{where}.data", task.data, config.data)
     for split in task.splits:
         _split(config, task.data, split, f"{where}.splits")
@@ -103,6 +105,7 @@ def _split(config: Config, data: str, split: Split | str, where: str) -> None:
 
 
 def check_distinct(name: str, suite: SuiteConfig) -> None:
+    """Refuse tasks of a suite that measure the same."""
     seen: set[tuple[str, str, str, int]] = set()
     for i, task in enumerate(suite.evaluate):
         for split in task.splits:
@@ -115,5 +118,6 @@ def check_distinct(name: str, suite: SuiteConfig) -> None:
 
 
 def check_name(where: str, name: str, known: Any) -> None:
+    """Refuse a name that is not among those known."""
     if name not in known:
         raise FreelunchError(f"{where}: there is no {name!r}; {suggest(name, known)}")

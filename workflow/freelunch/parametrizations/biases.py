@@ -21,5 +21,9 @@ class Biases(Parametrization):
         if self.add not in (0, 1):
             raise FreelunchError(f"add is 0 or 1, not {self.add}")
 
+    @property
+    def adds_biases(self) -> bool:
+        return bool(self.add)
+
 
 method = Biases

@@ -24,6 +24,11 @@ class Parametrization:
     exact: ClassVar[bool] = True
     """Whether merged weights compute what training computed."""
 
+    @property
+    def adds_biases(self) -> bool:
+        """Whether linear layers without a bias get one."""
+        return False
+
 
 @dataclass(frozen=True)
 class LowRank(Parametrization):

@@ -1,1 +1,1 @@
-"""Recovery: what repairs a pruned network."""
+"""Recovery: what makes a pruned network better by what is known of the dense one."""

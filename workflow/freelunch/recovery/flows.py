@@ -60,7 +60,9 @@ class DenseFlow:
         if window.matrices:
             inputs, outputs = self._caught(self.dense, window, walk.at(window.start))
             return walk.at(window.start) if len(window.matrices) > 1 else inputs, outputs
-        return walk.at(window.start, self.cut(window, 0)), walk.at(window.stop, self.cut(window, -1))
+        return walk.at(window.start, self.cut(window, window.blocks[0])), walk.at(
+            window.stop, self.cut(window, window.blocks[-1])
+        )
 
     def leave(self, window: Window) -> None:
         """After a window was trained, now or in an earlier job, and the student has it."""
@@ -74,9 +76,8 @@ class DenseFlow:
                 self._halves = {block: find_halves(module, hidden, self.dense.calls(*hidden.shape[:2])[block])}
         return self._halves[block]
 
-    def cut(self, window: Window, which: int) -> Halves | None:
-        """Where the first (0) or last (-1) block of a window is cut, if the window holds half of it."""
-        block = window.blocks[which]
+    def cut(self, window: Window, block: int) -> Halves | None:
+        """Where a block of a window is cut, if the window holds half of it."""
         return self.halves(block) if window.part(block) in ("attention", "mlp") else None
 
     @staticmethod
@@ -111,7 +112,7 @@ class SparseLocal(DenseFlow):
         if len(window.matrices) == 1:
             inputs, _ = self._caught(self.student, window, walk.at(window.start))
             return inputs, self._linear(window, inputs)
-        inputs = walk.at(window.start, self.cut(window, 0))
+        inputs = walk.at(window.start, self.cut(window, window.blocks[0]))
         if window.matrices:
             return inputs, self._caught(self.dense, window, inputs)[1]
         return inputs, self._run(window, inputs)
@@ -120,7 +121,7 @@ class SparseLocal(DenseFlow):
         """What the dense window gives."""
         for index in window.blocks:
             room = scratch(self.folder, tuple(states.shape), states.dtype)
-            cut = self.cut(window, window.blocks.index(index))
+            cut = self.cut(window, index)
             with self.dense.block(index) as block:
                 forward(self.dense, index, block, window.part(index), cut, states, room, self.batch)
             states = room
@@ -135,7 +136,7 @@ class SparseDense(DenseFlow):
         walk = self._at(self.sparse, split, window)
         if len(window.matrices) == 1:
             return self._caught(self.student, window, walk.at(window.start))[0], targets
-        return walk.at(window.start, self.cut(window, 0)), targets
+        return walk.at(window.start, self.cut(window, window.blocks[0])), targets
 
 
 class OfficialMatrix(DenseFlow):

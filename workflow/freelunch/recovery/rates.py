@@ -31,7 +31,7 @@ def rate(exponent: int) -> float:
 
 
 def search(trial: Callable[[float], float]) -> dict[float, float]:
-    """Losses of the rates that were tried; walks down from :data:`START` until both neighbours are worse.
+    """Losses of the rates that were tried; walks from :data:`START` to the better neighbour until both are worse.
 
     Args:
         trial: validation loss after a short training at a rate; infinite where it diverged.
@@ -40,15 +40,15 @@ def search(trial: Callable[[float], float]) -> dict[float, float]:
 
     def loss(exponent: int) -> float:
         if exponent not in found:
-            known = LOWEST <= exponent <= HIGHEST
-            found[exponent] = trial(rate(exponent)) if known else math.inf
+            allowed = LOWEST <= exponent <= HIGHEST
+            found[exponent] = trial(rate(exponent)) if allowed else math.inf
         return found[exponent]
 
     best = START
     while loss(best) == math.inf and best > LOWEST:
         best -= 1
     while True:
-        # the lower neighbour first: where both are better, a lower rate is the safer one
+        # the lower neighbour first: of two that are as good, the lower rate is the safer one
         better = [each for each in (best - 1, best + 1) if loss(each) < loss(best)]
         if not better:
             return {rate(each): value for each, value in sorted(found.items()) if LOWEST <= each <= HIGHEST}

@@ -38,7 +38,7 @@ def reconstruct_window(flow: DenseFlow, window: Window, mask_of: MaskOf, trainin
     started = time.perf_counter()
     network = flow.student
     pairs = flow.pairs(window)
-    halves = {block: cut for block in window.blocks if (cut := flow.cut(window, window.blocks.index(block)))}
+    halves = {block: cut for block in window.blocks if (cut := flow.cut(window, block))}
     where = f"window {window.name}"
     with ExitStack() as loaded:
         blocks = {block: loaded.enter_context(network.block(block)) for block in window.blocks}
@@ -101,7 +101,7 @@ class _Matching:
 
     def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         inputs, targets = batch
-        with self._network.half_precision():
+        with self._network.autocast():
             output = self._run(inputs)
         return self._loss(output.float(), targets)
 

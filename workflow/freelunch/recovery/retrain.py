@@ -86,7 +86,7 @@ class _Predicting:
 
     def loss(self, batch: tuple[Tensor, Tensor | None]) -> Tensor:
         tokens, dense = batch
-        with self._network.half_precision():
+        with self._network.autocast():
             # the head is not trained, and sees states as evaluation does: in the model's dtype
             logits = self._head(self._run(self._embed(tokens).float()).to(self._network.dtype)).float()
             if dense is None:

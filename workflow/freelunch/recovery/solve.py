@@ -15,7 +15,6 @@ from torch import Tensor
 from ..activations import batches
 from ..hessian import masked_least_squares, solvable
 from ..parametrizations import parse_parametrization
-from ..parametrizations.biases import Biases
 from ..specs import Training
 from ..statistics import Statistics
 from ..streaming import Network
@@ -47,7 +46,7 @@ def solve_window(
     inputs = statistics_of(name)
     assert inputs.gram is not None
     parts = parse_parametrization(training.parametrization)
-    if any(isinstance(part, Biases) and part.add for part in parts):
+    if any(part.adds_biases for part in parts):
         initial.setdefault("bias", initial["weight"].new_zeros(len(mask)))
     fits_bias = "bias" in initial and any(part.biases for part in parts)
     gram, means = inputs.gram.to(device), inputs.means.to(device)

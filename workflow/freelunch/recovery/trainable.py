@@ -12,7 +12,6 @@ from torch.nn.utils import parametrize
 
 from ..errors import FreelunchError
 from ..parametrizations import parse_parametrization
-from ..parametrizations.biases import Biases
 from ..parametrizations.parametrization import LowRank, Parametrization
 from ..specs import Training
 from ..windows import targeted
@@ -149,7 +148,7 @@ class Trainable:
 
     def _enter(self, prefix: str, block: nn.Module, inside: set[str]) -> None:
         layers = {name: module for name, module in block.named_modules() if isinstance(module, nn.Linear)}
-        if any(isinstance(part, Biases) and part.add for part in self._parts):
+        if any(part.adds_biases for part in self._parts):
             for name, layer in layers.items():
                 if f"{name}.weight" in inside and layer._parameters["bias"] is None and targeted(name, self._targets):
                     layer.bias = nn.Parameter(torch.zeros(layer.out_features, device=layer.weight.device))

@@ -86,6 +86,11 @@ class ReconstructedSpec(RecoveredSpec):
         return self.window == "matrix_exact"
 
     @property
+    def sequential(self) -> bool:
+        """Whether every window goes on from those before it."""
+        return self.flow != "dense" or self.interleaved
+
+    @property
     def grams(self) -> GramsSpec | None:
         """The Gram matrices that windows in closed form are solved from."""
         return GramsSpec(dense=self.dense) if self.closed_form else None
@@ -131,8 +136,7 @@ class ShardSpec(Spec):
     @property
     def before(self) -> list[ShardSpec]:
         """The shards whose windows this one goes on from."""
-        sequential = self.reconstructed.flow != "dense" or self.reconstructed.interleaved
-        return [self.changed(shard=shard) for shard in range(self.shard if sequential else 0)]
+        return [self.changed(shard=shard) for shard in range(self.shard if self.reconstructed.sequential else 0)]
 
     def upstream(self) -> list[Spec]:
         return [*self.reconstructed.upstream(), *self.before]

@@ -108,8 +108,8 @@ class _Job:
         finished: dict[int, Record | None] = {
             window.index: done.get(window.index) or finished_window(self._stage, window) for window in windows
         }
-        if self._spec.interleaved or self._spec.flow != "dense":
-            # every window goes on from those before it: what comes after one that must be trained again must too
+        if self._spec.sequential:
+            # what comes after one that must be trained again must too
             first = next((index for index, record in finished.items() if record is None), stop)
             finished.update({index: None for index in finished if index >= first})
         resumed = sum(record is not None for index, record in finished.items() if index not in done)

@@ -12,7 +12,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from ..artifacts import describe, read_json, write_json
+from ..artifacts import describe, read_json, replacing, write_json
 from ..errors import FreelunchError
 from ..recovery.fit import Trained
 from ..specs import ShardSpec
@@ -90,11 +90,13 @@ def adopt_shards(stage: Stage, shards: Iterable[ShardSpec], keep: bool) -> dict[
 
 
 def _link(source: Path, target: Path) -> None:
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(source, target)
+    if target.exists() and target.samefile(source):
+        return
+    with replacing(target) as part:
+        try:
+            os.link(source, part)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(source, part)
 
 
 def _names(window: Window) -> tuple[str, str]:
