@@ -250,7 +250,16 @@ def test_cost_table(frame: pd.DataFrame) -> None:
     assert (first["variant"], first["seconds"], first["training_tokens"]) == ("none", "4.5", "")
     assert (second["variant"], second["seconds"], second["seconds_stderr"]) == ("attention_mlp", "115.0", "5.0")
     assert (second["training_tokens"], second["achieved_sparsity"], second["peak_gib"]) == ("32768", "0.5", "1.9")
-    assert "| 110.0 | 1.90 | 32,768 | 0.5000 |" in rendering.render(reporting.tabulate("cost", frame), "md")
+    assert "| 110.0 | 1.90 | 32,768 | – | 0.5000 |" in rendering.render(reporting.tabulate("cost", frame), "md")
+
+
+def test_cost_table_tells_tokens_of_the_search_from_those_of_training() -> None:
+    tokens = {"learning_rate": "auto", "search_tokens": 5120, "training_tokens": 8192}
+    changed = [record | (tokens if record.get("window") == "block" else {}) for record in records()]
+    text = rendering.render(reporting.tabulate("cost", rows.to_frame(changed)), "md")
+    assert "| Training tokens | Search tokens |" in text
+    assert "| 8,192 | 5,120 | 0.5000 |" in text
+    assert "| 32,768 | – | 0.5000 |" in text
 
 
 @pytest.mark.parametrize(

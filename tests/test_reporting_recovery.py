@@ -15,8 +15,19 @@ import pytest
 
 from freelunch import reporting
 from freelunch.errors import FreelunchError
-from freelunch.reporting import claims, comparisons, curves, rendering, rows, studies, style, sweeps
-from freelunch.reporting.estimates import Estimate
+from freelunch.reporting import (
+    claims,
+    comparisons,
+    curves,
+    drifts,
+    rendering,
+    retraining,
+    rows,
+    studies,
+    style,
+    sweeps,
+)
+from freelunch.reporting.estimates import Estimate, of, ordered
 
 Record = dict[str, Any]
 ALL, LORA = "full + biases + norms", "lora_prune + biases + norms"
@@ -90,6 +101,7 @@ def everything(seeds: tuple[int, ...] = (0, 1)) -> Suite:
                 put(value + 1.5, window=window, parametrization="full", peak_gib=1.4 + 0.4 * place)
             put(44.0, **(EXACT | {"pattern": pattern, "seed": seed, "peak_gib": 1.2}))
             put(47.0, window="matrix", flow="official_matrix")
+            put(41.0, window="matrix", targets="k_proj + up_proj")
             for flow, value in {"sparse_local": 33.0, "sparse_dense": 29.0}.items():
                 put(value, flow=flow)
             for loss, value in {"normalized_mse": 30.5, "cosine": 34.0}.items():
@@ -100,7 +112,7 @@ def everything(seeds: tuple[int, ...] = (0, 1)) -> Suite:
                 run = put(31.0 + place, parametrization=name, trainable_parameters=size)
                 if name.startswith("lora_prune"):
                     at = run | {"split": "validation", "position": "0.mlp", "step": 5}
-                    suite.records.append(at | {"metric": "best_validation_loss", "value": 0.6})
+                    suite.records.append(at | {"metric": "validation_loss", "value": 0.6})
                     suite.records.append(at | {"metric": "unmerged_validation_loss", "value": 0.5})
             for sequences, value in {8: 35.0, 128: 28.0}.items():
                 tokens: Record = {"training_tokens": 2 * sequences * 256, "training_sequences": sequences}
@@ -163,7 +175,7 @@ def test_a_group_is_equal_in_every_axis_but_one() -> None:
     suite.local(26.0, flow="sparse_local", validation_sequences=16)
     (group,) = on("wiki", comparisons.along(comparisons.measured(suite.frame, "x"), "flow"))
     assert group.values == ["dense", "sparse_dense"]
-    assert group.estimate("dense") == Estimate(31.0, 1.0, 2)
+    assert group.estimate("dense") == Estimate(30.0, 0.3, 1), "of the seed that both have"
     assert group.estimate("sparse_dense") == Estimate(29.0, 0.3, 1)
     assert group.baseline() == Estimate(130.0, 0.3, 1)
     assert list(group.dense["value"]) == [14.0]
@@ -203,6 +215,28 @@ def test_the_replica_is_a_flow_and_a_window_and_what_is_exact_stands_with_all() 
     assert flow.setting["window"] == "matrix"
 
 
+def test_key_and_up_together_stand_beside_the_same_matrices_each_for_itself() -> None:
+    suite = Suite()
+    suite.local(43.0, window="matrix")
+    suite.local(41.0, window="matrix", targets="k_proj + up_proj")
+    suite.local(48.0, window="matrix", targets="k_proj + up_proj", flow="official_matrix")  # of another group
+    suite.local(36.0, window="key_up")
+    suite.local(30.0)
+    suite.local(29.0, targets="k_proj + up_proj")  # so is this
+    group, other = on("wiki", studies.windows(suite.frame, "x"))
+    assert other.values == ["official_matrix", "attention_mlp"]
+    control = "matrix (k_proj + up_proj)"
+    assert group.values == ["matrix", control, "key_up", "attention_mlp"]
+    assert group.estimate(control) == Estimate(41.0, 0.3, 1)
+    lines = {line["window"]: float(line["perplexity"]) for line in table("window", suite.frame)}
+    assert (lines[control], lines["key_up"], lines["matrix"]) == (41.0, 36.0, 43.0)
+    assert "| Matrix, k\\_proj + up\\_proj only |" in rendering.render(reporting.tabulate("window", suite.frame), "md")
+    said = reporting.describe("window", suite.frame)
+    assert "(Key / up 36.0 against Matrix, k_proj + up_proj only 41.0)" in said
+    (legend,) = reporting.draw("memory", suite.frame).legends
+    assert "Matrix, k_proj + up_proj only" in {text.get_text() for text in legend.texts}
+
+
 def test_sizes_are_those_of_training_alone_or_of_pruning_too() -> None:
     suite = Suite()
     for sequences, value in ((32, 130.0), (64, 128.0)):
@@ -234,6 +268,123 @@ def test_of_equal_cells_validation_chooses() -> None:
         comparisons.best(without[without["split"] == "test"], ["dataset", "criterion"], without, "figure x")
 
 
+# --- seeds -----------------------------------------------------------------------------------------------------------
+
+
+def test_values_are_compared_at_the_seeds_that_all_have() -> None:
+    suite = Suite()
+    for seed in (0, 1, 2):
+        suite.add(130.0 + 10 * seed, seed=seed)
+        suite.local(30.0 + seed, seed=seed)
+    for seed in (1, 2):
+        suite.local(29.0 + seed, seed=seed, flow="sparse_dense")
+    suite.local(20.0, seed=7, flow="sparse_local")  # of no common seed
+    (group,) = on("wiki", studies.flows(suite.frame, "x"))
+    assert group.values == ["dense", "sparse_dense"]
+    assert group.estimate("dense") == Estimate(31.5, 0.5, 2)
+    assert group.estimate("sparse_dense") == Estimate(30.5, 0.5, 2)
+    assert group.baseline() == Estimate(145.0, 5.0, 2)
+    assert len(group.dense) == 1
+    lines = {line["flow"]: line for line in table("flow", suite.frame)}
+    assert {name: (line["perplexity"], line["perplexity_runs"], line["none"]) for name, line in lines.items()} == {
+        "dense": ("31.5", "2", "145.0"), "sparse_dense": ("30.5", "2", "145.0"),
+    }  # fmt: skip
+
+
+def test_runs_without_a_common_seed_are_not_compared() -> None:
+    suite = Suite()
+    suite.local(30.0, seed=0)
+    suite.local(29.0, seed=1, flow="sparse_dense")
+    with pytest.raises(FreelunchError, match="needs recovered runs that differ in flow alone"):
+        studies.flows(suite.frame, "x")
+
+
+def test_lines_of_one_group_are_of_the_same_seeds_too() -> None:
+    suite = Suite()
+    for seed, window in product((0, 1), ("matrix", "block")):
+        suite.local(30.0 + seed, window=window, seed=seed)
+    for window in ("matrix", "block"):
+        suite.local(40.0, window=window, seed=1, parametrization="full")
+    (group,) = on("wiki", studies.windows(suite.frame, "x"))
+    assert set(group.runs["seed"]) == {1}
+    assert len(group.runs) == 4
+
+
+def test_settings_compete_at_common_seeds() -> None:
+    suite = Suite()
+    for seed, value in ((0, 30.0), (1, 10.0)):
+        suite.local(value, validation=value, seed=seed)
+    suite.local(28.0, validation=28.0, learning_rate="0.01")  # better than the other at seed 0
+    suite.local(5.0, validation=5.0, learning_rate="0.1", seed=9)  # of no common seed
+    found = comparisons.best(comparisons.measured(suite.frame, "x"), ["dataset", "criterion"], suite.frame, "x")
+    assert set(found[found["criterion"] == "wanda"]["learning_rate"]) == {"0.01"}
+
+
+def test_retraining_and_reconstruction_are_of_the_same_seeds() -> None:
+    suite = Suite()
+    for seed in (0, 1):
+        suite.add(130.0 + 10 * seed, seed=seed)
+        suite.local(30.0 + seed, seed=seed)
+        suite.add(90.0 + seed, recovery="repair", repair="layer", seed=seed)
+    suite.add(40.0, **(RETRAINED | {"seed": 1}))
+    (group,) = on("wiki", retraining.races(suite.frame, "x"))
+    assert sorted(group.runs["value"]) == [31.0, 40.0, 91.0]
+    assert group.baseline() == Estimate(140.0, 0.3, 1)
+    suite = Suite()
+    suite.local(30.0)
+    suite.add(40.0, **(RETRAINED | {"seed": 1}))
+    with pytest.raises(FreelunchError, match="needs reconstructed and retrained runs"):
+        retraining.races(suite.frame, "x")
+
+
+def test_seeds_that_stop_early_at_different_steps_are_one_point() -> None:
+    suite = Suite()
+    for seed, tokens in ((0, 16384), (1, 8192)):
+        suite.local(30.0 + seed, seed=seed, training_tokens=tokens, patience=3)
+        suite.add(40.0, **(RETRAINED | {"seed": seed}))
+    (group,) = on("wiki", retraining.races(suite.frame, "x"))
+    (point,) = {int(tokens) for tokens in group.runs[group.runs["recovery"] == "reconstruct"]["training_tokens"]}
+    assert point == 12288
+    assert group.estimate(12288) == Estimate(30.5, 0.5, 2)
+
+
+# --- drift -----------------------------------------------------------------------------------------------------------
+
+
+def drifting(suite: Suite, run: Record, value: float) -> None:
+    for metric, block in product(("drift_local", "drift_accumulated"), range(2)):
+        suite.records.append(run | {"metric": metric, "dataset": "wiki", "split": "test", "length": 256,
+                                    "position": f"{block}", "value": value})  # fmt: skip
+
+
+def test_drift_compares_windows_in_one_setting() -> None:
+    suite = Suite()
+    # value is the drift that a line shows; validation perplexities would choose what is not of the setting
+    for value, validation, changes in [
+        (0.1, 40.0, {}), (0.2, 30.0, {"learning_rate": "0.01"}), (0.9, 10.0, {"loss": "cosine"}),
+        (0.9, 10.0, {"parametrization": LORA}), (0.9, 10.0, {"targets": "k_proj + up_proj"}),
+        (0.3, 20.0, {"window": "matrix"}), (0.9, 10.0, {"window": "matrix", "targets": "k_proj + up_proj"}),
+        (0.4, 20.0, {"window": "matrix", "flow": "official_matrix"}), (0.5, 20.0, {"flow": "sparse_local"}),
+        (0.9, 10.0, {"flow": "sparse_local", "loss": "cosine"}), (0.9, 10.0, {"window": "block", "loss": "cosine"}),
+        (0.9, 10.0, {"window": "block", "flow": "sparse_local"}),
+        (0.6, 20.0, EXACT | {"parametrization": "full"}),
+    ]:  # fmt: skip
+        drifting(suite, suite.local(30.0, validation, **changes), value)
+    drifting(suite, suite.local(30.0, 30.0, learning_rate="0.01", seed=1), 0.9)  # the other lines lack this seed
+    drifting(suite, suite.add(130.0), 0.7)
+    drifting(suite, suite.add(140.0, seed=1), 0.9)
+    drifting(suite, suite.add(35.0, **RETRAINED), 0.8)
+    found = drifts.drifts(suite.frame, "x")
+    assert {drifts.name(line): set(of(found, drifts.SERIES, line)["value"]) for line in
+            ordered(found, drifts.SERIES)} == {
+        "Not recovered": {0.7}, "Matrix, exact": {0.6}, "Matrix": {0.3}, "Matrix, official code": {0.4},
+        "Attention / MLP": {0.2}, "Attention / MLP, Sparse input, own target": {0.5},
+        "Retraining, Cross-entropy": {0.8},
+    }  # fmt: skip
+    said = reporting.describe("drift", suite.frame)
+    assert "flow Dense, loss MSE, trained matrices all, parametrization All parameters" in said
+
+
 # --- selection -------------------------------------------------------------------------------------------------------
 
 
@@ -244,7 +395,9 @@ def sweep_suite() -> Suite:
     ]:  # fmt: skip
         for seed in (0, 1):
             suite.local(test + seed, validation + seed, learning_rate=rate, epochs=epochs, seed=seed)
-    suite.local(30.0, learning_rate="auto", seconds=250.0)
+    for epochs, test, validation in ((1, 28.0, 40.0), (2, 30.0, 31.0)):
+        for seed in (0, 1):
+            suite.local(test + seed, validation, learning_rate="auto", epochs=epochs, seed=seed, seconds=250.0)
     return suite
 
 
@@ -255,7 +408,8 @@ def test_validation_and_test_select() -> None:
     assert by_validation.point.test == Estimate(31.5, 0.5, 2)
     assert (by_test.point.learning_rate, by_test.point.epochs, by_test.point.test.value) == ("0.01", 1, 29.5)
     assert (by_validation.runs, by_validation.seconds, by_test.runs, by_test.seconds) == (8, 800.0, 8, 800.0)
-    assert (auto.by, auto.point.test.value, auto.runs, auto.seconds) == ("auto", 30.0, 1, 250.0)
+    assert (auto.by, auto.point.epochs, auto.point.test.value) == ("auto", 2, 30.5)
+    assert (auto.runs, auto.seconds) == (4, 1000.0), "all lengths that were tried"
 
 
 def test_learning_rate_table() -> None:
@@ -265,8 +419,26 @@ def test_learning_rate_table() -> None:
     assert found == [
         ("validation", "0.0001", "2", "31.5", "800.0", "8"),
         ("test", "0.01", "1", "29.5", "800.0", "8"),
-        ("auto", "auto", "2", "30.0", "250.0", "1"),
+        ("auto", "auto", "2", "30.5", "1000.0", "4"),
     ]
+
+
+def test_learning_rate_figure_draws_the_search_that_was_chosen() -> None:
+    figure = reporting.draw("learning_rate", sweep_suite().frame)
+    assert "30.5" in {text.get_text() for text in figure.axes[0].texts}
+    assert "28.5" not in {text.get_text() for text in figure.axes[0].texts}
+    said = reporting.describe("learning_rate", sweep_suite().frame)
+    assert said.count("search in each window") == 1
+    assert "search in each window: test 30.5 ± 0.5 (2 epochs; 4 runs, 1,000 s)" in said
+
+
+def test_selection_is_of_the_seeds_that_all_settings_have() -> None:
+    suite = sweep_suite()
+    for seed in (2, 3):
+        suite.local(10.0, 10.0, learning_rate="0.0001", epochs=1, seed=seed)
+    (found,) = [s for s in sweeps.sweeps(suite.frame, "x") if s.group.setting["dataset"] == "wiki"]
+    by_validation, by_test, _ = found.choices()
+    assert (by_validation.point.epochs, by_test.point.learning_rate, by_test.runs) == (2, "0.01", 8)
 
 
 def test_a_sweep_without_validation_perplexity_is_refused() -> None:
@@ -282,11 +454,14 @@ def test_mismatch_is_the_ratio_of_sums_and_one_where_merging_is_exact() -> None:
     suite = Suite()
     suite.local(30.0)
     run = suite.local(33.0, parametrization="lora_prune")
-    for position, best, unmerged in (("0.mlp", 3.0, 2.0), ("1.mlp", 2.0, 2.0), ("2.mlp", 9.0, None)):
-        at = run | {"split": "validation", "position": position, "step": 3}
-        suite.records.append(at | {"metric": "best_validation_loss", "value": best})
+    for position, merged, unmerged in (("0.mlp", 3.0, 2.0), ("1.mlp", 2.0, 2.0), ("2.mlp", 9.0, None)):
+        at = run | {"split": "validation", "position": position}
+        # the state that is saved is an earlier one, of a merge that cost nothing
+        suite.records.append(at | {"metric": "best_validation_loss", "step": 0, "value": 1.0})
+        suite.records += [at | {"metric": "validation_loss", "step": step, "value": v} for step, v in
+                          ((0, 1.0), (3, merged))]  # fmt: skip
         if unmerged:
-            suite.records.append(at | {"metric": "unmerged_validation_loss", "value": unmerged})
+            suite.records.append(at | {"metric": "unmerged_validation_loss", "step": 3, "value": unmerged})
     lines = {line["parametrization"]: line for line in table("parametrization", suite.frame)}
     assert {name: float(line["mismatch"]) for name, line in lines.items()} == {ALL: 1.0, "lora_prune": 5 / 4}
     assert float(lines["lora_prune"]["perplexity"]) == 33.0
@@ -409,8 +584,9 @@ def test_window_figure_joins_no_matrices(frame: pd.DataFrame) -> None:
     drawn = [container[0] for container in first.containers]
     joined = [line for line in drawn if line.get_linestyle() == "-"]
     ticks = [label.get_text() for label in first.get_xticklabels()]
-    assert ticks[:4] == ["Matrix, exact", "Matrix", "Matrix, official code", "Key / up"]
-    assert joined and all(min(line.get_xdata()) > 3.5 for line in joined)
+    assert ticks[:3] == ["Matrix, exact", "Matrix", "Matrix, official code"]
+    assert ticks[3:5] == ["Matrix, k_proj + up_proj only", "Key / up"]
+    assert joined and all(min(line.get_xdata()) > 4.5 for line in joined)
 
 
 def test_values_that_are_not_finite_are_shown() -> None:

@@ -160,6 +160,12 @@ def best(runs: DataFrame, cell: Sequence[str], rows: DataFrame, view: str) -> Da
     return pd.concat(kept) if kept else runs
 
 
+def preferred(runs: DataFrame, axis: str, wanted: Sequence[str]) -> str | None:
+    """The first of the values wanted that an axis has; if it has none of them its first, if it has any."""
+    present: list[str] = [value for (value,) in ordered(runs.dropna(subset=[axis]), [axis])]
+    return next((value for value in wanted if value in present), present[0] if present else None)
+
+
 def validated(runs: DataFrame, rows: DataFrame, view: str) -> Series[float]:
     """As :func:`validation`, of all these runs.
 

@@ -10,21 +10,33 @@ from pandas import DataFrame
 
 from ..errors import FreelunchError
 from . import labels
-from .comparisons import PRUNED, best
+from .comparisons import PRUNED, best, preferred, recovered
 from .estimates import suite, with_variant
-from .studies import REPLICA
+from .retraining import PREFERRED
+from .seeds import aligned, among
+from .studies import EXACT, REPLICA, parts
 
 LOCAL, ACCUMULATED = "drift_local", "drift_accumulated"
-SERIES = ("variant", "loss", "repair")
+SERIES = ("variant", "flow", "loss", "repair")
 """What tells the lines of a panel apart."""
 PANEL = ("model", "dataset", "length", *PRUNED)
+_FIXED = {
+    "flow": PREFERRED["flow"],
+    "loss": PREFERRED["loss"],
+    "targets": ("all",),
+    "parametrization": ("full + biases + norms",),
+}
+"""What reconstructions have in common: the first of these values that there is, or else the first that there is."""
 
 
 def drifts(rows: DataFrame, view: str) -> DataFrame:
     """Drift by panel, series, metric and ``block``: the mean over seeds in ``value``.
 
-    Of the ways to recover there is one line for each window, for each loss of retraining, and for each repair; among
-    runs that differ in other settings the lowest validation perplexity chooses. ``loss`` is that of retraining alone.
+    Of the ways to recover there is one line for each window, for each loss of retraining, and for each repair.
+    Reconstructions have one flow, loss, parametrization and the same targets (named in ``fixed``): dense, mean squared
+    error and all, if there are such runs; the other flows of the window that the paper recommends are lines of their
+    own. Among runs that differ in other settings the lowest validation perplexity chooses. All lines of a panel are of
+    the same seeds. ``loss`` is that of retraining alone, ``flow`` that of lines of other flows.
 
     Raises:
         FreelunchError: no pruned run has a drift, or there are no validation perplexities to choose by.
@@ -34,24 +46,73 @@ def drifts(rows: DataFrame, view: str) -> DataFrame:
         raise FreelunchError(f"{view} needs the drift of pruned runs; suite {suite(rows)} has none")
     # one split: the held-out one if there is
     found = found[found["split"] == ("test" if "test" in set(found["split"]) else found["split"].iloc[0])]
-    found = with_variant(found.assign(window=found["window"].mask(found["flow"] == REPLICA, REPLICA)))
-    cell = [*PANEL, "variant", "kind", "repair"]
-    found = best(found.assign(kind=_loss(found)), cell, rows, view)
-    found = found.assign(loss=_loss(found), block=pd.to_numeric(found["position"]).astype(int))
+    replica = found["flow"] == REPLICA
+    found = found.assign(window=found["window"].mask(replica, REPLICA), flow=found["flow"].mask(replica, "dense"))
+    found = with_variant(found)
+    panels = [_controlled(panel) for _, panel in found.groupby(list(PANEL), dropna=False, sort=False)]
+    found = pd.concat(panels)
+    found = found.assign(kind=_loss(found))
+    lines = ["variant", "other", "kind", "repair"]
+    found = best(found, [*PANEL, *lines], rows, view)
+    panels = [_same_seeds(panel, lines) for _, panel in found.groupby(list(PANEL), dropna=False, sort=False)]
+    found = pd.concat(panels)
+    found = found.assign(loss=_loss(found), flow=found["other"], block=pd.to_numeric(found["position"]).astype(int))
     by = [*PANEL, *SERIES, "metric", "block"]
+    groups = found.groupby(by, dropna=False, sort=False)
     # a diverged seed makes the mean diverge
-    mean = found.groupby(by, dropna=False, sort=False)["value"].agg(lambda values: values.mean(skipna=False))
-    place = found.groupby(by, dropna=False, sort=False)["calibration"].first()
-    return DataFrame({"value": mean, "home": place}).reset_index()
+    mean = groups["value"].agg(lambda values: values.mean(skipna=False))
+    return DataFrame(
+        {"value": mean, "home": groups["calibration"].first(), "fixed": groups["fixed"].first()}
+    ).reset_index()
 
 
 def name(values: Sequence[Any]) -> str:
     """What a series is called: ``Attention / MLP``, ``Retraining, KL``."""
-    variant, loss, repair = values
+    variant, *others = values
     told = [labels.value("variant", variant)]
-    told += [labels.value(axis, value) for axis, value in (("loss", loss), ("repair", repair)) if not pd.isna(value)]
+    told += [labels.value(axis, value) for axis, value in zip(SERIES[1:], others, strict=True) if not pd.isna(value)]
     return ", ".join(told)
 
 
 def _loss(runs: DataFrame) -> pd.Series[str]:
     return runs["loss"].where(runs["recovery"] == "retrain")
+
+
+def _controlled(panel: DataFrame) -> DataFrame:
+    """A panel with its reconstructions in one setting; the flow of those with another is in ``other``."""
+    local = recovered(panel, "reconstruct")
+    base = local
+    held: dict[str, str | None] = {}
+    for axis, wanted in _FIXED.items():
+        held[axis] = preferred(base[base["window"] != EXACT], axis, wanted)
+        base = base[_has(base, axis, held[axis])]
+    window = preferred(base, "window", PREFERRED["window"])
+    beside = local[(local["window"] == window) & (local["flow"] != held["flow"])]
+    for axis in (axis for axis in _FIXED if axis != "flow"):
+        beside = beside[_has(beside, axis, held[axis])]
+    rest = panel[panel["recovery"] != "reconstruct"]
+    kept = pd.concat([rest.assign(other=None), base.assign(other=None), beside.assign(other=beside["flow"])])
+    told = [f"{labels.axis(axis).lower()} {labels.value(axis, value)}" for axis, value in held.items() if value]
+    kept["other"] = kept["other"].astype("str")
+    kept["fixed"] = ", ".join(told)
+    return kept
+
+
+def _has(runs: DataFrame, axis: str, value: Any) -> pd.Series[bool]:
+    """Which runs have a value of an axis; least squares is solved for whatever is trained beside the weights."""
+    found: pd.Series[bool] = runs[axis] == value
+    if value is None or axis == "loss":
+        found |= runs["window"] == EXACT
+    elif axis == "parametrization":
+        cores = runs[axis].map(lambda text: parts(text)[0])
+        found |= (runs["window"] == EXACT) & (cores == parts(value)[0])
+    return found
+
+
+def _same_seeds(panel: DataFrame, lines: Sequence[str]) -> DataFrame:
+    """The lines of a panel at the seeds that all of them have; what is not recovered follows the others."""
+    lone = panel["recovery"] == labels.NOT_RECOVERED
+    if lone.all():
+        return panel
+    kept = aligned(panel[~lone], lines)
+    return pd.concat([kept, among(panel[lone], kept)])

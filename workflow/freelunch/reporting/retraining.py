@@ -9,13 +9,13 @@ from pandas import DataFrame
 
 from ..errors import FreelunchError
 from . import labels
-from .comparisons import PRUNED, WHERE, Group, best, measured, recovered
+from .comparisons import PRUNED, WHERE, Group, best, measured, preferred, recovered
 from .estimates import of, ordered, suite
 from .seeds import aligned, among
 
 SERIES = ("recovery", "loss", "parametrization", "window", "targets", "repair")
 """What tells the lines of a comparison apart."""
-_PREFERRED = {"window": ("attention_mlp", "block"), "flow": ("dense",), "loss": ("mse",)}
+PREFERRED: dict[str, tuple[str, ...]] = {"window": ("attention_mlp", "block"), "flow": ("dense",), "loss": ("mse",)}
 """Reconstruction as the paper recommends it, where a suite has others too."""
 
 
@@ -40,11 +40,13 @@ def races(rows: DataFrame, view: str) -> list[Group]:
             continue
         common = local["parametrization"].isin(retrained["parametrization"])
         trained = pd.concat([local[common] if common.any() else local, retrained])
-        trained = best(trained, ["dataset", "length", *SERIES, "flow", "training_tokens"], rows, view)
-        repaired = recovered(group, "repair").assign(training_tokens=0)
-        every = aligned(pd.concat([repaired, trained]), [*SERIES, "training_tokens"])
+        trained = trained.assign(budget=_budget(trained))
+        trained = best(trained, ["dataset", "length", *SERIES, "flow", "budget"], rows, view)
+        repaired = recovered(group, "repair").assign(training_tokens=0, budget=0)
+        every = aligned(pd.concat([repaired, trained]), [*SERIES, "budget"])
         if not {"reconstruct", "retrain"} <= set(every["recovery"]):
             continue
+        every = every.assign(training_tokens=_mean_tokens(every))
         setting: dict[str, Any] = {name: group[name].iloc[0] for name in place}
         dense = of(runs[runs["criterion"] == "dense"], WHERE, [setting[name] for name in WHERE])
         alone = among(group[group["recovery"] == labels.NOT_RECOVERED].assign(training_tokens=0), every)
@@ -62,10 +64,21 @@ def series(group: Group) -> list[tuple[dict[str, Any], DataFrame]]:
     return [(dict(zip(SERIES, line, strict=True)), of(group.runs, SERIES, line)) for line in lines]
 
 
+def _budget(runs: DataFrame) -> pd.Series[int]:
+    """Tokens a run was given to train on; those it took are fewer where it stopped early, which a seed decides."""
+    length = runs["calibration_tokens"] // runs["sequences"]
+    return (runs["epochs"] * runs["training_sequences"] * length).fillna(runs["training_tokens"])
+
+
+def _mean_tokens(runs: DataFrame) -> pd.Series[int]:
+    """Training tokens of every setting, the mean over its seeds."""
+    means = runs.groupby([*SERIES, "budget"], dropna=False, sort=False)["training_tokens"].transform("mean")
+    return means.round().astype("Int64")
+
+
 def _preferred(runs: DataFrame) -> DataFrame:
-    for axis, wanted in _PREFERRED.items():
-        present = [value for (value,) in ordered(runs.dropna(subset=[axis]), [axis])]
-        chosen = next((value for value in wanted if value in present), present[0] if present else None)
+    for axis, wanted in PREFERRED.items():
+        chosen = preferred(runs, axis, wanted)
         if chosen is not None:
             runs = runs[runs[axis] == chosen]
     return runs

@@ -24,9 +24,7 @@ def aligned(runs: DataFrame, by: Sequence[str]) -> DataFrame:
     def common(seed: int) -> set[int]:
         return set.intersection(*(found for found in held if seed in found))
 
-    most = max(
-        sorted(set(seeds)), key=lambda seed: (sum(seed in found for found in held), len(common(seed)), -seed)
-    )
+    most = max(sorted(set(seeds)), key=lambda seed: (sum(seed in found for found in held), len(common(seed)), -seed))
     kept = setting.isin([place for place, found in enumerate(held) if most in found])
     return runs[kept & seeds.isin(common(most))]
 

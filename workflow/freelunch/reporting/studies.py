@@ -40,16 +40,16 @@ def windows(rows: DataFrame, view: str) -> list[Group]:
     some = (runs["window"] == "matrix") & (runs["targets"].fillna("all") != "all")
     alone = runs["window"].mask(some, runs["targets"].map(labels.control, na_action="ignore"))
     runs = runs.assign(window=alone, targets=runs["targets"].mask(some, "all"))
-    parts: Any = DataFrame([_parts(text) for text in runs["parametrization"]], index=runs.index, dtype="str")
-    runs = runs.assign(core=parts[0], extras=parts[1])
+    told: Any = DataFrame([parts(text) for text in runs["parametrization"]], index=runs.index, dtype="str")
+    runs = runs.assign(core=told[0], extras=told[1])
     exact = runs["window"] == EXACT
     others = runs[~exact]
     # norms may be trained or not: matrices, in which there are none, stand beside both
-    free, told = ("parametrization", "extras"), ("core",)
-    groups = along(others, "window", free, told)
+    free, shared = ("parametrization", "extras"), ("core",)
+    groups = along(others, "window", free, shared)
     beside = pd.concat([group.runs for group in groups]) if groups else recovered(others, "reconstruct")
     if exact.any():
-        groups = along(pd.concat([others, _adopted(runs[exact], beside)]), "window", free, told)
+        groups = along(pd.concat([others, _adopted(runs[exact], beside)]), "window", free, shared)
     return _some(groups, "window", rows, view)
 
 
@@ -130,7 +130,7 @@ def _some(groups: list[Group], axis: str, rows: DataFrame, view: str) -> list[Gr
     return groups
 
 
-def _parts(parametrization: Any) -> tuple[str | None, str | None]:
+def parts(parametrization: Any) -> tuple[str | None, str | None]:
     """How weights are trained, and which of norms and biases are beside them; nothing where nothing is trained."""
     if pd.isna(parametrization):
         return None, None

@@ -88,7 +88,13 @@ def _statement(panels: list[Panel]) -> str:
             parts += [f"mean of blocks alone {style.printed(local.mean(skipna=False))}"] if len(local) else []
             told.append(f"{name(line)} {', '.join(parts)}")
         sentences.append((title, "; ".join(told)))
-    return claims.statement("drift", findings.joined(sentences))
+    return claims.statement("drift", _fixed(panels) + findings.joined(sentences))
+
+
+def _fixed(panels: list[Panel]) -> str:
+    """What reconstructions have in common where a line says nothing else."""
+    told = dict.fromkeys(text for _, _, panel in panels for text in panel["fixed"] if text)
+    return f"Reconstruction where nothing else is said: {' or '.join(told)}. " if told else ""
 
 
 def _panels(frame: DataFrame) -> list[Panel]:
