@@ -55,3 +55,11 @@ def test_where_every_rate_diverges_the_lowest_is_left():
     assert rates.lowest(found) == 1e-8 and len(found) == rates.START - rates.LOWEST + 1
     assert rates.lowest({1e-3: 2.0, 1e-4: 2.0, 1e-2: 3.0}) == 1e-4
     assert [rates.trial_steps(total) for total in (1, 3, 20, 40, 101)] == [1, 3, 5, 10, 26]
+
+
+def test_rates_that_change_nothing_are_passed_over():
+    """Updates that rounding takes back: the loss is that of the start until a rate is high enough."""
+    best = 10**-1.5
+    tried = rates.search(lambda each: 1.0 if each < best * 0.9 else 0.5 + abs(each - best))
+    assert rates.lowest(tried) == rates.rate(-3)
+    assert rates.lowest(rates.search(lambda each: 1.0)) == rates.rate(rates.START - 1)  # none does anything

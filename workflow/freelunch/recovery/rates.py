@@ -50,6 +50,8 @@ def search(trial: Callable[[float], float]) -> dict[float, float]:
     while True:
         # the lower neighbour first: of two that are as good, the lower rate is the safer one
         better = [each for each in (best - 1, best + 1) if loss(each) < loss(best)]
+        if not better and loss(best + 1) == loss(best) < math.inf:
+            better = [best + 1]  # steps so small that rounding takes them back: what they would do is not seen yet
         if not better:
             return {rate(each): value for each, value in sorted(found.items()) if LOWEST <= each <= HIGHEST}
         best = min(better, key=loss)
