@@ -72,9 +72,7 @@ def method_code(stage):
 def shards(wildcards):
     """Manifests of the jobs that the windows of a reconstruction are split into, if there are several."""
     spec = SPECS["reconstructed"][wildcards.name]
-    manifests = [
-        shard.manifest for shard in spec.split(PLAN.config.execution.shards)
-    ]
+    manifests = [shard.manifest for shard in spec.split(PLAN.config.execution.shards)]
     # what was trained in one job, or is under way in one, is not trained again because shards were asked for
     if list(Path(spec.folder).glob("*.json")) and not any(map(exists, manifests)):
         return []
@@ -136,3 +134,8 @@ def suite_targets(suite):
         "results/{suite}/figures/{view}.pdf", suite=suite, view=views.figures
     )
     return [f"results/{suite}/rows.csv", *tables, *figures]
+
+
+def cores_per_shard(wildcards):
+    """Threads of one shard: they share what a single job would have."""
+    return max(1, min(TORCH_THREADS, workflow.cores // PLAN.config.execution.shards))

@@ -1,11 +1,6 @@
 """Recover a pruned model: reconstruct it, retrain it, or repair it."""
 
 
-def cores_per_shard(wildcards):
-    """Threads of one shard: they share what a single job would have."""
-    return max(1, min(TORCH_THREADS, workflow.cores // PLAN.config.execution.shards))
-
-
 rule shard:
     input:
         upstream("shards"),
