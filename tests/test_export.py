@@ -30,6 +30,7 @@ from freelunch.stages.prune import prune
 from freelunch.stages.reconstruct import reconstruct
 from freelunch.stages.stage import Stage
 from freelunch.structured import Heads, Units, find_units
+from merging import lay_over, tensors
 from tiny import FAMILIES, random_model, random_tokens
 
 ROOT = Path(__file__).parents[1]
@@ -302,27 +303,8 @@ def loaded(artifact: Artifact) -> Any:
 def merged(root: Path, spec: ExportSpec) -> Any:
     """The dense model with the overlays merged in memory, by hand."""
     model = AutoModelForCausalLM.from_pretrained(root / spec.subject.base.folder, dtype=torch.float32)
-    modules = dict(model.named_modules())
-    for overlay in spec.subject.overlays:
-        artifact = Artifact(root / overlay.folder, overlay)
-        for prefix in ("changed-", "masks-", "window-"):
-            for name, tensor in tensors(artifact, prefix).items():
-                owner, kind = name.rsplit(".", 1)
-                if kind == "bias" and modules[owner].bias is None:
-                    modules[owner].bias = torch.nn.Parameter(tensor.clone())
-                    continue
-                with torch.no_grad():
-                    parameter = model.get_parameter(name)
-                    parameter.copy_(parameter * unpack(tensor, parameter.shape[1]) if prefix == "masks-" else tensor)
+    lay_over(model, *(Artifact(root / overlay.folder, overlay) for overlay in spec.subject.overlays))
     return model
-
-
-def tensors(artifact: Artifact, prefix: str = "") -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
-    for name in artifact.files:
-        if name.endswith(".safetensors") and name.startswith(prefix):
-            found |= load_file(artifact.file(name))
-    return found
 
 
 def exportable() -> list[ExportSpec]:

@@ -29,6 +29,7 @@ from freelunch.stages.prepare_model import prepare_model
 from freelunch.stages.prune import prune
 from freelunch.stages.reconstruct import reconstruct
 from freelunch.stages.stage import Stage
+from merging import lay_over, tensors
 
 ROOT = Path(__file__).parents[1]
 EXECUTION = ExecutionConfig(device="cpu", stream_tokens=128)
@@ -88,35 +89,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("flows")
 
 
-def tensors(artifact: Artifact, prefix: str = "") -> dict[str, torch.Tensor]:
-    found: dict[str, torch.Tensor] = {}
-    for name in artifact.files:
-        if name.endswith(".safetensors") and name.startswith(prefix):
-            found |= load_file(artifact.file(name))
-    return found
-
-
 def dense_model(root: Path) -> Any:
     spec = next(iter(PLAN.stage("models").values()))
     return AutoModelForCausalLM.from_pretrained(root / spec.folder, dtype=torch.float32)
-
-
-def lay_over(model: Any, *artifacts: Artifact) -> None:
-    """Merge overlays into a whole model in memory, by hand."""
-    modules = dict(model.named_modules())
-    for artifact in artifacts:
-        for prefix in ("changed-", "masks-", "window-"):
-            for name, tensor in tensors(artifact, prefix).items():
-                owner, kind = name.rsplit(".", 1)
-                if kind == "bias" and modules[owner].bias is None:
-                    modules[owner].bias = torch.nn.Parameter(tensor.clone())
-                    continue
-                parameter = model.get_parameter(name)
-                with torch.no_grad():
-                    if prefix == "masks-":
-                        parameter.mul_(unpack(tensor, parameter.shape[1]))
-                    else:
-                        parameter.copy_(tensor)
 
 
 @pytest.mark.parametrize("subject", SUBJECTS, ids=lambda spec: spec.label)

@@ -37,6 +37,7 @@ from freelunch.stages.prune import prune
 from freelunch.stages.repair import repair
 from freelunch.stages.stage import Stage
 from freelunch.statistics import Statistics
+from merging import tensors
 
 ROOT = Path(__file__).parents[1]
 MODES: tuple[Mode, ...] = ("channel", "layer", "shrink")
@@ -287,11 +288,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     if above != spec and not (root / above.manifest).exists():
                         run(above, root)
     return root
-
-
-def tensors(artifact: Artifact, prefix: str = "") -> dict[str, Tensor]:
-    names = [name for name in artifact.files if name.endswith(".safetensors") and name.startswith(prefix)]
-    return {key: value for name in names for key, value in load_file(artifact.file(name)).items()}
 
 
 def dense_inputs(root: Path, spec: PrunedSpec, dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -30,6 +30,7 @@ from freelunch.stages.prepare_model import prepare_model
 from freelunch.stages.prune import prune
 from freelunch.stages.reconstruct import reconstruct
 from freelunch.stages.stage import Stage
+from merging import tensors
 
 ROOT = Path(__file__).parents[1]
 EXECUTION = ExecutionConfig(device="cpu", stream_tokens=128)
@@ -60,14 +61,6 @@ def run(spec: Spec, root: Path, code: str = "code", max_gib: float = 1.0) -> Art
 def subject(window: str) -> ReconstructedSpec:
     subjects = (item.evaluation.subject for item in PLAN.runs["tiny"])
     return next(s for s in subjects if isinstance(s, ReconstructedSpec) and s.window == window)
-
-
-def tensors(artifact: Artifact) -> dict[str, torch.Tensor]:
-    found: dict[str, torch.Tensor] = {}
-    for name in artifact.files:
-        if name.endswith(".safetensors"):
-            found |= load_file(artifact.file(name))
-    return found
 
 
 def upstream(spec: Spec) -> list[Spec]:

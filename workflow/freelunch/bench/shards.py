@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import ExecutionConfig
-from ..specs import ReconstructedSpec, Spec
+from ..specs import ReconstructedSpec
 from .runs import alone, pruned_from, random_dense, run, the_demo, write_text
 
 BLOCKS = 8
@@ -66,9 +66,8 @@ def _compare(
     print(f"{count:6} {seconds:8.1f} {alone_seconds / seconds:9.2f} {training:12.2f}   {told}")
 
 
-def _on_one_core(spec: Spec | dict[str, Any], root: Path, execution: dict[str, Any]) -> dict[str, Any]:
+def _on_one_core(spec: dict[str, Any], root: Path, execution: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(1)
-    assert isinstance(spec, dict)
     return run(spec, root, execution)

@@ -10,7 +10,7 @@ from pandas import DataFrame
 
 from . import labels
 from .comparisons import AXES, PRUNED, WHERE, Group
-from .estimates import Estimate, of, ordered, suite, summary
+from .estimates import Estimate, missing, of, ordered, suite, summary
 from .table import Column, Table
 
 _COUNTS = ("training_tokens", "search_tokens", "trainable_parameters")
@@ -69,8 +69,3 @@ def assembled(
     length = f" of {constants['length']} tokens" if "length" in constants else ""
     full = f"{title}: test perplexity{on} in non-overlapping windows{length}; lower is better."
     return Table(name, suite(runs), full, tuple(levels), heads, [(key, lines[key]) for key in keys], constants)
-
-
-def missing(key: tuple[Any, ...]) -> tuple[Any, ...]:
-    """A key that compares equal where values are missing."""
-    return tuple(None if pd.isna(part) else part for part in key)

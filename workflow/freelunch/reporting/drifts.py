@@ -61,9 +61,7 @@ def drifts(rows: DataFrame, view: str) -> DataFrame:
     groups = found.groupby(by, dropna=False, sort=False)
     # a diverged seed makes the mean diverge
     mean = groups["value"].agg(lambda values: values.mean(skipna=False))
-    return DataFrame(
-        {"value": mean, "home": groups["calibration"].first(), "fixed": groups["fixed"].first()}
-    ).reset_index()
+    return DataFrame({"value": mean, "fixed": groups["fixed"].first()}).reset_index()
 
 
 def name(values: Sequence[Any]) -> str:

@@ -144,8 +144,8 @@ def perplexities(rows: DataFrame, view: str) -> Perplexities:
         by = list(where) if variant == "dense" else shared if variant == labels.NOT_RECOVERED else list(names)
         at = [names.index(name) for name in by]
         groups = found[found["variant"] == variant].groupby(by, dropna=False)
-        values = {_plain(key): estimate(list(group["value"]), list(group["stderr"])) for key, group in groups}
-        cells |= {(s, variant): values[_plain(_at(s, at))] for s in settings if _plain(_at(s, at)) in values}
+        values = {missing(key): estimate(list(group["value"]), list(group["stderr"])) for key, group in groups}
+        cells |= {(s, variant): values[missing(_at(s, at))] for s in settings if missing(_at(s, at)) in values}
     return Perplexities(names, settings, variants, cells)
 
 
@@ -153,6 +153,6 @@ def _at(setting: tuple[Any, ...], places: list[int]) -> tuple[Any, ...]:
     return tuple(setting[place] for place in places)
 
 
-def _plain(key: Any) -> tuple[Any, ...]:
+def missing(key: Any) -> tuple[Any, ...]:
     """A key that compares equal where values are missing."""
     return tuple(None if pd.isna(part) else part for part in key)

@@ -26,17 +26,7 @@ _OF_WINDOWS = {
     "chosen_learning_rate": "chosen_rate",
 }
 """Metrics of windows, and what their records call them."""
-_OF_STEPS = (
-    "optimizer",
-    "learning_rate",
-    "schedule",
-    "warmup",
-    "epochs",
-    "batch_size",
-    "accumulation",
-    "clip",
-    "patience",
-)
+_OF_STEPS = set(Training.model_fields) - {"parametrization", "targets", "loss", "seed"}
 """Axes that mean nothing where no step is taken."""
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 from pandas import DataFrame
 
-from ..compared import assembled, levelled, missing
-from ..estimates import Estimate, summary
+from ..compared import assembled, levelled
+from ..estimates import Estimate, missing, summary
 from ..sweeps import sweeps
 from ..table import Column, Table
 

@@ -7,9 +7,9 @@ from typing import Any
 import pandas as pd
 from pandas import DataFrame
 
-from ..compared import assembled, levelled, missing
+from ..compared import assembled, levelled
 from ..comparisons import Group
-from ..estimates import Estimate, of, ordered, summary
+from ..estimates import Estimate, missing, of, ordered, summary
 from ..retraining import SERIES, races
 from ..table import Table
 
