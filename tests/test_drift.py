@@ -13,28 +13,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from freelunch.artifacts import Artifact
 from freelunch.blocks import find_blocks
-from freelunch.config import ExecutionConfig, parse_config, read_yaml
 from freelunch.costs import cost, forward_operations
 from freelunch.errors import FreelunchError
 from freelunch.evaluation.drift import _distances, drifts
 from freelunch.facts import facts_of
 from freelunch.overlays import InMemory, Masked
-from freelunch.plan import Plan, make_plan, walk
-from freelunch.specs import EvaluationSpec, PrunedSpec, Spec
-from freelunch.stages.calibrate import calibrate
+from freelunch.plan import Plan
+from freelunch.specs import EvaluationSpec, PrunedSpec
 from freelunch.stages.collect import rows_of
-from freelunch.stages.dense import dense
-from freelunch.stages.evaluate import evaluate
-from freelunch.stages.prepare_data import prepare_data
-from freelunch.stages.prepare_model import prepare_model
-from freelunch.stages.prune import prune
-from freelunch.stages.stage import Stage
 from freelunch.streaming import Network
+from stage_runs import need, tiny_config, tiny_plan
 from tiny import random_model, random_tokens
 
-ROOT = Path(__file__).parents[1]
 BLOCKS = 3  # of the tiny models
 
 
@@ -211,10 +202,9 @@ DRIFT = TASK | {"metric": "drift"}
 
 def plan_of(*tasks: dict[str, Any]) -> Plan:
     """The dense model and one that is pruned by Wanda."""
-    raw = read_yaml(ROOT / "tests/tiny.yaml")
-    raw["data"]["documents"]["path"] = str(ROOT / "tests/data/documents.jsonl")
+    raw = tiny_config()
     raw["suites"]["tiny"] |= {"runs": [{"recovery": "none"}], "evaluate": list(tasks)}
-    return make_plan(parse_config(raw))
+    return tiny_plan(raw)
 
 
 def evaluations(plan: Plan) -> list[EvaluationSpec]:
@@ -240,25 +230,10 @@ def test_a_drift_takes_three_passes_and_the_states_twice_and_of_the_dense_model_
     assert more - many == 2 * 64 * facts.hidden_size * 2
 
 
-def run(spec: Spec, root: Path) -> Artifact:
-    stage = Stage(spec, root, ExecutionConfig(device="cpu", stream_tokens=128), "code")
-    if spec.stage == "dense":
-        dense(stage, 1.0)
-    else:
-        stages = {
-            "models": prepare_model, "data": prepare_data, "calibration": calibrate, "pruned": prune,
-            "evaluation": evaluate,
-        }  # fmt: skip
-        stages[spec.stage](stage)
-    return Artifact(root / spec.folder, spec)
-
-
 def test_the_stage_writes_drifts_of_pruned_models_only(tmp_path: Path) -> None:
     plain, spec = evaluations(plan_of(TASK, DRIFT))
-    for each in {above.manifest: above for root in (plain, spec) for above in walk(root)}.values():
-        run(each, tmp_path)
     dense_metrics, metrics = (
-        json.loads((tmp_path / each.folder / "metrics.json").read_text()) for each in (plain, spec)
+        json.loads(need(each, tmp_path).file("metrics.json").read_text()) for each in (plain, spec)
     )
     assert [entry["metric"] for entry in dense_metrics] == ["ppl@64"]
     assert [(entry["metric"], entry.get("position")) for entry in metrics] == [

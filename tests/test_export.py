@@ -13,27 +13,19 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from freelunch.artifacts import Artifact
-from freelunch.config import ExecutionConfig, parse_config, read_yaml
+from freelunch.config import ExecutionConfig
 from freelunch.costs import cost
 from freelunch.errors import FreelunchError
 from freelunch.export import Cut, Export, export
 from freelunch.overlays import InMemory, Masked, Replaced, pack, unpack
-from freelunch.plan import Plan, make_plan, walk
-from freelunch.specs import ExportSpec, PrunedSpec, Spec, parse_spec
-from freelunch.stages.calibrate import calibrate
-from freelunch.stages.dense import dense
-from freelunch.stages.export import _write_tensors, run_export
-from freelunch.stages.grams import grams
-from freelunch.stages.prepare_data import prepare_data
-from freelunch.stages.prepare_model import prepare_model
-from freelunch.stages.prune import prune
-from freelunch.stages.reconstruct import reconstruct
-from freelunch.stages.stage import Stage
+from freelunch.plan import Plan
+from freelunch.specs import ExportSpec, PrunedSpec, parse_spec
+from freelunch.stages.export import _write_tensors
 from freelunch.structured import Heads, Units, find_units
 from merging import lay_over, tensors
+from stage_runs import need, run, tiny_config, tiny_plan
 from tiny import FAMILIES, random_model, random_tokens
 
-ROOT = Path(__file__).parents[1]
 EXECUTION = ExecutionConfig(device="cpu", stream_tokens=128)
 
 
@@ -241,8 +233,7 @@ RUNS: list[dict[str, Any]] = [
 
 
 def make() -> Plan:
-    raw = read_yaml(ROOT / "tests/tiny.yaml")
-    raw["data"]["documents"]["path"] = str(ROOT / "tests/data/documents.jsonl")
+    raw = tiny_config()
     raw["models"] = {
         name: {"dtype": "float32", "random": {"seed": 0, "config": {"model_type": name} | shape}}
         for name, shape in MODELS.items()
@@ -250,28 +241,11 @@ def make() -> Plan:
     suite = raw["suites"]["tiny"]
     suite["defaults"] |= {"model": "llama", "sequences": 8, "validation_sequences": 2}
     suite["runs"] = RUNS
-    return make_plan(parse_config(raw))
+    return tiny_plan(raw)
 
 
 PLAN = make()
 EXPORTS = [spec for spec in PLAN.specs.values() if isinstance(spec, ExportSpec)]
-STAGES: dict[str, Any] = {
-    "models": prepare_model, "data": prepare_data, "calibration": calibrate, "grams": grams, "pruned": prune,
-    "reconstructed": reconstruct, "export": run_export, "dense": lambda stage: dense(stage, 1.0),
-}  # fmt: skip
-
-
-def run(spec: Spec, root: Path, **options: Any) -> Artifact:
-    STAGES[spec.stage](Stage(spec, root, EXECUTION, "code"), **options)
-    return Artifact(root / spec.folder, spec)
-
-
-def need(root: Path, spec: Spec) -> Artifact:
-    """A stage and all it builds on, each run once."""
-    for above in walk(spec):
-        if not (root / above.manifest).exists():
-            run(above, root)
-    return Artifact(root / spec.folder, spec)
 
 
 def find(model: str, pattern: str, refinement: str = "none") -> ExportSpec:
@@ -313,7 +287,7 @@ def exportable() -> list[ExportSpec]:
 
 @pytest.mark.parametrize("spec", exportable(), ids=lambda spec: spec.name)
 def test_an_export_computes_what_the_merged_model_does(spec: ExportSpec, root: Path) -> None:
-    artifact = need(root, spec)
+    artifact = need(spec, root)
     model, wanted = loaded(artifact), merged(root, spec)
     assert_same(model, wanted)
     dense_model = AutoModelForCausalLM.from_pretrained(root / spec.subject.base.folder, dtype=torch.float32)
@@ -330,7 +304,7 @@ def test_an_export_computes_what_the_merged_model_does(spec: ExportSpec, root: P
 @pytest.mark.parametrize("model", ALL)
 def test_zeros_are_those_of_the_masks(model: str, pattern: str, root: Path) -> None:
     spec = find(model, pattern)
-    artifact = need(root, spec)
+    artifact = need(spec, root)
     found, masks = tensors(artifact), tensors(Artifact(root / spec.subject.folder, spec.subject), "masks-")
     assert len(masks) == 3 * (6 if model == "opt" else 7)
     for name, packed in masks.items():
@@ -340,7 +314,7 @@ def test_zeros_are_those_of_the_masks(model: str, pattern: str, root: Path) -> N
 
 
 def test_structured_exports_are_smaller(root: Path) -> None:
-    manifest = need(root, find("llama", "50% structured")).manifest
+    manifest = need(find("llama", "50% structured"), root).manifest
     assert manifest["smaller"] and manifest["reason"] is None
     assert manifest["kept"] == {"heads": [4] * 3, "channels": [56] * 3}
     # 96 x 96 in q, k, v and o, 96 x 112 in three matrices: half of all
@@ -351,7 +325,7 @@ def test_structured_exports_are_smaller(root: Path) -> None:
 
 def test_key_value_heads_are_repeated_where_groups_differ(root: Path) -> None:
     spec = find("qwen2", "50% structured")
-    artifact = need(root, spec)
+    artifact = need(spec, root)
     masks = tensors(Artifact(root / spec.subject.folder, spec.subject), "masks-")
     groups = set()
     for block in range(3):
@@ -364,7 +338,7 @@ def test_key_value_heads_are_repeated_where_groups_differ(root: Path) -> None:
 
 
 def test_biases_of_a_refinement_are_exported_by_the_switches_of_the_config(root: Path) -> None:
-    artifact = need(root, find("llama", "25% structured", "bias"))
+    artifact = need(find("llama", "25% structured", "bias"), root)
     config = json.loads((artifact.folder / "config.json").read_text())
     assert config["attention_bias"] and config["mlp_bias"] and config["num_attention_heads"] == 6
     assert loaded(artifact).model.layers[1].self_attn.o_proj.bias.abs().max() > 0
@@ -373,35 +347,35 @@ def test_biases_of_a_refinement_are_exported_by_the_switches_of_the_config(root:
 def test_biases_without_a_place_are_named(root: Path) -> None:
     spec = find("qwen2", "25% structured", "bias")
     with pytest.raises(FreelunchError, match=r"o_proj\.bias.*the config of this model \(qwen2\) has no place"):
-        need(root, spec)
+        need(spec, root)
     assert not (root / spec.manifest).exists()
 
 
 def test_a_global_pattern_is_exported_with_zeros_and_the_manifest_says_why(root: Path) -> None:
     spec = find("llama", "25% structured global", "bias")
-    manifest = need(root, spec).manifest
+    manifest = need(spec, root).manifest
     assert not manifest["smaller"] and manifest["reason"].count("blocks keep from") == 2
     assert len(set(manifest["kept"]["heads"])) > 1 and len(set(manifest["kept"]["channels"])) > 1
 
 
 def test_heads_of_a_model_without_a_width_for_them_stay(root: Path) -> None:
-    artifact = need(root, find("opt", "50% structured"))
+    artifact = need(find("opt", "50% structured"), root)
     assert artifact.manifest["smaller"] and artifact.manifest["reason"].startswith("heads stay, as zeros: with ")
     config = json.loads((artifact.folder / "config.json").read_text())
     assert (config["ffn_dim"], config["num_attention_heads"]) == (56, 8)
 
 
 def test_tied_embeddings_stay_tied(root: Path) -> None:
-    artifact = need(root, find("llama", "50%"))
+    artifact = need(find("llama", "50%"), root)
     assert "lm_head.weight" not in tensors(artifact)
     model = loaded(artifact)
     assert model.lm_head.weight is model.model.embed_tokens.weight
-    assert "lm_head.weight" in tensors(need(root, find("qwen2", "50%")))
+    assert "lm_head.weight" in tensors(need(find("qwen2", "50%"), root))
 
 
 def test_a_large_model_is_written_in_shards(root: Path, tmp_path: Path) -> None:
     spec = find("llama", "2:4")
-    whole = tensors(need(root, spec))
+    whole = tensors(need(spec, root))
     (tmp_path / "results").mkdir()
     for stage in ("models", "data", "calibration", "dense", "grams", "pruned"):
         (tmp_path / "results" / stage).symlink_to(root / "results" / stage)
@@ -420,7 +394,7 @@ def test_a_large_model_is_written_in_shards(root: Path, tmp_path: Path) -> None:
 
 def test_an_interrupted_export_leaves_no_manifest(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = find("opt", "50%")
-    before = tensors(need(root, spec))
+    before = tensors(need(spec, root))
     real, calls = Export.load, []
 
     def interrupted(self: Export, name: str) -> Tensor:
@@ -442,7 +416,7 @@ def test_a_cut_that_changes_what_the_first_block_computes_is_not_written(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = find("llama", "50% structured")
-    need(root, spec)
+    need(spec, root)
     real = Cut.apply
 
     def shuffled(self: Cut, name: str, tensor: Tensor) -> Tensor:

@@ -12,26 +12,16 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import test_recovery_flows as flows
-from freelunch.artifacts import Artifact
-from freelunch.config import ExecutionConfig, parse_config, read_yaml
 from freelunch.errors import FreelunchError
 from freelunch.overlays import unpack
-from freelunch.plan import make_plan, walk
-from freelunch.specs import ReconstructedSpec, Spec
-from freelunch.stages.calibrate import calibrate
-from freelunch.stages.dense import dense
-from freelunch.stages.grams import grams
+from freelunch.specs import ReconstructedSpec
 from freelunch.stages.matrices import find_matrices
-from freelunch.stages.prepare_data import prepare_data
-from freelunch.stages.prepare_model import prepare_model
-from freelunch.stages.prune import prune
-from freelunch.stages.reconstruct import reconstruct
 from freelunch.stages.stage import Stage
 from freelunch.windows import BlockMatrices, Window
+from stage_runs import EXECUTION, need, run, subjects, tiny_config, tiny_plan
 from test_recovery_flows import Case, check_run
 from tiny import FAMILIES
 
-ROOT = Path(__file__).parents[1]
 PLAIN = {name: FAMILIES["opt"][name] for name in ("vocab_size", "hidden_size", "num_hidden_layers",
          "num_attention_heads", "max_position_embeddings")}  # fmt: skip
 ATTENTION, GATED = flows.ATTENTION, flows.GATED
@@ -145,36 +135,25 @@ def test_targets_alone_are_trained(kind: str) -> None:
 
 
 def spec_of(config: dict[str, Any], window: str, flow: str = "dense", blocks: int = 2) -> ReconstructedSpec:
-    raw = read_yaml(ROOT / "tests/tiny.yaml")
-    raw["data"]["documents"]["path"] = str(ROOT / "tests/data/documents.jsonl")
+    raw = tiny_config()
     small = {"vocab_size": 320, "num_hidden_layers": blocks}
     raw["models"]["tiny"] = {"dtype": "float32", "random": {"seed": 0, "config": PLAIN | config | small}}
     raw["suites"]["tiny"]["runs"] = [{"criterion": "magnitude", "pattern": "50%", "window": window, "flow": flow}]
     raw["suites"]["tiny"]["defaults"] |= {"sequences": 16 if window == "matrix_exact" else 4, "length": 32}
-    subjects = (item.evaluation.subject for item in make_plan(parse_config(raw)).runs["tiny"])
-    return next(subject for subject in subjects if isinstance(subject, ReconstructedSpec))
-
-
-def run(spec: Spec, root: Path) -> Artifact:
-    stages: dict[str, Any] = {
-        "models": prepare_model, "data": prepare_data, "calibration": calibrate, "pruned": prune, "grams": grams,
-        "reconstructed": reconstruct, "dense": lambda stage: dense(stage, 1.0),
-    }  # fmt: skip
-    stages[spec.stage](Stage(spec, root, ExecutionConfig(device="cpu", stream_tokens=64), "code"))
-    return Artifact(root / spec.folder, spec)
+    (spec,) = subjects(tiny_plan(raw))
+    assert isinstance(spec, ReconstructedSpec)
+    return spec
 
 
 @pytest.mark.parametrize("name", [name for name in BLOCKS if "falcon" not in name])  # whose facts have no known names
 def test_matrices_are_found_in_the_order_of_calls_or_keys_are_refused(name: str, tmp_path: Path) -> None:
     about = BLOCKS[name]
     spec = spec_of(about.config, "matrix")
-    for above in walk(spec):
-        run(above, tmp_path)
-    names = [window["window"] for window in Artifact(tmp_path / spec.folder, spec).manifest["windows"]]
+    names = [window["window"] for window in need(spec, tmp_path).manifest["windows"]]
     assert names == [f"{block}.{matrix}" for block in range(2) for matrix in about.matrices]
     keys = spec_of(about.config, "key_up")
     if about.parts:
-        stage = Stage(keys, tmp_path, ExecutionConfig(device="cpu", stream_tokens=64), "code")
+        stage = Stage(keys, tmp_path, EXECUTION, "code")
         up = "fc1" if name == "opt" else "mlp.up_proj"
         assert find_matrices(stage, keys) == [BlockMatrices(about.matrices, "self_attn.k_proj", up)] * 2
         windows = run(keys, tmp_path).manifest["windows"]
@@ -201,7 +180,7 @@ LLAMA = FAMILIES["llama"] | {"model_type": "llama"}
 
 def test_the_stage_gives_windows_the_recovered_network_before_them(tmp_path: Path) -> None:
     spec = spec_of(LLAMA, "block", "sparse_dense", blocks=3)
-    artifact = [run(above, tmp_path) for above in walk(spec)][-1]
+    artifact = need(spec, tmp_path)
     dense, student, tokens = whole_models(spec, tmp_path)
     with torch.no_grad():
         for window in artifact.manifest["windows"][:2]:  # behind the last block there is a norm
@@ -217,7 +196,7 @@ def test_the_stage_gives_windows_the_recovered_network_before_them(tmp_path: Pat
 
 def test_the_stage_hands_on_the_official_stream(tmp_path: Path) -> None:
     spec = spec_of(LLAMA, "matrix", "official_matrix")
-    artifact = [run(above, tmp_path) for above in walk(spec)][-1]
+    artifact = need(spec, tmp_path)
     dense, student, tokens = whole_models(spec, tmp_path)
     steps = flows.official(student, dense.state_dict(), tokens)
     for window, (name, inputs, target) in zip(artifact.manifest["windows"], steps, strict=True):

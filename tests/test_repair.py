@@ -19,27 +19,19 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from freelunch.artifacts import Artifact
-from freelunch.config import ExecutionConfig, parse_config, read_yaml
 from freelunch.costs import cost
 from freelunch.errors import FreelunchError
 from freelunch.overlays import Masked
-from freelunch.plan import Plan, make_plan, walk
+from freelunch.plan import Plan
 from freelunch.recovery.repair import Mode, Moments, moments, scales
-from freelunch.specs import PrunedSpec, RepairedSpec, Spec
+from freelunch.specs import PrunedSpec, RepairedSpec
 from freelunch.stages import repair as module
-from freelunch.stages.calibrate import calibrate
-from freelunch.stages.dense import dense
-from freelunch.stages.grams import grams
 from freelunch.stages.network import MASKS, open_source
-from freelunch.stages.prepare_data import prepare_data
-from freelunch.stages.prepare_model import prepare_model
-from freelunch.stages.prune import prune
-from freelunch.stages.repair import repair
 from freelunch.stages.stage import Stage
 from freelunch.statistics import Statistics
 from merging import tensors
+from stage_runs import EXECUTION, prepare, run, tiny_config, tiny_plan
 
-ROOT = Path(__file__).parents[1]
 MODES: tuple[Mode, ...] = ("channel", "layer", "shrink")
 ROWS, COLUMNS, TOKENS = 7, 12, 300
 
@@ -240,11 +232,6 @@ def test_rows_pruned_whole_keep_1_and_do_not_count_for_others(mode: Mode) -> Non
 
 # --- the stage -------------------------------------------------------------------------------------------------------
 
-EXECUTION = ExecutionConfig(device="cpu", stream_tokens=128)
-STAGES: dict[str, Any] = {
-    "models": prepare_model, "data": prepare_data, "calibration": calibrate, "grams": grams, "pruned": prune,
-    "repaired": repair, "dense": lambda stage: dense(stage, 1.0),
-}  # fmt: skip
 PRUNINGS: list[dict[str, Any]] = [
     {"criterion": "wanda", "pattern": "50%", "repair": list(MODES)},
     {"criterion": "wanda", "pattern": "0%", "repair": list(MODES)},
@@ -254,11 +241,10 @@ PRUNINGS: list[dict[str, Any]] = [
 
 
 def make(dtype: str) -> Plan:
-    raw = read_yaml(ROOT / "tests/tiny.yaml")
-    raw["data"]["documents"]["path"] = str(ROOT / "tests/data/documents.jsonl")
+    raw = tiny_config()
     raw["models"]["tiny"]["dtype"] = dtype
     raw["suites"]["tiny"]["runs"] = [{"recovery": "repair"} | each for each in PRUNINGS]
-    return make_plan(parse_config(raw))
+    return tiny_plan(raw)
 
 
 PLANS = {dtype: make(dtype) for dtype in ("bfloat16", "float32")}
@@ -272,11 +258,6 @@ def find(criterion: str, mode: str = "shrink", pattern: str | None = None, dtype
     return found
 
 
-def run(spec: Spec, root: Path) -> Artifact:
-    STAGES[spec.stage](Stage(spec, root, EXECUTION, "code"))
-    return Artifact(root / spec.folder, spec)
-
-
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything that repairs read."""
@@ -284,9 +265,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for plan in PLANS.values():
         for spec in plan.specs.values():
             if isinstance(spec, RepairedSpec):
-                for above in walk(spec):
-                    if above != spec and not (root / above.manifest).exists():
-                        run(above, root)
+                prepare(spec, root)
     return root
 
 

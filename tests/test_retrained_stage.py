@@ -18,18 +18,11 @@ import torch
 from safetensors.torch import load_file
 
 from freelunch.artifacts import Artifact, checksum
-from freelunch.config import ExecutionConfig, parse_config, read_yaml
 from freelunch.errors import FreelunchError
 from freelunch.overlays import unpack
-from freelunch.plan import make_plan, walk
 from freelunch.specs import RetrainedSpec, Spec
 from freelunch.stages import retrain as module
-from freelunch.stages.calibrate import calibrate
-from freelunch.stages.dense import dense
-from freelunch.stages.prepare_data import prepare_data
-from freelunch.stages.prepare_model import prepare_model
-from freelunch.stages.prune import prune
-from freelunch.stages.stage import Stage
+from stage_runs import prepare, run, subjects, tiny_config, tiny_plan
 
 ROOT = Path(__file__).parents[1]
 RUNS: dict[str, dict[str, Any]] = {
@@ -41,38 +34,25 @@ RUNS: dict[str, dict[str, Any]] = {
     "diverging": {"learning_rate": 1e38},
 }
 STEPS = 9
-STAGES: dict[str, Callable[[Stage], object]] = {
-    "models": prepare_model, "data": prepare_data, "calibration": calibrate, "pruned": prune,
-    "dense": lambda stage: dense(stage, 1.0), "retrained": module.retrain,
-}  # fmt: skip
 
 
 def make() -> dict[str, RetrainedSpec]:
-    raw = read_yaml(ROOT / "tests/tiny.yaml")
-    raw["data"]["documents"]["path"] = str(ROOT / "tests/data/documents.jsonl")
+    raw = tiny_config()
     raw["models"]["tiny"]["random"]["config"] |= {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
     small = {"sequences": 5, "validation_sequences": 3, "length": 24, "batch_size": 2, "epochs": 3}
     raw["suites"]["tiny"]["defaults"] |= small | {"criterion": "wanda", "pattern": "50%", "recovery": "retrain"}
     raw["suites"]["tiny"]["runs"] = list(RUNS.values())
-    subjects = [item.evaluation.subject for item in make_plan(parse_config(raw)).runs["tiny"]]
-    retrained = [subject for subject in subjects if isinstance(subject, RetrainedSpec)]
-    return dict(zip(RUNS, retrained, strict=True))
+    return dict(zip(RUNS, subjects(tiny_plan(raw)), strict=True))
 
 
 SPECS = make()
-
-
-def run(spec: Spec, root: Path, code: str = "code") -> Artifact:
-    STAGES[spec.stage](Stage(spec, root, ExecutionConfig(device="cpu", stream_tokens=48), code))
-    return Artifact(root / spec.folder, spec)
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything up to the pruned model and the dense states."""
     root = tmp_path_factory.mktemp("prepared")
-    for spec in {above.manifest: above for above in walk(SPECS["kl"]) if above != SPECS["kl"]}.values():
-        run(spec, root)
+    prepare(SPECS["kl"], root)
     return root
 
 

@@ -13,18 +13,14 @@ from typing import Any
 
 import pytest
 
+import stage_runs
 from freelunch.artifacts import Artifact, checksum
-from freelunch.config import ExecutionConfig, parse_config, read_yaml
+from freelunch.config import ExecutionConfig
 from freelunch.errors import FreelunchError
-from freelunch.plan import Plan, make_plan, walk
+from freelunch.plan import Plan
 from freelunch.specs import ReconstructedSpec, ShardSpec, Spec, parse_spec
 from freelunch.stages import reconstruct as module
-from freelunch.stages.calibrate import calibrate
-from freelunch.stages.dense import dense
-from freelunch.stages.prepare_data import prepare_data
-from freelunch.stages.prepare_model import prepare_model
-from freelunch.stages.prune import prune
-from freelunch.stages.stage import Stage
+from stage_runs import prepare, subjects, tiny_config, tiny_plan
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = 3
@@ -37,21 +33,16 @@ RUNS: list[dict[str, Any]] = [
     {"window": ["attention_mlp", 2], "prune_inputs": "recovered"},
     {"window": "attention_mlp", "prune_inputs": "recovered", "flow": "sparse_local"},
 ]
-STAGES: dict[str, Callable[[Stage], object]] = {
-    "models": prepare_model, "data": prepare_data, "calibration": calibrate, "pruned": prune, "shards": module.shard,
-    "reconstructed": module.reconstruct, "dense": lambda stage: dense(stage, 4e-5),  # some boundaries are computed
-}  # fmt: skip
 Result = tuple[dict[str, str], list[dict[str, Any]]]
 
 
 def make() -> Plan:
-    raw = read_yaml(ROOT / "tests/tiny.yaml")
-    raw["data"]["documents"]["path"] = str(ROOT / "tests/data/documents.jsonl")
+    raw = tiny_config()
     small = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": BLOCKS}
     raw["models"]["tiny"]["random"]["config"] |= small
     raw["suites"]["tiny"]["defaults"] |= {"sequences": 5, "validation_sequences": 2, "length": 24, "batch_size": 2}
     raw["suites"]["tiny"]["runs"] = [{"criterion": "wanda", "pattern": "50%"} | each for each in RUNS]
-    return make_plan(parse_config(raw))
+    return tiny_plan(raw)
 
 
 PLAN = make()
@@ -59,28 +50,23 @@ PLAN = make()
 
 def find(window: Any, flow: str = "dense", prune_inputs: str = "dense") -> ReconstructedSpec:
     wanted = (window, flow, prune_inputs)
-    subjects = (item.evaluation.subject for item in PLAN.runs["tiny"])
     return next(
         subject
-        for subject in subjects
+        for subject in subjects(PLAN)
         if isinstance(subject, ReconstructedSpec)
         and (subject.window, subject.flow, subject.pruned.prune_inputs) == wanted
     )
 
 
 def run(spec: Spec, root: Path, shards: int = 1, code: str = "code") -> Artifact:
-    execution = ExecutionConfig(device="cpu", stream_tokens=48, shards=shards)
-    STAGES[spec.stage](Stage(spec, root, execution, code))
-    return Artifact(root / spec.folder, spec)
+    return stage_runs.run(spec, root, ExecutionConfig(device="cpu", stream_tokens=48, shards=shards), code)
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything up to the pruned model."""
     root = tmp_path_factory.mktemp("prepared")
-    for spec in walk(find("block")):
-        if spec.stage in STAGES and spec.stage != "reconstructed" and not (root / spec.manifest).exists():
-            run(spec, root)
+    prepare(find("block"), root, ExecutionConfig(device="cpu", stream_tokens=48), max_gib=4e-5)  # not every boundary
     manifest = Artifact(root / find("block").dense.folder, find("block").dense).manifest
     assert 2 <= len(manifest["boundaries"]) < BLOCKS + 1
     return root

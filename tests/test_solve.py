@@ -13,15 +13,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from freelunch.errors import FreelunchError
-from freelunch.plan import walk
 from freelunch.recovery.fit import Trained
 from freelunch.recovery.reconstruct import reconstruct_window
 from freelunch.recovery.solve import solve_window
 from freelunch.specs import Training
 from freelunch.statistics import Statistics
 from freelunch.windows import Window
+from stage_runs import need
 from test_recovery_flows import Case, catching, check_result
-from test_recovery_windows import run, spec_of, whole_models
+from test_recovery_windows import spec_of, whole_models
 from tiny import random_model
 
 SOLVED = ["llama", "qwen2", "opt"]
@@ -247,7 +247,7 @@ def test_bfloat16_models_get_bfloat16_solutions() -> None:
 
 def test_the_stage_solves_for_the_dense_inputs_of_every_matrix(tmp_path: Path) -> None:
     spec = spec_of({"model_type": "qwen2", "num_key_value_heads": 2, "intermediate_size": 48}, "matrix_exact")
-    artifact = [run(above, tmp_path) for above in walk(spec)][-1]
+    artifact = need(spec, tmp_path)
     dense, pruned, _ = whole_models(spec, tmp_path)
     tokens = load_file(tmp_path / spec.dense.calibration.folder / "tokens.safetensors")["calibration"].long()
     for window in artifact.manifest["windows"]:

@@ -16,63 +16,31 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from freelunch.artifacts import Artifact, checksum
-from freelunch.config import ExecutionConfig, parse_config, read_yaml
 from freelunch.errors import FreelunchError
 from freelunch.overlays import unpack
-from freelunch.plan import Plan, make_plan, walk
 from freelunch.specs import EvaluationSpec, PrunedSpec, ReconstructedSpec, Spec
 from freelunch.stages.calibrate import calibrate
 from freelunch.stages.collect import rows_of
 from freelunch.stages.dense import dense
 from freelunch.stages.evaluate import evaluate
-from freelunch.stages.prepare_data import prepare_data
-from freelunch.stages.prepare_model import prepare_model
 from freelunch.stages.prune import prune
 from freelunch.stages.reconstruct import reconstruct
 from freelunch.stages.stage import Stage
 from merging import tensors
-
-ROOT = Path(__file__).parents[1]
-EXECUTION = ExecutionConfig(device="cpu", stream_tokens=128)
-
-
-def tiny_plan() -> Plan:
-    raw = read_yaml(ROOT / "tests/tiny.yaml")
-    raw["data"]["documents"]["path"] = str(ROOT / "tests/data/documents.jsonl")
-    return make_plan(parse_config(raw))
-
+from stage_runs import EXECUTION, prepare, run, subjects, tiny_plan, upstream
 
 PLAN = tiny_plan()
 
 
-def run(spec: Spec, root: Path, code: str = "code", max_gib: float = 1.0) -> Artifact:
-    stage = Stage(spec, root, EXECUTION, code)
-    if spec.stage == "dense":
-        dense(stage, max_gib)
-    else:
-        stages = {
-            "models": prepare_model, "data": prepare_data, "calibration": calibrate, "pruned": prune,
-            "reconstructed": reconstruct, "evaluation": evaluate,
-        }  # fmt: skip
-        stages[spec.stage](stage)
-    return Artifact(root / spec.folder, spec)
-
-
 def subject(window: str) -> ReconstructedSpec:
-    subjects = (item.evaluation.subject for item in PLAN.runs["tiny"])
-    return next(s for s in subjects if isinstance(s, ReconstructedSpec) and s.window == window)
-
-
-def upstream(spec: Spec) -> list[Spec]:
-    return list({above.manifest: above for above in walk(spec) if above is not spec}.values())
+    return next(s for s in subjects(PLAN) if isinstance(s, ReconstructedSpec) and s.window == window)
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything up to the pruned models of the tiny suite."""
     root = tmp_path_factory.mktemp("prepared")
-    for spec in upstream(subject("attention_mlp")):
-        run(spec, root)
+    prepare(subject("attention_mlp"), root)
     return root
 
 

@@ -14,24 +14,15 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from freelunch.artifacts import Artifact, checksum
-from freelunch.config import ExecutionConfig, parse_config, read_yaml
+from freelunch.config import ExecutionConfig
 from freelunch.costs import Cost, cost
 from freelunch.method import parse_method
 from freelunch.overlays import unpack
-from freelunch.plan import Plan, make_plan, walk
-from freelunch.specs import EvaluationSpec, PrunedSpec, ReconstructedSpec, Spec, parse_spec
-from freelunch.stages.calibrate import calibrate
-from freelunch.stages.dense import dense
-from freelunch.stages.evaluate import evaluate
-from freelunch.stages.grams import grams
-from freelunch.stages.prepare_data import prepare_data
-from freelunch.stages.prepare_model import prepare_model
-from freelunch.stages.prune import prune
-from freelunch.stages.reconstruct import reconstruct
-from freelunch.stages.stage import Stage
+from freelunch.plan import Plan, walk
+from freelunch.specs import EvaluationSpec, PrunedSpec, ReconstructedSpec, parse_spec
 from merging import lay_over, tensors
+from stage_runs import need, run, subjects, tiny_config, tiny_plan
 
-ROOT = Path(__file__).parents[1]
 EXECUTION = ExecutionConfig(device="cpu", stream_tokens=128)
 RUNS: list[dict[str, Any]] = [
     {"criterion": "wanda", "pattern": "50%", "prune_inputs": ["dense", "sparse"], "recovery": "none"},
@@ -45,24 +36,14 @@ RUNS: list[dict[str, Any]] = [
 
 
 def make() -> Plan:
-    raw = read_yaml(ROOT / "tests/tiny.yaml")
-    raw["data"]["documents"]["path"] = str(ROOT / "tests/data/documents.jsonl")
+    raw = tiny_config()
     raw["models"]["tiny"]["dtype"] = "float32"
     raw["suites"]["tiny"]["runs"] = RUNS
-    return make_plan(parse_config(raw))
+    return tiny_plan(raw)
 
 
 PLAN = make()
-SUBJECTS = [run.evaluation.subject for run in PLAN.runs["tiny"] if run.axes]
-STAGES: dict[str, Any] = {
-    "models": prepare_model, "data": prepare_data, "calibration": calibrate, "grams": grams, "pruned": prune,
-    "reconstructed": reconstruct, "evaluation": evaluate, "dense": lambda stage: dense(stage, 1.0),
-}  # fmt: skip
-
-
-def run(spec: Spec, root: Path) -> Artifact:
-    STAGES[spec.stage](Stage(spec, root, EXECUTION, "code"))
-    return Artifact(root / spec.folder, spec)
+SUBJECTS = subjects(PLAN)
 
 
 def find(**wanted: Any) -> Any:
@@ -74,14 +55,6 @@ def find(**wanted: Any) -> Any:
         and isinstance(subject, ReconstructedSpec) == ("window" in wanted)
     )  # fmt: skip
     return found
-
-
-def need(root: Path, spec: Spec) -> Artifact:
-    """A stage and all it builds on, each run once."""
-    for above in walk(spec):
-        if not (root / above.manifest).exists():
-            run(above, root)
-    return Artifact(root / spec.folder, spec)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +70,7 @@ def dense_model(root: Path) -> Any:
 @pytest.mark.parametrize("subject", SUBJECTS, ids=lambda spec: spec.label)
 def test_what_is_evaluated_is_the_merged_model(subject: Any, root: Path) -> None:
     evaluation = next(run.evaluation for run in PLAN.runs["tiny"] if run.evaluation.subject == subject)
-    metrics = json.loads(need(root, evaluation).file("metrics.json").read_text())
+    metrics = json.loads(need(evaluation, root).file("metrics.json").read_text())
     model = dense_model(root)
     lay_over(model, *(Artifact(root / overlay.folder, overlay) for overlay in evaluation.overlays))
     text = "\n\n".join(json.loads(line)["text"] for line in (root / evaluation.data[0].folder / "test.jsonl").open())
@@ -142,7 +115,7 @@ def wanda_mask(weight: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("inputs", ["dense", "sparse"])
 def test_masks_are_those_of_the_whole_model_pruned_by_hand(inputs: str, root: Path) -> None:
     spec = find(criterion="wanda", prune_inputs=inputs)
-    found = tensors(need(root, spec), "masks-")
+    found = tensors(need(spec, root), "masks-")
     model, tokens = dense_model(root), calibration_tokens(root, spec)
     differ = total = 0
     for block in range(4):
@@ -162,7 +135,7 @@ def test_masks_are_those_of_the_whole_model_pruned_by_hand(inputs: str, root: Pa
 
 
 def test_sparse_inputs_give_other_masks_than_dense_ones_behind_the_first_block(root: Path) -> None:
-    one, other = (tensors(need(root, find(criterion="wanda", prune_inputs=i)), "masks-") for i in ("dense", "sparse"))
+    one, other = (tensors(need(find(criterion="wanda", prune_inputs=i), root), "masks-") for i in ("dense", "sparse"))
     same = {name: torch.equal(one[name], other[name]) for name in one}
     assert all(same[name] for name in same if ".layers.0." in name)
     assert not any(same[name] for name in same if ".layers.3." in name)
@@ -171,7 +144,7 @@ def test_sparse_inputs_give_other_masks_than_dense_ones_behind_the_first_block(r
 @pytest.mark.parametrize("window", ["attention_mlp", "block", 3])
 def test_interleaved_masks_are_those_on_the_recovered_prefix(window: Any, root: Path) -> None:
     spec = find(criterion="wanda", prune_inputs="recovered", window=window)
-    artifact = need(root, spec)
+    artifact = need(spec, root)
     assert artifact.manifest["achieved_sparsity"] == 0.5
     masks, trained = tensors(artifact, "masks-"), tensors(artifact, "window-")
     model, tokens = dense_model(root), calibration_tokens(root, spec.pruned)
@@ -204,7 +177,7 @@ def test_an_interrupted_interleaved_recovery_ends_with_the_same_bits(
     from freelunch.stages import reconstruct as module
 
     spec = find(criterion="wanda", prune_inputs="recovered", window="attention_mlp")
-    whole = need(root, spec)
+    whole = need(spec, root)
     names = [name for name in whole.files if name.endswith(".safetensors")]
     wanted = {name: checksum(whole.file(name)) for name in names}
     folder = tmp_path / "run"
@@ -231,7 +204,7 @@ def test_a_damaged_mask_of_an_interleaved_recovery_is_made_again_with_all_that_f
     root: Path, tmp_path: Path
 ) -> None:
     spec = find(criterion="wanda", prune_inputs="recovered", window="block")
-    whole = need(root, spec)
+    whole = need(spec, root)
     wanted = {name: checksum(whole.file(name)) for name in whole.files if name.endswith(".safetensors")}
     folder = tmp_path / "run"
     shutil.copytree(root, folder)
@@ -245,7 +218,7 @@ def test_a_damaged_mask_of_an_interleaved_recovery_is_made_again_with_all_that_f
 
 def test_recovery_starts_from_the_weights_that_pruning_updated(root: Path) -> None:
     spec = find(criterion="sparsegpt", pattern="50%", window="block")
-    artifact = need(root, spec)
+    artifact = need(spec, root)
     pruned = Artifact(root / spec.pruned.folder, spec.pruned)
     assert len(tensors(pruned, "changed-")) == 4 * 7
     # the loss of the first window before training, by hand: updated weights on dense inputs against dense outputs
@@ -262,7 +235,7 @@ def test_recovery_starts_from_the_weights_that_pruning_updated(root: Path) -> No
 
 def test_biases_that_pruning_added_are_there_in_recovery_and_are_trained(root: Path) -> None:
     spec = find(criterion="flap", pattern="25% structured", window="attention_mlp")
-    artifact = need(root, spec)
+    artifact = need(spec, root)
     added = tensors(Artifact(root / spec.pruned.folder, spec.pruned), "changed-")
     trained = tensors(artifact, "window-")
     assert "model.layers.1.self_attn.o_proj.bias" in added and "model.layers.1.mlp.down_proj.bias" in added
@@ -274,7 +247,7 @@ def test_biases_that_pruning_added_are_there_in_recovery_and_are_trained(root: P
 def test_gram_matrices_are_those_of_the_whole_model(root: Path) -> None:
     spec = find(criterion="sparsegpt", pattern="2:4", prune_inputs="dense")
     assert spec.grams is not None
-    found = tensors(need(root, spec.grams))
+    found = tensors(need(spec.grams, root))
     model, tokens = dense_model(root), calibration_tokens(root, spec)
     assert sum(".layers.2." in name for name in found) == 4  # q/k/v, o, gate/up, down
     for block in range(4):
@@ -301,7 +274,7 @@ def test_an_interleaved_recovery_is_one_stage(root: Path) -> None:
 
 def test_files_of_a_record_that_is_not_trusted_do_not_become_part_of_the_result(root: Path, tmp_path: Path) -> None:
     spec = find(criterion="wanda", prune_inputs="recovered", window="block")
-    whole = need(root, spec)
+    whole = need(spec, root)
     folder = tmp_path / "run"
     shutil.copytree(root, folder)
     (folder / spec.manifest).unlink()
