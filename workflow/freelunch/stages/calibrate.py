@@ -27,8 +27,6 @@ def calibrate(stage: Stage) -> None:
     Raises:
         FreelunchError: the data set lacks a split, or is too short, or the tokenizer does not fit the model.
     """
-    from safetensors.torch import save_file
-
     spec = stage.spec
     assert isinstance(spec, CalibrationSpec)
     model, data = stage.open(spec.model), stage.open(spec.data)
@@ -49,8 +47,7 @@ def calibrate(stage: Stage) -> None:
         )
         _check_vocabulary(crops[split], model, spec.model.model)
 
-    with stage.writing("tokens.safetensors") as part:
-        save_file({split: drawn.tokens.contiguous() for split, drawn in crops.items()}, part)
+    stage.write_tensors("tokens.safetensors", {split: drawn.tokens for split, drawn in crops.items()})
     hashes = {split: hashlib.sha256(drawn.tokens.numpy().tobytes()).hexdigest() for split, drawn in crops.items()}
     with stage.writing("crops.json") as part:
         listing = {split: {"sha256": hashes[split], "documents": drawn.documents} for split, drawn in crops.items()}

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, nullcontext
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
@@ -67,8 +66,7 @@ def dense(stage: Stage, max_gib: float) -> None:
             for split, room in rooms.items():
                 check_finite(room, f"dense {split} states at block boundary {boundary}")
             states = rooms
-    with stage.writing("statistics.safetensors") as path:
-        save_file(collected, path)
+    stage.write_tensors("statistics.safetensors", collected)
     # in lists, which keep the order of the calls
     stage.write_json("statistics.json", {"tokens": crops["calibration"].numel(), "leaders": leaders})
     stage.finish(boundaries=kept, tokens=crops["calibration"].numel())

@@ -4,7 +4,6 @@ cheap, since they are large and only some methods look at them.
 
 from __future__ import annotations
 
-from safetensors.torch import save_file
 from tqdm import tqdm
 
 from ..activations import States
@@ -29,6 +28,5 @@ def grams(stage: Stage) -> None:
         found = Prefix(states.at(2 * index), batch, stage.folder).statistics(network, index, gram=True)
         first = {id(statistics): name for name, statistics in reversed(found.items())}
         by_name = {name: found[name].gram.cpu() for name in first.values()}  # type: ignore[union-attr]
-        with stage.writing(spec.file(index)) as path:
-            save_file(by_name, path)
+        stage.write_tensors(spec.file(index), by_name)
     stage.finish(tokens=calibration.sequences * calibration.length)

@@ -8,7 +8,6 @@ from functools import lru_cache, partial
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..artifacts import Artifact, read_json
@@ -128,8 +127,7 @@ class PruningJob:
         if changed:
             files[f"changed-{index:03d}.safetensors"] = changed
         for name, tensors in files.items():
-            with self._stage.writing(name) as path:
-                save_file(tensors, path)
+            self._stage.write_tensors(name, tensors)
         return BlockRecord(list(files), sparsity, count, size)
 
 

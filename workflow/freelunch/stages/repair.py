@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
@@ -49,8 +48,7 @@ def repair(stage: Stage) -> None:
                 revived = 0 if mask is None else int(repaired[name][~mask].count_nonzero())
                 if revived:
                     raise FreelunchError(f"{revived} pruned weights are not zero")
-        with stage.writing(f"{TRAINED}{index:03d}.safetensors") as path:
-            save_file(repaired, path)
+        stage.write_tensors(f"{TRAINED}{index:03d}.safetensors", repaired)
     sparsity = stage.open(spec.pruned).manifest["achieved_sparsity"]
     stage.finish(achieved_sparsity=sparsity, scales=about)
 

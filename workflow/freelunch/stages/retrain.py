@@ -45,11 +45,9 @@ def retrain(stage: Stage) -> None:
     for index in range(len(network.blocks)):
         prefix = f"{network.block_name(index)}."
         found = {name: tensor for name, tensor in result.tensors.items() if name.startswith(prefix)}
-        with stage.writing(f"window-{index:03d}.safetensors") as path:
-            save_file(found, path)
+        stage.write_tensors(f"window-{index:03d}.safetensors", found)
     if result.fit.adapters:
-        with stage.writing("adapter.safetensors") as path:
-            save_file({name: tensor.cpu() for name, tensor in result.fit.adapters.items()}, path)
+        stage.write_tensors("adapter.safetensors", result.fit.adapters)
     stage.finish(
         achieved_sparsity=stage.open(spec.pruned).manifest["achieved_sparsity"],
         windows=[{"window": "model", **result.record()}],

@@ -7,12 +7,12 @@ import os
 import platform
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..artifacts import MANIFEST, Artifact, describe, files_digest, replacing, write_json
 from ..config import ExecutionConfig
@@ -20,6 +20,9 @@ from ..device import choose
 from ..overlays import SafetensorsFiles
 from ..provenance import versions
 from ..specs import Spec
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RESUMED = ("shards", "reconstructed", "retrained")
 """Stages that keep the files of an interrupted job, each with a record by which it is judged."""
@@ -73,6 +76,13 @@ class Stage:
         with replacing(self.folder / name) as part:
             yield part
         self.add(name)
+
+    def write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Write a safetensors file of the result."""
+        from safetensors.torch import save_file
+
+        with self.writing(name) as path:
+            save_file({key: tensor.contiguous().cpu() for key, tensor in tensors.items()}, path)
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file of the result."""

@@ -10,8 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
 from ..artifacts import describe, read_json, replacing, write_json
 from ..errors import FreelunchError
 from ..recovery.fit import Trained
@@ -33,8 +31,7 @@ def write_window(
     if result.fit.adapters:
         written[f"adapter-{window.index:03d}.safetensors"] = result.fit.adapters
     for name, tensors in written.items():
-        with stage.writing(name) as path:
-            save_file({key: tensor.contiguous().cpu() for key, tensor in tensors.items()}, path)
+        stage.write_tensors(name, tensors)
     blocks = [asdict(block) for block in pruned]
     files = [*written, *(name for block in blocks for name in block["files"])]
     record = {
