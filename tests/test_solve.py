@@ -176,6 +176,26 @@ def test_a_bias_makes_up_for_a_mean_that_weights_cannot() -> None:
     assert losses[0] <= error(wanted, *pairs["calibration"]) * MARGIN
 
 
+@pytest.mark.parametrize("family", ["qwen2", "llama"])  # with a bias, and without
+def test_weights_make_up_for_a_bias_that_pruning_changed_and_nothing_trains(family: str) -> None:
+    case = build(family)
+    window = case.windows[0]
+    name = name_of(case, window)
+    dense = case.dense.get(f"{name}.bias", torch.zeros(len(case.dense[f"{name}.weight"])))
+    generator = torch.Generator().manual_seed(5)
+    changed = dense + torch.randn(dense.shape, generator=generator)
+    case.trained[f"{name}.bias"] = changed
+    pairs = {split: (inputs + 1.0, torch.empty(0)) for split, (inputs, _) in case.flow.pairs(window).items()}
+    layer = torch.nn.functional.linear
+    pairs = {split: (x, layer(x, case.dense[f"{name}.weight"], dense)) for split, (x, _) in pairs.items()}
+    result, _ = solve(case, window, WEIGHTS, pairs)
+    assert set(result.tensors) == {f"{name}.weight"} and result.fit.best_at == 1
+    assert result.trained == int(case.masks[f"{name}.weight"].sum())
+    shifted = {split: (x, y - (changed - dense)) for split, (x, y) in pairs.items()}
+    wanted = lstsq(case, window, shifted, with_bias=False)
+    torch.testing.assert_close(result.tensors[f"{name}.weight"].double(), wanted["weight"], rtol=2e-2, atol=2e-3)
+
+
 @pytest.mark.parametrize("training", [WEIGHTS, BIASES], ids=["weights", "biases"])
 def test_the_pruned_weights_are_kept_where_they_do_better_on_validation(training: Training) -> None:
     case = build("qwen2")

@@ -52,11 +52,18 @@ def solve_window(
     gram, means = inputs.gram.to(device), inputs.means.to(device)
     if fits_bias:
         gram = gram - (inputs.tokens * torch.outer(means, means)).float()
-    weight = masked_least_squares(dense["weight"].float(), mask, solvable(gram, DAMPING))
+    wanted, none = dense["weight"].float(), initial["weight"].new_zeros(len(mask), dtype=torch.float32)
+    offset = dense.get("bias", none).float() - initial.get("bias", none).float()
+    if not fits_bias and bool(offset.any()):
+        # pruning changed a bias that stays as it is: as if a last input, always 1, had lost its weight in every row
+        wanted, mask = torch.column_stack([wanted, offset]), torch.column_stack([mask, torch.zeros_like(mask[:, :1])])
+        sums, ones = (inputs.tokens * means).float().unsqueeze(1), gram.new_full((1, 1), float(inputs.tokens))
+        gram = torch.cat([torch.cat([gram, sums], 1), torch.cat([sums.T, ones], 1)])
+    weight = masked_least_squares(wanted, mask, solvable(gram, DAMPING))[:, : dense["weight"].shape[1]]
     found = {"weight": weight}
     if fits_bias:
         missing = (dense["weight"].double() - weight.double()) @ means
-        found["bias"] = dense.get("bias", torch.zeros_like(missing)).float() + missing.float()
+        found["bias"] = dense.get("bias", none).float() + missing.float()
     rounded = {kind: tensor.to(flow.student.dtype) for kind, tensor in found.items()}
     losses = [_loss(state, pairs, device) for state in (initial, initial | rounded)]
     best = rounded if losses[1] < losses[0] else {kind: initial[kind] for kind in rounded}
