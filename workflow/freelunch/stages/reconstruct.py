@@ -26,9 +26,9 @@ from ..windows import MATRICES, Window, check_targets, completed, tile
 from .dense import SPLITS, KeptStates
 from .matrices import find_matrices
 from .network import open_network
-from .overlay import Interleaved, Overlay
 from .pruning import DenseStatistics, read_gram
 from .stage import Stage
+from .student import Interleaved, Student
 from .window_files import Record, adopt_shards, finished_window, write_window
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def reconstruct(stage: Stage) -> None:
                              "nothing to train in any window")  # fmt: skip
     hidden = ("files", "signature", "pruned")
     stage.finish(
-        **job.overlay.summary(records),
+        **job.student.summary(records),
         windows=[{key: value for key, value in record.items() if key not in hidden} for record in records],
         **totals(records, spec.dense.calibration.length),
         train_seconds=round(sum(record["seconds"] + record["pruning_seconds"] for record in records), 3),
@@ -69,7 +69,7 @@ def shard(stage: Stage) -> None:
     assert isinstance(spec, ShardSpec)
     job = _Job(stage, spec.reconstructed)
     before = adopt_shards(stage, spec.before, keep=False)
-    blocks = len(job.overlay.network.blocks)
+    blocks = len(job.student.network.blocks)
     first, last = (blocks * at // spec.shards for at in (spec.shard, spec.shard + 1))
     mine = [window.index for window in job.windows if first <= window.blocks[0] < last]
     if not before:
@@ -91,12 +91,12 @@ class _Job:
         batch = max(1, cache.manifest["execution"]["stream_tokens"] // calibration.length)
         kept = {split: KeptStates(cache, split) for split in SPLITS}
         states = {split: States(dense, kept[split], batch, stage.folder) for split in SPLITS}
-        self.overlay = Interleaved(stage, spec.pruned) if spec.interleaved else Overlay(stage, spec.pruned)
+        self.student = Interleaved(stage, spec.pruned) if spec.interleaved else Student(stage, spec.pruned)
         inside = find_matrices(stage, spec) if spec.window in MATRICES else []
         self.windows = tile(spec.window, len(dense.blocks), inside, spec.training.targets)
         check_targets((name for block in dense.blocks for name in matrices(block)), spec.training.targets)
         embedded = {split: kept[split][0] for split in SPLITS}
-        self._flow = FLOWS[spec.flow](states, self.overlay.network, embedded, self.windows, batch, stage.folder)
+        self._flow = FLOWS[spec.flow](states, self.student.network, embedded, self.windows, batch, stage.folder)
         self._statistics = None
         if spec.grams is not None:
             grams = stage.open(spec.grams)
@@ -119,7 +119,7 @@ class _Job:
         gc.freeze()  # all that lives now stays: what is collected below is looked for among the objects of one window
         for at, window in enumerate(progress := tqdm(windows, desc="windows", unit="window")):
             record = finished[window.index] or self._train(window)
-            self.overlay.leave(record, completed(windows, at))
+            self.student.leave(record, completed(windows, at))
             self._flow.leave(window)
             progress.set_postfix_str(f"{window.name}: loss {record['losses'][0]:.3g} -> {record['best_loss']:.3g}")
             records.append(record)
@@ -127,9 +127,9 @@ class _Job:
 
     def _train(self, window: Window) -> Record:
         started = time.perf_counter()
-        pruned = self.overlay.enter(window)
+        pruned = self.student.enter(window)
         pruning_seconds = time.perf_counter() - started
-        mask_of, training = self.overlay.masks.mask, self._spec.training
+        mask_of, training = self.student.masks.mask, self._spec.training
         if self._statistics is None:
             result = reconstruct_window(self._flow, window, mask_of, training)
         else:

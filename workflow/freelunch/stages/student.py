@@ -16,7 +16,7 @@ from .stage import Stage
 from .window_files import Record
 
 
-class Overlay:
+class Student:
     """The pruned model whose windows are trained: one that is pruned already.
 
     Attributes:
@@ -49,7 +49,7 @@ class Overlay:
         return {"achieved_sparsity": self._artifact.manifest["achieved_sparsity"]}
 
 
-class Interleaved(Overlay):
+class Interleaved(Student):
     """One that is pruned window by window, on what the recovered windows before give."""
 
     def __init__(self, stage: Stage, spec: PrunedSpec) -> None:
