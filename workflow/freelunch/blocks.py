@@ -51,7 +51,11 @@ class Halves:
     attention: str
     boundary: str
     first: frozenset[str]
-    """Names of the block's parameters that belong to the attention half; all others belong to the MLP half."""
+    """Children that belong to the attention half; all others belong to the MLP half."""
+
+    def part(self, name: str) -> str:
+        """The half that a module or parameter lies in, also one that was not there when the cut was found."""
+        return "attention" if name.partition(".")[0] in self.first else "mlp"
 
 
 def find_blocks(model: nn.Module, count: int) -> tuple[str, nn.ModuleList]:
@@ -145,7 +149,7 @@ def part_parameters(block: nn.Module, part: str, halves: Halves | None) -> list[
     if part == "block":
         return names
     assert halves is not None
-    return [name for name in names if (name in halves.first) == (part == "attention")]
+    return [name for name in names if halves.part(name) == part]
 
 
 @torch.no_grad()
@@ -183,9 +187,7 @@ def find_halves(block: nn.Module, hidden: Tensor, call: Call) -> Halves:
         if any(seen is made for made in produced):
             produced.append(_first(output))
             continue
-        before = {called for called, *_ in calls[:later]}
-        first = frozenset(key for key, _ in block.named_parameters() if key.split(".")[0] in before)
-        halves = Halves(calls[at][0], name, first)
+        halves = Halves(calls[at][0], name, frozenset(called for called, *_ in calls[:later]))
         try:
             middle = run_part(block, "attention", halves, hidden, call)
             if torch.equal(run_part(block, "mlp", halves, middle, call), whole):

@@ -169,8 +169,7 @@ class OfficialMatrix(DenseFlow):
 
     def _half(self, window: Window) -> str:
         """Which half of its block a matrix lies in."""
-        first = self.halves(window.blocks[0]).first
-        return "attention" if f"{window.matrices[0]}.weight" in first else "mlp"
+        return self.halves(window.blocks[0]).part(window.matrices[0])
 
 
 FLOWS: dict[str, type[DenseFlow]] = {
