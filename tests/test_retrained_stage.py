@@ -23,12 +23,13 @@ from freelunch.errors import FreelunchError
 from freelunch.overlays import unpack
 from freelunch.plan import make_plan, walk
 from freelunch.specs import RetrainedSpec, Spec
-from freelunch.stages import retrain as module
+from freelunch.stages import checkpoint as module
 from freelunch.stages.calibrate import calibrate
 from freelunch.stages.dense import dense
 from freelunch.stages.prepare_data import prepare_data
 from freelunch.stages.prepare_model import prepare_model
 from freelunch.stages.prune import prune
+from freelunch.stages.retrain import retrain
 from freelunch.stages.stage import Stage
 
 ROOT = Path(__file__).parents[1]
@@ -43,7 +44,7 @@ RUNS: dict[str, dict[str, Any]] = {
 STEPS = 9
 STAGES: dict[str, Callable[[Stage], object]] = {
     "models": prepare_model, "data": prepare_data, "calibration": calibrate, "pruned": prune,
-    "dense": lambda stage: dense(stage, 1.0), "retrained": module.retrain,
+    "dense": lambda stage: dense(stage, 1.0), "retrained": retrain,
 }  # fmt: skip
 
 
@@ -109,7 +110,7 @@ def facts(artifact: Artifact) -> dict[str, Any]:
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, spec: Spec, root: Path, saves: int) -> None:
     """Run the stage until it has saved so many checkpoints."""
-    real, saved = module._Checkpoint.save, []
+    real, saved = module.Checkpoint.save, []
 
     def save(self: Any, tensors: Any, about: Any) -> None:
         real(self, tensors, about)
@@ -118,7 +119,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, spec: Spec, root: Path, saves: in
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(module._Checkpoint, "save", save)
+        patch.setattr(module.Checkpoint, "save", save)
         with pytest.raises(KeyboardInterrupt):
             run(spec, root)
     assert saved == list(range(saved[0], saved[0] + saves))
@@ -168,7 +169,7 @@ def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 def on_call(count, name, before=lambda *_: None):
-    # killed in the count-th call of a function of the stage
+    # killed in the count-th call of a function of the checkpoint
     real, calls = getattr(module, name), []
     def patched(*arguments):
         calls.append(name)
