@@ -21,9 +21,6 @@ from ..overlays import SafetensorsFiles
 from ..provenance import versions
 from ..specs import Spec
 
-RESUMED = ("shards", "reconstructed", "retrained")
-"""Stages that keep the files of an interrupted job, each with a record by which it is judged."""
-
 
 class Stage:
     """One run of a stage: ``with stage.writing(name) as path`` for every file, then :meth:`finish`.
@@ -94,7 +91,7 @@ class Stage:
 
     def abandon(self) -> None:
         """Remove what no later attempt can use: temporary files, and all files of a stage that is not resumed."""
-        if self.spec.stage in RESUMED:
+        if self.spec.resumed:
             for part in self.folder.rglob(".*.part"):
                 part.unlink()
         else:
