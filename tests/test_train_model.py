@@ -31,7 +31,7 @@ from freelunch.stages import checkpoint
 from freelunch.stages.calibrate import calibrate
 from freelunch.stages.dense import dense
 from freelunch.stages.evaluate import evaluate
-from freelunch.stages.export import export
+from freelunch.stages.export import run_export
 from freelunch.stages.prepare_data import prepare_data
 from freelunch.stages.prepare_model import prepare_model
 from freelunch.stages.prune import prune
@@ -49,7 +49,7 @@ TRAIN: dict[str, Any] = {
 }  # fmt: skip
 STEPS = 10
 STAGES: dict[str, Callable[[Stage], object]] = {
-    "models": prepare_model, "data": prepare_data, "calibration": calibrate, "pruned": prune, "export": export,
+    "models": prepare_model, "data": prepare_data, "calibration": calibrate, "pruned": prune, "export": run_export,
     "dense": lambda stage: dense(stage, 1.0), "reconstructed": reconstruct, "evaluation": evaluate,
 }  # fmt: skip
 
@@ -205,7 +205,7 @@ def test_a_training_that_diverges_stops_with_one_line(tmp_path: Path) -> None:
     [
         ({"config": CONFIG | {"num_hiden_layers": 2}}, r"\.config\.num_hiden_layers: unknown key; did you mean 'num_h"),
         ({"config": CONFIG | {"model_type": "lama"}}, r"\.config\.model_type: "),
-        ({"config": CONFIG | {"head_dim": 7}}, r"\.config: the model cannot be run: "),
+        ({"config": CONFIG | {"head_dim": 7}}, r"\.config: RoPE requires an even rotary dimension"),
         ({"config": CONFIG | {"vocab_size": 50000}}, r": the text gives \d+ tokens, 50000 were asked for"),
         ({"sequences": 5000}, r": data\.documents \(calibration\) has \d+ tokens, 5000 sequences"),
         ({"validation_sequences": 5000}, r": data\.documents \(calibration\): has \d+ tokens, 5000 windows"),

@@ -158,9 +158,11 @@ def initialised(given: dict[str, Any], tokenizer: Any, seed: int, dtype: Any, wh
         given: Hugging Face config; ``where`` is the key of the config that it is below.
 
     Raises:
-        FreelunchError: a key that the family's config does not have, or a vocabulary smaller than the tokenizer's.
+        FreelunchError: a key that the family's config does not have, a value that it refuses, or a vocabulary smaller
+            than the tokenizer's.
     """
     import torch
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig, AutoModelForCausalLM
 
     end = tokenizer.eos_token_id
@@ -174,7 +176,11 @@ def initialised(given: dict[str, Any], tokenizer: Any, seed: int, dtype: Any, wh
     size, least = given.get("vocab_size", known.vocab_size), len(tokenizer)
     if size < least:
         raise FreelunchError(f"{where}.config.vocab_size: must be {least}, the tokenizer's, or more (found {size})")
-    config = AutoConfig.for_model(**given | {"bos_token_id": end, "eos_token_id": end, "pad_token_id": None})
+    try:
+        config = AutoConfig.for_model(**given | {"bos_token_id": end, "eos_token_id": end, "pad_token_id": None})
+    except StrictDataclassError as error:
+        reason = str(error).split(": ", 1)[-1]
+        raise FreelunchError(f"{where}.config: {reason}") from None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(config, dtype=dtype)

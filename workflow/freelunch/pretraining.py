@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from .config import Train
-from .errors import FreelunchError
 from .recovery import losses
 from .recovery.fit import Keeper, Trained
 from .recovery.trainable import Trainable
@@ -30,14 +29,8 @@ def pretrain(
         dtype: of what is saved; what is validated is rounded to it.
 
     Raises:
-        FreelunchError: the model cannot be run, or a loss is NaN or infinite (names the step).
+        FreelunchError: a loss is NaN or infinite (names the step).
     """
-    objective = _NextToken(model, tokens, dtype)
-    try:
-        with torch.no_grad():
-            objective.loss(objective.load("validation", torch.arange(1)))
-    except RuntimeError as error:
-        raise FreelunchError(f"{where}.config: the model cannot be run: {str(error).splitlines()[0]}") from None
     # tied weights are named once
     names = {name for name, _ in model.named_parameters()}
     parts = [
@@ -46,7 +39,7 @@ def pretrain(
     ]
     training = training_of(train)
     trainable = Trainable(parts, lambda name: None, training, dtype)
-    fit = Trainer(trainable, objective, training, where, 0, keeper, train.weight_decay).fit()
+    fit = Trainer(trainable, _NextToken(model, tokens, dtype), training, where, 0, keeper, train.weight_decay).fit()
     return Trained({name: tensor.cpu() for name, tensor in fit.best.items()}, fit, trainable.count)
 
 
