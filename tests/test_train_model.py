@@ -242,8 +242,11 @@ def test_one_step_is_that_of_adamw_with_decay_of_matrices_alone(model: Artifact,
 
 # --- the tokenizer ---------------------------------------------------------------------------------------------------
 
-TEXT = """the cat sat on the mat; the other cat sat on that hat, über 🙂 and the rest of the hats sat there too
-while seventeen quick brown foxes jumped over lazy dogs beneath crumbling bridges, juggling flaming torches\n\n""" * 3
+TEXT = (
+    """the cat sat on the mat; the other cat sat on that hat, über 🙂 and the rest of the hats sat there too
+while seventeen quick brown foxes jumped over lazy dogs beneath crumbling bridges, juggling flaming torches\n\n"""
+    * 3
+)
 
 
 def literal_merges(words: list[str], count: int) -> list[str]:
