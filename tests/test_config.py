@@ -18,6 +18,7 @@ import yaml
 from freelunch.config import AXES, Axes, parse_config, read_yaml
 from freelunch.costs import cost
 from freelunch.errors import FreelunchError
+from freelunch.facts import facts_of
 from freelunch.plan import Plan, make_plan
 from freelunch.specs import (
     DataSpec,
@@ -250,9 +251,102 @@ def test_what_cannot_be_is_named_with_what_can(path, value, parts):
     assert [part for part in parts if part not in message] == [], message
 
 
-def test_a_random_source_is_refused_for_data():
-    source = {"random": {"config": {}}, "splits": {"calibration": "a", "validation": "b"}}
-    assert "a data set has no random source" in complaint({"data.texts": source})
+@pytest.mark.parametrize(("kind", "its"), [("random", {"config": {}}), ("train", "TRAIN")])
+def test_a_source_of_models_is_refused_for_data(kind, its):
+    source = {kind: TRAIN if its == "TRAIN" else its, "splits": {"calibration": "a", "validation": "b"}}
+    assert f"a data set has no {kind} source" in complaint({"data.texts": source})
+
+
+TRAIN: dict[str, Any] = {
+    "config": BASE["models"]["small"]["random"]["config"] | {"num_key_value_heads": 2}, "data": "texts",
+    "sequences": 16, "validation_sequences": 8, "length": 64, "batch_size": 4, "learning_rate": 0.01,
+}  # fmt: skip
+
+
+def trained(changes: dict[str, Any]) -> dict[str, Any]:
+    """Changes to ``BASE`` that put a trained model in the place of the random one."""
+    train = {key: value for key, value in (TRAIN | changes).items() if value is not None}
+    return {"models.small": {"train": train}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"data": "txts"}, [".data: there is no 'txts'; did you mean 'texts'?"]),
+        ({"data": "only_test"}, [".data: data.only_test has no split 'calibration'; allowed: test"]),
+        ({"length": 129}, [".length: 129 tokens exceed the context of small, 128"]),
+        ({"learning_rte": 1.0}, [".learning_rte: unknown key; did you mean 'learning_rate'?"]),
+        ({"schedule": "cosin"}, [".schedule: 'cosin' is not possible; did you mean 'cosine'?"]),
+        ({"learning_rate": "auto"}, [".learning_rate: ", "'auto'"]),
+        ({"sequences": None}, [".sequences: this key is missing"]),
+        ({"warmup": 1}, [".warmup: ", "less than 1"]),
+        ({"seed": 2**31}, [".seed: "]),
+        ({"config": TRAIN["config"] | {"hidden_size": 62}},
+         [".config: hidden_size, 62, is no multiple of num_attention_heads, 4; give head_dim"]),
+        ({"config": TRAIN["config"] | {"num_key_value_heads": 3}},
+         [".config: num_attention_heads, 4, is no multiple of num_key_value_heads, 3"]),
+        ({"config": TRAIN["config"] | {"vocab_size": 256}}, [".config.vocab_size: ", "257", "(found 256)"]),
+        ({"config": {"model_type": "llama"}}, [".config.hidden_size: this key is missing"]),
+    ],
+)  # fmt: skip
+def test_a_training_that_cannot_be_is_named_with_what_can(changes, parts):
+    message = complaint(trained(changes))
+    assert message.startswith("models.small.train")
+    assert [part for part in parts if part not in message] == [], message
+
+
+def test_a_trained_model_is_refused_whether_a_run_needs_it_or_not():
+    assert complaint({"models.other": {"train": TRAIN | {"data": "txts"}}}).startswith("models.other.train.data: ")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({key: value} for key, value in {
+            "data": "untested", "sequences": 17, "validation_sequences": 9, "length": 32, "seed": 1,
+            "learning_rate": 0.02, "schedule": "cosine", "warmup": 0.2, "weight_decay": 0.1, "epochs": 2,
+            "batch_size": 5, "clip": 1.0,
+        }.items()),
+        {"config": TRAIN["config"] | {"hidden_size": 64}},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)  # fmt: skip
+def test_what_shapes_a_training_changes_the_key_of_the_model_and_all_downstream(changes):
+    before, after = last_spec(plan_of(trained({}))), last_spec(plan_of(trained(changes)))
+    assert before.base.key != after.base.key and before.key != after.key
+
+
+def test_a_trained_model_waits_for_its_data():
+    plan = plan_of(trained({}))
+    base = last_spec(plan).base
+    (data,) = base.upstream()
+    assert isinstance(data, DataSpec) and data.manifest in plan.specs
+    other = plan_of(trained({}) | {"data.texts.text": "body"})
+    assert last_spec(other).base.key != base.key
+    licensed = plan_of(trained({}) | {"data.texts.licence": "CC0"})
+    assert last_spec(licensed).base.key == base.key
+    needed = [spec.stage for spec in plan.needed("study")]
+    assert needed.index("data") < needed.index("models")
+
+
+def test_a_training_costs_what_its_tokens_cost():
+    def needs(**changes: Any) -> Any:
+        plan = plan_of(trained(changes))
+        return cost(plan.config, last_spec(plan).base)
+
+    plain = needs(epochs=3)
+    facts = facts_of(parse_config(changed(trained({}))), "small")
+    # of every parameter six per token: a backward pass is two forward ones; attention and validations come on top
+    least = 6 * facts.parameters * 3 * 16 * 64
+    assert least < plain.operations < 2 * least
+    assert plain.disk == 2 * facts.parameters
+    assert needs(epochs=6).operations - plain.operations > least
+    assert needs(epochs=3, batch_size=8).memory > plain.memory > 16 * facts.parameters
+
+
+def test_a_kind_of_source_that_came_later_left_all_keys_as_they_were():
+    """The key of the random model of ``BASE``, from before there was ``train``."""
+    assert last_spec(plan_of()).base.key == "7487d2e6"
 
 
 def test_a_model_nobody_knows_the_shape_of_is_refused_with_the_rows_there_are():

@@ -21,7 +21,7 @@ from freelunch.artifacts import Artifact, checksum
 from freelunch.errors import FreelunchError
 from freelunch.overlays import unpack
 from freelunch.specs import RetrainedSpec, Spec
-from freelunch.stages import retrain as module
+from freelunch.stages import checkpoint as module
 from stage_runs import prepare, run, subjects, tiny_config, tiny_plan
 
 ROOT = Path(__file__).parents[1]
@@ -89,7 +89,7 @@ def facts(artifact: Artifact) -> dict[str, Any]:
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, spec: Spec, root: Path, saves: int) -> None:
     """Run the stage until it has saved so many checkpoints."""
-    real, saved = module._Checkpoint.save, []
+    real, saved = module.Checkpoint.save, []
 
     def save(self: Any, tensors: Any, about: Any) -> None:
         real(self, tensors, about)
@@ -98,7 +98,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, spec: Spec, root: Path, saves: in
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(module._Checkpoint, "save", save)
+        patch.setattr(module.Checkpoint, "save", save)
         with pytest.raises(KeyboardInterrupt):
             run(spec, root)
     assert saved == list(range(saved[0], saved[0] + saves))
@@ -148,7 +148,7 @@ def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 def on_call(count, name, before=lambda *_: None):
-    # killed in the count-th call of a function of the stage
+    # killed in the count-th call of a function of the checkpoint
     real, calls = getattr(module, name), []
     def patched(*arguments):
         calls.append(name)

@@ -57,6 +57,40 @@ class Random(Section):
     seed: int = 0
 
 
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Length = Annotated[int, Field(gt=1)]
+Schedule = Literal["linear", "cosine", "constant"]
+
+
+class Train(Section):
+    """A model trained from random weights on the calibration split of ``data``, with a byte-level BPE of that text.
+
+    Keys that are axes as well mean the same here. The state of the lowest loss on the validation split is kept.
+    """
+
+    config: dict[str, Any]
+    """Of Hugging Face; the tokenizer has its ``vocab_size`` entries."""
+    data: Name
+    sequences: Positive
+    validation_sequences: Positive = 32
+    length: Length
+    seed: Seed = 0
+    """Of the weights, the order of documents and the order of batches."""
+    learning_rate: Annotated[float, Field(gt=0)]
+    schedule: Schedule = "linear"
+    warmup: Fraction = 0.1
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Of AdamW, on matrices and the embedding."""
+    epochs: Positive = 1
+    batch_size: Positive
+    clip: Annotated[float, Field(ge=0)] = 0.0
+
+
+SOURCES = ("wheel", "hub", "path", "random", "train")
+
+
 class Source(Section):
     """Exactly one of the kinds of source."""
 
@@ -64,12 +98,13 @@ class Source(Section):
     hub: Hub | None = None
     path: str | None = None
     random: Random | None = None
+    train: Train | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> Source:
-        given = [kind for kind in ("wheel", "hub", "path", "random") if getattr(self, kind) is not None]
+        given = [kind for kind in SOURCES if getattr(self, kind) is not None]
         if len(given) != 1:
-            raise ValueError(f"give exactly one of wheel, hub, path, random; found {', '.join(given) or 'none'}")
+            raise ValueError(f"give exactly one of {', '.join(SOURCES)}; found {', '.join(given) or 'none'}")
         return self
 
 
@@ -104,8 +139,9 @@ class DataConfig(Source):
         fractions = [value for value in self.splits.values() if isinstance(value, float)]
         if fractions and (len(fractions) != len(self.splits) or min(fractions) <= 0 or sum(fractions) > 1 + 1e-9):
             raise ValueError("splits are either all names, or fractions above 0 that add up to at most 1")
-        if self.random is not None:
-            raise ValueError("a data set has no random source")
+        for kind in ("random", "train"):
+            if getattr(self, kind) is not None:
+                raise ValueError(f"a data set has no {kind} source")
         return self
 
 
@@ -130,7 +166,6 @@ def _rate(value: Any) -> Any:
     return value
 
 
-Positive = Annotated[int, Field(gt=0)]
 Flow = Literal["dense", "sparse_local", "sparse_dense", "official_matrix"]
 Loss = Literal["mse", "normalized_mse", "cosine", "cross_entropy", "kl"]
 LOSSES: dict[str, tuple[Loss, ...]] = {
@@ -149,11 +184,11 @@ class Axes(Section):
     """Name of the data set whose calibration split is sampled."""
     sequences: Positive = 128
     validation_sequences: Positive = 32
-    length: Annotated[int, Field(gt=1)] = 2048
+    length: Length = 2048
     """Tokens per sequence."""
     sampling: Literal["document", "packed"] = "document"
     """``document``: crops of documents longer than ``length`` (the paper's); ``packed``: crops of joined documents."""
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    seed: Seed = 0
 
     criterion: Annotated[str, BeforeValidator(canonical_criterion)] = "wanda"
     """A module of ``freelunch.criteria``; with settings ``ria(alpha=1)``."""
@@ -183,9 +218,9 @@ class Axes(Section):
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: Annotated[float | Literal["auto"], BeforeValidator(_rate)] = 1e-4
     """Its peak; with ``auto`` each window searches its own (see ``recovery.rates``)."""
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    schedule: Schedule = "linear"
     """How the learning rate goes on after the warm-up."""
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    warmup: Fraction = 0.1
     """Fraction of the steps over which the learning rate rises linearly."""
     epochs: Positive = 1
     batch_size: Positive = 2
@@ -208,7 +243,7 @@ class EvaluationTask(Section):
     """``drift``: distance of the output of every block from the dense one's; not measured of the dense model."""
     data: Name
     splits: tuple[Split, ...] = ("test",)
-    length: Annotated[int, Field(gt=1)] = 2048
+    length: Length = 2048
     sequences: Positive | None = None
     """Windows used, from the start of the text; all of them if not given."""
 

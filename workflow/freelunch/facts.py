@@ -43,10 +43,20 @@ class Facts(Section):
         known = {name: raw[name] for name in cls.model_fields if raw.get(name) is not None}
         if "ffn_dim" in raw:
             known |= {"intermediate_size": raw["ffn_dim"], "mlp_matrices": 2}
-        if "num_attention_heads" in known and "hidden_size" in known:
-            known.setdefault("num_key_value_heads", known["num_attention_heads"])
-            known.setdefault("head_dim", known["hidden_size"] // known["num_attention_heads"])
+        width, heads = known.get("hidden_size"), known.get("num_attention_heads")
+        if isinstance(width, int) and isinstance(heads, int) and heads > 0:
+            if width % heads and "head_dim" not in known:
+                raise ValueError(f"hidden_size, {width}, is no multiple of num_attention_heads, {heads}; give head_dim")
+            known.setdefault("num_key_value_heads", heads)
+            known.setdefault("head_dim", width // heads)
         return known
+
+    @model_validator(mode="after")
+    def _groups(self) -> Facts:
+        heads, keys = self.num_attention_heads, self.num_key_value_heads
+        if heads % keys:
+            raise ValueError(f"num_attention_heads, {heads}, is no multiple of num_key_value_heads, {keys}")
+        return self
 
     @property
     def matrices(self) -> dict[str, tuple[int, int]]:
@@ -98,7 +108,7 @@ def _table() -> dict[str, Any]:
 
 
 def facts_of(config: Config, name: str) -> Facts:
-    """Facts of a model of the config: the table's row, or the ``config.json`` of a local or random model.
+    """Facts of a model of the config: the table's row, or the config of a local, random or trained one.
 
     Raises:
         FreelunchError: the model is not in the config, or nothing is known of it.
@@ -115,6 +125,8 @@ def facts_of_source(name: str, model: ModelConfig) -> Facts:
     key = f"models.{name}"
     if model.random is not None:
         return validate(Facts, model.random.config, f"{key}.random.config")
+    if model.train is not None:
+        return validate(Facts, model.train.config, f"{key}.train.config")
     if model.path is not None and model.facts is None:
         with naming(f"{key}.path"):
             return facts_of_file(Path(model.path).expanduser() / "config.json")

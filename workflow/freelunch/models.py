@@ -145,14 +145,27 @@ def random_model(source: Random, dtype: Any, where: str) -> tuple[Any, Any]:
     """A randomly initialised model and a tokenizer of the 256 bytes and an end-of-text token.
 
     Raises:
-        FreelunchError: a key that the family's config does not have, or a vocabulary below 257.
+        FreelunchError: see :func:`initialised`.
+    """
+    tokenizer = byte_tokenizer()
+    return initialised(source.config, tokenizer, source.seed, dtype, where), tokenizer
+
+
+def initialised(given: dict[str, Any], tokenizer: Any, seed: int, dtype: Any, where: str) -> Any:
+    """A model with random weights.
+
+    Args:
+        given: Hugging Face config; ``where`` is the key of the config that it is below.
+
+    Raises:
+        FreelunchError: a key that the family's config does not have, a value that it refuses, or a vocabulary smaller
+            than the tokenizer's.
     """
     import torch
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    tokenizer = byte_tokenizer()
     end = tokenizer.eos_token_id
-    given = source.config
     try:
         known = AutoConfig.for_model(given["model_type"])
     except (KeyError, ValueError) as error:
@@ -162,14 +175,15 @@ def random_model(source: Random, dtype: Any, where: str) -> tuple[Any, Any]:
         raise FreelunchError(f"{where}.config.{key}: unknown key; {suggest(key, allowed)}")
     size, least = given.get("vocab_size", known.vocab_size), len(tokenizer)
     if size < least:
-        raise FreelunchError(
-            f"{where}.config.vocab_size: must be {least}, the byte tokenizer's, or more (found {size})"
-        )
-    config = AutoConfig.for_model(**given | {"bos_token_id": end, "eos_token_id": end, "pad_token_id": None})
+        raise FreelunchError(f"{where}.config.vocab_size: must be {least}, the tokenizer's, or more (found {size})")
+    try:
+        config = AutoConfig.for_model(**given | {"bos_token_id": end, "eos_token_id": end, "pad_token_id": None})
+    except StrictDataclassError as error:
+        reason = str(error).split(": ", 1)[-1]
+        raise FreelunchError(f"{where}.config: {reason}") from None
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(source.seed)
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    return model, tokenizer
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(config, dtype=dtype)
 
 
 def byte_tokenizer() -> Any:

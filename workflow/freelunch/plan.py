@@ -29,7 +29,7 @@ from .specs import (
     Spec,
     Training,
 )
-from .validity import check_distinct, check_name, check_run, check_task
+from .validity import check_distinct, check_model, check_name, check_run, check_task
 
 RULES = (
     "fetch", "model", "data", "calibrate", "dense", "grams", "prune", "shard", "reconstruct", "retrain", "repair",
@@ -97,6 +97,8 @@ def make_plan(config: Config) -> Plan:
         FreelunchError: a run that cannot be; names the key, the value and what is allowed.
     """
     check_name("default_suite", config.default_suite, config.suites)
+    for model in config.models:
+        check_model(config, model)
     plan = Plan(config)
     for name, suite in config.suites.items():
         if name in RESERVED:
@@ -161,7 +163,7 @@ def _axes(entry: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def _run(config: Config, name: str, suite: SuiteConfig, axes: Axes | None, model_name: str) -> Run:
-    model = ModelSpec(model=model_name, source=config.models[model_name])
+    model = _model(config, model_name)
     subject: ModelSpec | OverlaySpec = model
     if axes is not None:
         calibration = CalibrationSpec(
@@ -198,6 +200,12 @@ def _subject(pruned: PrunedSpec, axes: Axes) -> OverlaySpec:
         return RetrainedSpec(pruned=pruned, calibration=calibration, training=training)
     dense = DenseSpec(calibration=calibration)
     return ReconstructedSpec(pruned=pruned, dense=dense, window=axes.window, flow=axes.flow, training=training)
+
+
+def _model(config: Config, name: str) -> ModelSpec:
+    source = config.models[name]
+    data = None if source.train is None else _data(config, source.train.data)
+    return ModelSpec(model=name, source=source, data=data)
 
 
 def _data(config: Config, name: str) -> DataSpec:

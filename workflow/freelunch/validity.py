@@ -13,6 +13,24 @@ from .method import Method, parse_method
 from .patterns import Structured
 from .windows import MATRICES, check_window
 
+FEWEST_TOKENS = 257
+"""Of a byte-level tokenizer: one for every byte, and one that ends a text."""
+
+
+def check_model(config: Config, name: str) -> None:
+    """Refuse a model that cannot be trained on the data of the config."""
+    train, where = config.models[name].train, f"models.{name}.train"
+    if train is None:
+        return
+    check_name(f"{where}.data", train.data, config.data)
+    for split in ("calibration", "validation"):
+        _split(config, train.data, split, f"{where}.data")
+    facts = facts_of(config, name)
+    _context(facts, train.length, f"{where}.length", name)
+    if facts.vocab_size < FEWEST_TOKENS:
+        raise FreelunchError(f"{where}.config.vocab_size: must be {FEWEST_TOKENS} or more, since the tokenizer has a "
+                             f"token for every byte and one that ends a text (found {facts.vocab_size})")  # fmt: skip
+
 
 def check_run(config: Config, where: str, axes: Axes) -> None:
     """Refuse what the models and data of the config make impossible."""

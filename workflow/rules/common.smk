@@ -22,6 +22,7 @@ except FreelunchError as error:
 SPECS = {stage: PLAN.stage(stage) for stage in STAGES}
 
 MODULES = {
+    "models": "stages.prepare_model",
     "pruned": "stages.prune",
     "shards": "stages.reconstruct",
     "reconstructed": "stages.reconstruct",
@@ -61,7 +62,7 @@ def upstream(stage):
 
 
 def method_code(stage):
-    """The stage's own code and, of all methods and parametrizations, only those that it uses."""
+    """The stage's own code and, of all methods, parametrizations and ways to make a model, only those that it uses."""
 
     def digest(wildcards):
         return code(MODULES[stage], *SPECS[stage][wildcards.name].modules)
@@ -99,6 +100,11 @@ def small(wildcards):
     model = SPECS["pruned"][wildcards.name].dense.calibration.model
     matrices = facts_of(PLAN.config, model.model).matrices.values()
     return max(rows * columns for rows, columns in matrices) < 2**22
+
+
+def trained(wildcards):
+    """Whether a model is trained from random weights, not fetched."""
+    return SPECS["models"][wildcards.name].source.train is not None
 
 
 def memory(stage):

@@ -33,9 +33,10 @@ rule model:
     threads: TORCH_THREADS
     resources:
         mem_mb=memory("models"),
-        runtime=240,
+        runtime=lambda wildcards: 1440 if trained(wildcards) else 240,
+        gpu=lambda wildcards: GPUS if trained(wildcards) else 0,
     params:
-        code=code("stages.prepare_model"),
+        code=method_code("models"),
     message:
         "prepare model {wildcards.name}"
     script:

@@ -6,9 +6,12 @@ from ..config import Config
 from ..facts import DTYPE_BYTES, facts_of
 from ..specs import CalibrationSpec, DenseSpec, EvaluationSpec, ExportSpec, GramsSpec, ModelSpec
 from .basis import PROCESS_BYTES, Cost, batch_bytes, forward_operations, gram_entries, shape, tokens_of
+from .training import pretrain
 
 
 def model(config: Config, spec: ModelSpec) -> Cost:
+    if spec.source.train is not None:
+        return pretrain(config, spec, spec.source.train)
     facts, width = facts_of(config, spec.model), DTYPE_BYTES[spec.source.dtype]
     # a converted model is held once as read and once as written; linked ones cost neither disk nor memory
     converted = spec.source.wheel is not None or spec.source.random is not None

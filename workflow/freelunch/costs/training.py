@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from freelunch.parametrizations import parse_parametrization
 
-from ..config import Config
+from ..config import Config, Train
 from ..facts import Facts
 from ..recovery.rates import trial_steps
-from ..specs import CalibrationSpec, ReconstructedSpec, RetrainedSpec, ShardSpec, Training
+from ..specs import CalibrationSpec, ModelSpec, ReconstructedSpec, RetrainedSpec, ShardSpec, Training
 from ..windows import MATRICES, parse_window
 from .basis import PROCESS_BYTES, Cost, block_weights, forward_operations, mlp_weights, shape
 from .pruning import prune
@@ -75,6 +75,24 @@ def retrain(config: Config, spec: RetrainedSpec) -> Cost:
         + _activations(spec, facts, kept),
         operations=per_pass * (_passes(spec.training, calibration) + recomputed),
     )  # fmt: skip
+
+
+def pretrain(config: Config, spec: ModelSpec, train: Train) -> Cost:
+    """A model trained from random weights: all of it in memory, with all activations and the logits of a step."""
+    facts, width = shape(config, spec)
+    step, head = train.batch_size * train.length, facts.vocab_size * facts.hidden_size
+    per_token = facts.num_hidden_layers * forward_operations(facts, 1, train.length) + 2 * head
+    validations = (max(train.epochs, 3) + 1) * train.validation_sequences
+    # at the end the first windows of both splits are measured
+    passes = 3 * train.epochs * train.sequences + validations + 2 * train.validation_sequences
+    # float32 weights, gradients, two moments, and the rounded ones that are validated; copies of the best state
+    weights = facts.parameters * (4 + 4 + 8 + 4 + 2 * width)
+    activations = 14 * step * (facts.hidden_size + facts.intermediate_size) * 4 * facts.num_hidden_layers
+    return Cost(
+        disk=facts.parameters * width,
+        memory=PROCESS_BYTES + weights + activations + 3 * 4 * step * facts.vocab_size,
+        operations=per_token * passes * train.length,
+    )
 
 
 def _step(training: Training, calibration: CalibrationSpec) -> int:

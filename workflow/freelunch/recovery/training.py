@@ -53,14 +53,16 @@ class Trainer:
         where: what is trained, for messages.
         index: of the window, which with the seed gives the order of batches.
         keeper: lets a training go on where it was killed.
+        weight_decay: of AdamW; vectors, such as norms and biases, have none.
     """
 
     def __init__(
         self, trainable: Trainable, objective: Objective, training: Training, where: str, index: int,
-        keeper: Keeper | None = None,
+        keeper: Keeper | None = None, weight_decay: float = 0.0,
     ) -> None:  # fmt: skip
         self._trainable, self._objective, self._training = trainable, objective, training
         self._where, self._index, self._keeper = where, index, keeper
+        self._weight_decay = weight_decay
         self._order = batch_order(
             objective.count("calibration"), training.batch_size, training.epochs, training.seed, index
         )
@@ -130,6 +132,7 @@ class Trainer:
                 if not bool(loss.isfinite()):
                     raise FreelunchError(f"{self._where}, step {step}: the training loss is {loss.item()}")
                 (loss * share).backward()
+            steps.set_postfix(loss=f"{loss.item():.4g}", refresh=False)
             found.sequences += len(order[step - 1])
             self._trainable.mask_gradients()
             if training.clip:
@@ -151,7 +154,11 @@ class Trainer:
         parameters = list(self._trainable.parameters.values())
         if self._training.optimizer == "sgd":
             return torch.optim.SGD(parameters, lr=rate, momentum=MOMENTUM, fused=True)
-        return torch.optim.AdamW(parameters, lr=rate, weight_decay=0, fused=True)
+        groups = [
+            {"params": [each for each in parameters if each.ndim > 1], "weight_decay": self._weight_decay},
+            {"params": [each for each in parameters if each.ndim <= 1], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW([group for group in groups if group["params"]], lr=rate, fused=True)
 
     def _ahead(self, order: list[Tensor]) -> Iterator[list[tuple[Any, float]]]:
         """The parts of every step, each with its share of the step; the next step is read while one is trained."""

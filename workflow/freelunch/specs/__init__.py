@@ -19,15 +19,15 @@ from .recovered import (
     RepairedSpec,
     RetrainedSpec,
     ShardSpec,
-    Training,
 )
 from .results import EvaluationSpec, ExportSpec
 from .spec import RESULTS, STAGES, Spec
+from .training import Training, training_of
 
 __all__ = [
     "RESULTS", "STAGES", "AnySpec", "CalibrationSpec", "DataSpec", "DenseSpec", "EvaluationSpec", "ExportSpec",
     "GramsSpec", "ModelSpec", "OverlaySpec", "PrunedSpec", "ReconstructedSpec", "RecoveredSpec", "RepairedSpec",
-    "RetrainedSpec", "ShardSpec", "Spec", "Training", "parse_spec",
+    "RetrainedSpec", "ShardSpec", "Spec", "Training", "parse_spec", "training_of",
 ]  # fmt: skip
 
 AnySpec = (

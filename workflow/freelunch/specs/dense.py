@@ -6,18 +6,7 @@ from typing import Literal
 
 from ..config import DataConfig, ModelConfig
 from .spec import Spec
-
-
-class ModelSpec(Spec):
-    """A dense model as a Hugging Face directory of safetensors."""
-
-    stage: Literal["models"] = "models"
-    model: str
-    source: ModelConfig
-
-    @property
-    def label(self) -> str:
-        return self.model
+from .training import training_of
 
 
 class DataSpec(Spec):
@@ -30,6 +19,33 @@ class DataSpec(Spec):
     @property
     def label(self) -> str:
         return self.data
+
+
+class ModelSpec(Spec):
+    """A dense model as a Hugging Face directory of safetensors."""
+
+    stage: Literal["models"] = "models"
+    model: str
+    source: ModelConfig
+    data: DataSpec | None = None
+    """What a model with source ``train`` is trained on."""
+
+    @property
+    def label(self) -> str:
+        return self.model
+
+    @property
+    def resumed(self) -> bool:
+        return self.source.train is not None
+
+    @property
+    def modules(self) -> list[str]:
+        """Modules of the package that train it, if it is not there yet."""
+        train = self.source.train
+        return [] if train is None else ["stages.train_model", *training_of(train).modules]
+
+    def upstream(self) -> list[Spec]:
+        return [] if self.data is None else [self.data]
 
 
 class CalibrationSpec(Spec):

@@ -6,35 +6,12 @@ from typing import Literal
 
 # absolute: provenance follows relative imports, and the code of a method counts only where it is run
 from freelunch.methods import slug
-from freelunch.parametrizations import parse_parametrization
 
-from ..config import Axes, Flow, Loss, Section
+from ..config import Flow
 from .dense import CalibrationSpec, DenseSpec, GramsSpec, ModelSpec
 from .pruned import PrunedSpec
 from .spec import Spec
-
-
-class Training(Section):
-    """Which parameters are trained, and how; see ``config.Axes`` for each."""
-
-    parametrization: str = Axes.model_fields["parametrization"].default
-    targets: str = "all"
-    loss: Loss = "mse"
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float | Literal["auto"] = 1e-4
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    warmup: float = 0.1
-    epochs: int = 1
-    batch_size: int = 2
-    accumulation: int = 1
-    clip: float = 0.0
-    patience: int = 0
-    seed: int = 0
-
-    @property
-    def modules(self) -> list[str]:
-        """Modules of the package that hold the parts of the parametrization."""
-        return [type(part).__module__.split(".", 1)[1] for part in parse_parametrization(self.parametrization)]
+from .training import Training
 
 
 class RecoveredSpec(Spec):

@@ -13,7 +13,7 @@ from ..config import Section
 RESULTS = "results"
 _LONGEST = 160  # of a label in a folder's name; the key tells cut ones apart
 STAGES = (
-    "models", "data", "calibration", "dense", "grams", "pruned", "shards", "reconstructed", "retrained", "repaired",
+    "data", "models", "calibration", "dense", "grams", "pruned", "shards", "reconstructed", "retrained", "repaired",
     "evaluation", "export",
 )  # fmt: skip
 """Folders of the stages below ``results``, upstream first."""
@@ -25,11 +25,18 @@ class Spec(Section):
     stage: str
     uncounted: ClassVar[frozenset[str]] = frozenset({"licence", "facts"})
     """Fields that do not change what is computed and so are no part of the key."""
+    later: ClassVar[frozenset[str]] = frozenset({"train", "data"})
+    """Fields that kinds of section got later: None is no part of the key, so that older results keep theirs."""
 
     @property
     def label(self) -> str:
         """What a person calls this spec."""
         raise NotImplementedError
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the stage keeps the files of an interrupted job, with a record by which they are judged."""
+        return self.stage in ("shards", "reconstructed", "retrained")
 
     def upstream(self) -> list[Spec]:
         """The specs whose results this stage reads."""
@@ -61,8 +68,8 @@ class Spec(Section):
 
 def _counted(value: Any) -> Any:
     if isinstance(value, Spec | Section):
-        skip = Spec.uncounted
-        return {field: _counted(getattr(value, field)) for field in type(value).model_fields if field not in skip}
+        fields = {field: getattr(value, field) for field in type(value).model_fields if field not in Spec.uncounted}
+        return {field: _counted(its) for field, its in fields.items() if field not in Spec.later or its is not None}
     if isinstance(value, tuple | list):
         return [_counted(item) for item in value]
     if isinstance(value, dict):

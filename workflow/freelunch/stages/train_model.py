@@ -1,0 +1,74 @@
+"""Train a dense model from random weights: the part of stage ``models`` for source ``train``."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from ..bpe import token_bytes, train_bpe
+from ..calibration import sample
+from ..device import DTYPES, choose
+from ..documents import read_documents
+from ..errors import naming
+from ..evaluation.perplexity import cut, perplexities
+from ..models import initialised
+from ..overlays import InMemory
+from ..pretraining import pretrain
+from ..specs import ModelSpec
+from ..streaming import Network
+from .checkpoint import Checkpoint
+from .stage import Stage
+
+
+def train_model(stage: Stage) -> tuple[Any, Any, dict[str, Any]]:
+    """The trained model and its tokenizer, and what the manifest says of how that went.
+
+    Perplexities are those that ``evaluate`` gives: of the first ``validation_sequences`` windows of a split. Per token
+    they compare models of one tokenizer; bits per byte compare all.
+
+    Raises:
+        FreelunchError: the data are too short, the config is none, or the training diverges.
+    """
+    spec = stage.spec
+    assert isinstance(spec, ModelSpec) and spec.data is not None and spec.source.train is not None
+    train, data, where = spec.source.train, stage.open(spec.data), f"models.{spec.model}.train"
+    dtype, device, separator = DTYPES[spec.source.dtype], choose(stage.execution.device), spec.data.source.separator
+    documents = {split: read_documents(data.file(f"{split}.jsonl")) for split in ("calibration", "validation")}
+    with naming(where):
+        texts = (document.text + separator for document in documents["calibration"])
+        tokenizer = train_bpe(texts, train.config["vocab_size"])
+        crops = sample(
+            documents["calibration"], tokenizer, sequences=train.sequences, length=train.length, sampling="packed",
+            seed=train.seed, separator=separator, name=f"data.{spec.data.data} (calibration)",
+        )  # fmt: skip
+        windows = {}
+        for split, members in documents.items():
+            joined = separator.join(document.text for document in members)
+            tokens = tokenizer(joined, verbose=False)["input_ids"]
+            windows[split] = cut(tokens, train.length, train.validation_sequences, f"data.{spec.data.data} ({split})")
+    model = initialised(train.config, tokenizer, train.seed, torch.float32, where).to(device)
+    keeper = Checkpoint(stage)
+    trained = pretrain(model, windows | {"calibration": crops.tokens}, train, dtype, where, keeper)
+    model.load_state_dict(trained.tensors, strict=False)  # tied weights are there once
+    model = model.to("cpu", dtype)
+
+    network = Network(model.config, InMemory(model.state_dict()), dtype, device)
+    found = perplexities(network, windows, stage.execution.stream_tokens)
+    lengths = token_bytes(tokenizer)
+    measured = {
+        split: {
+            "perplexity": each.value,
+            "bits_per_byte": math.log2(each.value) * each.tokens / int(lengths[windows[split][:, 1:]].sum()),
+            "tokens": each.tokens,
+        }
+        for split, each in found.items()
+    }
+    return model, tokenizer, {
+        "training": trained.record(),
+        "training_tokens": trained.fit.sequences * train.length,
+        "train_seconds": round(keeper.spent + trained.fit.seconds, 3),
+        "resumed_at": keeper.resumed_at,
+        "measured": measured,
+    }  # fmt: skip
