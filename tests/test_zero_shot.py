@@ -52,8 +52,10 @@ def _one_index(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def write_dataset(folder: Path, subset: str, split: str, rows: list[dict[str, Any]]) -> None:
     """A data set as the hub has it: parquet files, and a card that names them."""
     (folder / subset).mkdir(parents=True)
-    pyarrow.parquet.write_table(pa.Table.from_pylist(rows), folder / subset / f"{split}-00000-of-00001.parquet")
-    card = f"configs:\n- config_name: {subset}\n  data_files:\n  - split: {split}\n    path: {subset}/{split}-*\n"
+    card = f"configs:\n- config_name: {subset}\n  data_files:\n"
+    for name, its in {"train": rows[:2], split: rows}.items():
+        pyarrow.parquet.write_table(pa.Table.from_pylist(its), folder / subset / f"{name}-00000-of-00001.parquet")
+        card += f"  - split: {name}\n    path: {subset}/{name}-*\n"
     (folder / "README.md").write_text(f"---\n{card}---\n", encoding="utf-8")
 
 
@@ -147,6 +149,13 @@ def test_what_cannot_be_asked_is_one_line_with_the_task(
     with pytest.raises(FreelunchError) as caught:
         harness.load_tasks([name], {}, tmp_path, **options)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_data_set_without_a_split_is_named(hub: Path) -> None:
+    card = hub / "aps/super_glue/README.md"
+    card.write_text(card.read_text(encoding="utf-8").replace("split: train", "split: other"), encoding="utf-8")
+    with pytest.raises(FreelunchError, match="task boolq: data set aps/super_glue/boolq lacks 'train'"):
+        harness.load_tasks(["boolq"], {}, hub)
 
 
 def test_failures_of_the_hub_and_of_packages_are_told_apart(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:

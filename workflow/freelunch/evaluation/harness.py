@@ -123,7 +123,7 @@ def chance(task: Any, examples: int) -> float | None:
     stated = (task.get_config("metadata") or {}).get("chance")
     if stated is not None:
         return float(stated)
-    if task.OUTPUT_TYPE != "multiple_choice":
+    if task.OUTPUT_TYPE != "multiple_choice" or not hasattr(task, "doc_to_choice"):
         return None
     shares = [1 / len(task.doc_to_choice(document)) for _, document in task.doc_iterator(limit=examples)]
     return sum(shares) / len(shares)
@@ -174,6 +174,8 @@ def _task(
         raise FreelunchError(f"{where}: a package is missing: {error}") from None
     except Exception as error:  # what fails in reading a data set has no class of its own
         data = "/".join(str(config[key]) for key in ("dataset_path", "dataset_name") if config.get(key))
+        if isinstance(error, KeyError):
+            raise FreelunchError(f"{where}: data set {data} lacks {error}") from None
         raise FreelunchError(f"{where}: {repository_error(error, f'data set {data}')}") from None
     if getattr(task, "MULTIMODAL", False):
         raise FreelunchError(f"{where}: shows images or sounds, and the models here read text")

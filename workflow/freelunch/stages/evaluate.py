@@ -49,7 +49,7 @@ def evaluate(stage: Stage) -> None:
             metrics += _drifts(stage, open_network(stage, spec.base), network, compared)
         about = {}
         if questions:
-            entries, about["zero_shot"] = answers(stage, spec, network, tokenizer, questions)
+            entries, about["zero_shot"] = answers(stage, network, tokenizer, questions)
             metrics += entries
     stage.write_json("metrics.json", metrics)
     stage.finish(**about)

@@ -13,7 +13,7 @@ from typing import Any
 from ..config import ZeroShotTask
 from ..costs.zero_shot import LARGEST, whole_bytes
 from ..device import free_memory
-from ..facts import facts_of_file
+from ..facts import Facts
 from ..questions import QUESTION_SETS
 from ..specs import EvaluationSpec
 from ..streaming import Network
@@ -57,13 +57,13 @@ def asked(stage: Stage, spec: EvaluationSpec) -> Iterator[list[Asked]]:
 
 
 def answers(
-    stage: Stage, spec: EvaluationSpec, network: Network, tokenizer: Any, found: list[Asked]
+    stage: Stage, network: Network, tokenizer: Any, found: list[Asked]
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Run all tasks: their entries in ``metrics.json``, and what the manifest says of them."""
     from ..evaluation.harness import about_tasks, ask, mean_accuracy
 
     run_code, scores, about = stage.execution.run_model_code, [], {}
-    whole = _fits(stage, spec, network)
+    whole = _fits(stage, network)
     log.info("zero-shot tasks with %s", "the whole model in memory" if whole else "one block in memory at a time")
     with _model(network, tokenizer, stage.execution.stream_tokens, whole) as model:
         for each in found:
@@ -97,11 +97,11 @@ def _model(network: Network, tokenizer: Any, stream_tokens: int, whole: bool) ->
         yield WholeLM(model, tokenizer, stream_tokens)
 
 
-def _fits(stage: Stage, spec: EvaluationSpec, network: Network) -> bool:
+def _fits(stage: Stage, network: Network) -> bool:
     """Whether the whole model is to be held: as the config says, or if it fits where blocks are run."""
     if stage.execution.zero_shot != "auto":
         return stage.execution.zero_shot == "whole"
-    facts = facts_of_file(stage.open(spec.base).file("config.json"))
+    facts = Facts.model_validate(network.config.to_dict())
     needed = whole_bytes(facts, network.dtype.itemsize, stage.execution.stream_tokens)
     room = 0.9 * free_memory(network.device)
     return needed <= (room if network.device.type == "cuda" else min(room, LARGEST))
