@@ -104,6 +104,23 @@ def test_a_structured_run_is_exported_as_a_model_that_loads(finished: Path) -> N
     assert manifest["smaller"] or manifest["reason"]
 
 
+def test_a_zero_shot_task_asks_what_a_stage_made(finished: Path) -> None:
+    result = snakemake(finished, "--", "zero_shot")
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
+    rows = pd.read_csv(finished / "results/zero_shot/rows.csv", keep_default_na=False)
+    scores = rows[rows["dataset"] == "article_last_word"].groupby("metric")["value"]
+    assert scores.size().to_dict() == {"acc": 2, "chance": 2} and scores.min()["acc"] >= 0
+    assert (rows["metric"] == "acc_mean").sum() == 2
+    shutil.copy(finished / "workflow/tasks/article_last_word.yaml", finished / "kept")
+    with (finished / "workflow/tasks/article_last_word.yaml").open("a", encoding="utf-8") as file:
+        file.write("# edited\n")
+    edited = snakemake(finished, "--dry-run", "--", "zero_shot", "tiny")
+    shutil.move(finished / "kept", finished / "workflow/tasks/article_last_word.yaml")
+    lines = (edited.stdout + edited.stderr).split("Job stats:")[1].split("total")[0].splitlines()
+    counts = dict(line.split() for line in lines if line.strip() and line.split()[-1].isdigit())
+    assert counts["evaluate"] == "2" and not {"questions", "prune", "dense"} & counts.keys(), counts
+
+
 def test_the_report_is_one_file_that_asks_nothing_of_the_network(finished: Path) -> None:
     target = finished / "results/tiny/report.html"
     result = snakemake(finished, "--report", str(target), "--", "tiny")

@@ -10,7 +10,17 @@ from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 # absolute: provenance follows relative imports, and the code of a method counts only where it is run
 from freelunch.method import canonical_allocation, canonical_criterion, canonical_pattern, canonical_refinement
@@ -120,6 +130,21 @@ Split = Literal["calibration", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 
+class Questions(Section):
+    """Fields of a record, besides its text, that questions about it are made of (see ``freelunch.questions``)."""
+
+    title: str | None = None
+    """What the article is about."""
+    description: str | None = None
+    """A line that says what that is."""
+    topic: str | None = None
+    """One of few words that sort the articles."""
+    no_topic: tuple[str, ...] = ()
+    """Values of ``topic`` that mean none."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Of the wrong answers and of their order."""
+
+
 class DataConfig(Source):
     """A text data set, one document per record.
 
@@ -132,6 +157,8 @@ class DataConfig(Source):
     identifier: str | None = None
     separator: str = "\n\n"
     max_documents: Annotated[int, Field(gt=0)] | None = None
+    questions: Questions | None = None
+    """What zero-shot tasks ask about it; counts for their keys alone."""
     licence: str = ""
 
     @model_validator(mode="after")
@@ -236,16 +263,64 @@ class Axes(Section):
 AXES = tuple(Axes.model_fields)
 
 
-class EvaluationTask(Section):
+class TextTask(Section):
     """A measurement on the joined text of some splits, in non-overlapping windows of ``length`` tokens."""
 
-    metric: Literal["perplexity", "drift"] = "perplexity"
-    """``drift``: distance of the output of every block from the dense one's; not measured of the dense model."""
+    metric: str
     data: Name
     splits: tuple[Split, ...] = ("test",)
     length: Length = 2048
     sequences: Positive | None = None
     """Windows used, from the start of the text; all of them if not given."""
+
+
+class PerplexityTask(TextTask):
+    """Perplexity of the text."""
+
+    metric: Literal["perplexity"] = "perplexity"
+
+
+class DriftTask(TextTask):
+    """Distance of the output of every block from the dense one's; not measured of the dense model."""
+
+    metric: Literal["drift"]
+
+
+class ZeroShotTask(Section):
+    """Tasks of lm-eval, by the names it has for them, and those of ``workflow/tasks``, which ask about ``data``."""
+
+    metric: Literal["zero_shot"]
+    tasks: Annotated[tuple[Name, ...], Field(min_length=1)]
+    data: Name | None = None
+    """The data set that tasks of ``workflow/tasks`` ask about; those of lm-eval bring their own."""
+    limit: Positive | None = None
+    """Examples of every task, from its first; all of them if not given."""
+    shots: Annotated[int, Field(ge=0)] | None = None
+    """Solved examples before each question; if not given, as many as the task says (mostly none)."""
+
+    @field_validator("tasks")
+    @classmethod
+    def _each_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"{twice[0]} is there twice")
+        return names
+
+
+TASKS: dict[str, type[Section]] = {"perplexity": PerplexityTask, "drift": DriftTask, "zero_shot": ZeroShotTask}
+"""Kinds of tasks by their metric."""
+
+
+def _metric(task: Any) -> Any:
+    return task.get("metric", "perplexity") if isinstance(task, dict) else getattr(task, "metric", "perplexity")
+
+
+EvaluationTask = Annotated[
+    Annotated[PerplexityTask, Tag("perplexity")]
+    | Annotated[DriftTask, Tag("drift")]
+    | Annotated[ZeroShotTask, Tag("zero_shot")],
+    Discriminator(_metric),
+]
 
 
 class SuiteConfig(Section):
@@ -275,6 +350,11 @@ class ExecutionConfig(Section):
     """Whether retraining computes the activations of a block again in the backward pass, to save memory."""
     shards: Positive = 1
     """Jobs that the windows of one reconstruction are split into: in parallel with flow ``dense``, else in a chain."""
+    zero_shot: Literal["auto", "whole", "streaming"] = "auto"
+    """How zero-shot tasks are run: with the ``whole`` model in memory, or ``streaming`` its blocks; ``auto`` does the
+    first where it fits."""
+    run_model_code: bool = False
+    """Whether tasks may run code that the model wrote (humaneval), without a sandbox."""
 
 
 class Config(Section):
@@ -330,13 +410,17 @@ def validate(kind: type[Kind], raw: Any, where: str = "") -> Kind:
 
 def _explain(kind: type[BaseModel], problem: dict[str, Any], where: str) -> str:
     path = [where] if where else []
-    for step in problem["loc"]:
-        path.append(f"{path.pop() if path else ''}[{step}]" if isinstance(step, int) else str(step))
+    for before, step in zip((None, *problem["loc"]), problem["loc"], strict=False):
+        # the kind of a task stands in the location of a failure, and not in the config
+        if not (isinstance(before, int) and step in TASKS):
+            path.append(f"{path.pop() if path else ''}[{step}]" if isinstance(step, int) else str(step))
     key = ".".join(path)
     if problem["type"] == "extra_forbidden":
         return f"{key}: unknown key; {suggest(str(problem['loc'][-1]), _fields_at(kind, problem['loc'][:-1]))}"
     if problem["type"] == "missing":
         return f"{key}: this key is missing"
+    if problem["type"] == "union_tag_invalid":
+        return f"{key}.metric: {problem['ctx']['tag']!r} is not possible; {suggest(problem['ctx']['tag'], TASKS)}"
     if problem["type"] == "literal_error":
         allowed = [word.strip(" '") for word in problem["ctx"]["expected"].replace(" or ", ", ").split(",")]
         return f"{key}: {problem['input']!r} is not possible; {suggest(str(problem['input']), allowed)}"
@@ -350,7 +434,9 @@ def _fields_at(kind: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
     """The keys allowed at a location of the config, found by walking the annotations."""
     current: Any = kind
     for step in location:
-        if isinstance(current, type) and issubclass(current, BaseModel) and step in current.model_fields:
+        if not isinstance(current, type) and step in TASKS:
+            current = TASKS[step]
+        elif isinstance(current, type) and issubclass(current, BaseModel) and step in current.model_fields:
             current = current.model_fields[step].annotation
         elif get_args(current):
             current = get_args(current)[-1] if get_origin(current) is dict else get_args(current)[0]

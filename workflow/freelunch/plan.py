@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
-from .config import AXES, LOSSES, Axes, Config, SuiteConfig, Wheel, validate
+from .config import AXES, LOSSES, Axes, Config, SuiteConfig, TextTask, Wheel, ZeroShotTask, validate
 from .errors import FreelunchError, suggest
 from .reporting.names import FIGURE_NAMES, TABLE_NAMES
 from .specs import (
@@ -23,6 +23,7 @@ from .specs import (
     ModelSpec,
     OverlaySpec,
     PrunedSpec,
+    QuestionsSpec,
     ReconstructedSpec,
     RepairedSpec,
     RetrainedSpec,
@@ -32,8 +33,8 @@ from .specs import (
 from .validity import check_distinct, check_model, check_name, check_run, check_task
 
 RULES = (
-    "fetch", "model", "data", "calibrate", "dense", "grams", "prune", "shard", "reconstruct", "retrain", "repair",
-    "evaluate", "export", "collect", "table", "figure",
+    "fetch", "model", "data", "questions", "calibrate", "dense", "grams", "prune", "shard", "reconstruct", "retrain",
+    "repair", "evaluate", "export", "collect", "table", "figure",
 )  # fmt: skip
 RESERVED = frozenset({"all", *RULES, *STAGES, "wheels", "logs", "benchmarks"})
 """What a suite cannot be called: targets and folders of that name exist already."""
@@ -178,7 +179,9 @@ def _run(config: Config, name: str, suite: SuiteConfig, axes: Axes | None, model
         subject = _subject(pruned, axes)
     tasks = tuple(check_task(config, task, f"suites.{name}.evaluate[{i}]", model_name)
                   for i, task in enumerate(suite.evaluate))  # fmt: skip
-    data = tuple(_data(config, dataset) for dataset in dict.fromkeys(task.data for task in tasks))
+    read = dict.fromkeys(task.data for task in tasks if isinstance(task, TextTask))
+    asked = dict.fromkeys(task.data for task in tasks if isinstance(task, ZeroShotTask) and task.data is not None)
+    data = (*(_data(config, dataset) for dataset in read), *(_questions(config, dataset) for dataset in asked))
     return Run(name, EvaluationSpec(subject=subject, data=data, tasks=tasks), axes)
 
 
@@ -210,3 +213,9 @@ def _model(config: Config, name: str) -> ModelSpec:
 
 def _data(config: Config, name: str) -> DataSpec:
     return DataSpec(data=name, source=config.data[name])
+
+
+def _questions(config: Config, name: str) -> QuestionsSpec:
+    fields = config.data[name].questions
+    assert fields is not None
+    return QuestionsSpec(data=_data(config, name), fields=fields)

@@ -140,9 +140,14 @@ def snapshot(hub: Hub, patterns: list[str]) -> Path:
 
 def hub_error(error: BaseException, hub: Hub) -> FreelunchError:
     """The one line for an exception of huggingface_hub, datasets or the network below them."""
+    where, revision = f"{hub.id}@{hub.revision[:12]}", hub.revision
+    return repository_error(error, where, revision, ", or name a copy on disk with `path:`")
+
+
+def repository_error(error: BaseException, where: str, revision: str = "main", otherwise: str = "") -> FreelunchError:
+    """The same for a repository that the config does not name; ``otherwise``: what else would do without the hub."""
     from huggingface_hub import errors as hub_errors
 
-    where = f"{hub.id}@{hub.revision[:12]}"
     chain = _chain(error)
     names = " ".join(kind.__name__ for link in chain for kind in type(link).__mro__)
     text = " ".join(str(link) for link in chain)
@@ -154,10 +159,10 @@ def hub_error(error: BaseException, hub: Hub) -> FreelunchError:
             f"{where}: is gated; accept its licence on its hub page and set HF_TOKEN to a token of that account"
         )
     if any(isinstance(link, hub_errors.RevisionNotFoundError) for link in chain) or "Revision '" in text:
-        return FreelunchError(f"{where}: the repository has no revision {hub.revision}")
+        return FreelunchError(f"{where}: the repository has no revision {revision}")
     if any(isinstance(link, hub_errors.RepositoryNotFoundError) for link in chain) or "DatasetNotFound" in names:
         return FreelunchError(f"{where}: the hub has no such repository, or it is private (then set HF_TOKEN)")
-    local = "set HF_HOME to a Hugging Face cache that has it, or name a copy on disk with `path:`"
+    local = f"set HF_HOME to a Hugging Face cache that has it{otherwise}"
     if "OfflineModeIsEnabled" in names + text or "HF_HUB_OFFLINE" in text:
         return FreelunchError(f"{where}: HF_HUB_OFFLINE is set and the cache lacks this repository; {local}")
     network = ("ConnectError", "ConnectionError", "ConnectTimeout", "ReadTimeout", "ProxyError", "LocalEntryNotFound")

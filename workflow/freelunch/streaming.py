@@ -9,12 +9,12 @@ are read block by block from a :class:`~freelunch.overlays.TensorSource`, so an 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from .blocks import Call, StopForward, call_block, find_blocks
 from .device import release_memory
@@ -78,6 +78,12 @@ class Network:
         for module in self._model.modules():
             if module not in (self._embedding, self._head):
                 self._fill(module, self._names[id(module)])
+
+    @property
+    def config(self) -> PretrainedConfig:
+        """Of the model."""
+        config: PretrainedConfig = self._model.config
+        return config
 
     # --- the parts around the blocks ---------------------------------------------------------------------------------
 
@@ -144,6 +150,22 @@ class Network:
     def block_name(self, index: int) -> str:
         """Full name of a block: the prefix of its tensors' names."""
         return f"{self.prefix}.{index}"
+
+    @contextmanager
+    def whole(self) -> Iterator[PreTrainedModel]:
+        """The model with all of its weights on the device, as transformers runs it; not to be streamed meanwhile."""
+        blocks = self._model.get_submodule(self.prefix)
+        assert isinstance(blocks, nn.ModuleList)
+        with ExitStack() as loaded:
+            for module in (self._embedding, self._head):
+                loaded.enter_context(self._loaded(module))
+            try:
+                for index in range(len(self.blocks)):
+                    blocks[index] = loaded.enter_context(self.block(index))
+                yield self._model
+            finally:
+                for index, tap in enumerate(self._taps):
+                    blocks[index] = tap
 
     @torch.no_grad()
     def run_block(self, index: int, block: nn.Module, hidden: Tensor) -> Tensor:

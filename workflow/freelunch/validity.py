@@ -6,11 +6,12 @@ from typing import Any
 
 from freelunch.parametrizations import parse_parametrization
 
-from .config import LOSSES, Axes, Config, EvaluationTask, Split, SuiteConfig
+from .config import LOSSES, Axes, Config, EvaluationTask, Split, SuiteConfig, ZeroShotTask
 from .errors import FreelunchError, suggest
 from .facts import Facts, facts_of
 from .method import Method, parse_method
 from .patterns import Structured
+from .questions import QUESTION_SETS
 from .windows import MATRICES, check_window
 
 FEWEST_TOKENS = 257
@@ -105,11 +106,35 @@ def _fits(method: Method, facts: Facts, model: str) -> None:
 
 def check_task(config: Config, task: EvaluationTask, where: str, model: str) -> EvaluationTask:
     """Refuse a task that the data or the model's context make impossible; returns it."""
+    if isinstance(task, ZeroShotTask):
+        _questions(config, task, where)
+        return task
     check_name(f"{where}.data", task.data, config.data)
     for split in task.splits:
         _split(config, task.data, split, f"{where}.splits")
     _context(facts_of(config, model), task.length, f"{where}.length", model)
     return task
+
+
+def _questions(config: Config, task: ZeroShotTask, where: str) -> None:
+    """Refuse questions about a data set that cannot be made. What lm-eval has is known only when a job starts."""
+    local = [name for name in task.tasks if name in QUESTION_SETS]
+    if task.data is None:
+        if local:
+            raise FreelunchError(f"{where}.data: this key is missing; {local[0]} asks about a data set")
+        return
+    if not local:
+        raise FreelunchError(f"{where}.data: none of {', '.join(task.tasks)} asks about a data set; "
+                             f"{', '.join(QUESTION_SETS)} do")  # fmt: skip
+    check_name(f"{where}.data", task.data, config.data)
+    _split(config, task.data, "test", f"{where}.data")
+    fields = config.data[task.data].questions
+    if fields is None:
+        raise FreelunchError(f"data.{task.data}.questions: this key is missing; {local[0]} asks about its articles")
+    for name in local:
+        for field in QUESTION_SETS[name].fields:
+            if getattr(fields, field) is None:
+                raise FreelunchError(f"data.{task.data}.questions.{field}: this key is missing; {name} needs it")
 
 
 def _context(facts: Facts, length: int, where: str, model: str) -> None:
@@ -125,7 +150,13 @@ def _split(config: Config, data: str, split: Split | str, where: str) -> None:
 def check_distinct(name: str, suite: SuiteConfig) -> None:
     """Refuse tasks of a suite that measure the same."""
     seen: set[tuple[str, str, str, int]] = set()
+    asked: set[str] = set()
     for i, task in enumerate(suite.evaluate):
+        if isinstance(task, ZeroShotTask):
+            for each in asked.intersection(task.tasks):
+                raise FreelunchError(f"suites.{name}.evaluate[{i}].tasks: {each} is measured already")
+            asked |= set(task.tasks)
+            continue
         for split in task.splits:
             if (task.metric, task.data, split, task.length) in seen:
                 raise FreelunchError(

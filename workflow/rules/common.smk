@@ -10,6 +10,7 @@ from freelunch.errors import FreelunchError
 from freelunch.facts import facts_of
 from freelunch.plan import make_plan
 from freelunch.provenance import code_digest, sources
+from freelunch.questions import FOLDER
 from freelunch.sources import wheel_path
 from freelunch.specs import STAGES
 from snakemake.exceptions import WorkflowError
@@ -68,6 +69,19 @@ def method_code(stage):
         return code(MODULES[stage], *SPECS[stage][wildcards.name].modules)
 
     return digest
+
+
+def evaluation_code(wildcards):
+    """The stage's own code and, where they are asked, the files of local zero-shot tasks."""
+    asked = SPECS["evaluation"][wildcards.name].questions
+    local = map(str, FOLDER.glob("*.yaml")) if asked else ()
+    return code_digest({*sources("stages.evaluate"), *local})
+
+
+def evaluation_minutes(wildcards):
+    """Zero-shot tasks of a large model take longer than all else that is measured."""
+    tasks = SPECS["evaluation"][wildcards.name].tasks
+    return 1440 if any(task.metric == "zero_shot" for task in tasks) else 480
 
 
 def shards(wildcards):

@@ -15,10 +15,10 @@ rule evaluate:
     threads: TORCH_THREADS
     resources:
         mem_mb=memory("evaluation"),
-        runtime=480,
+        runtime=evaluation_minutes,
         gpu=GPUS,
     params:
-        code=code("stages.evaluate"),
+        code=evaluation_code,
     message:
         "evaluate {wildcards.name}"
     script:

@@ -1,4 +1,4 @@
-"""Fetch and unpack: wheels, models, data."""
+"""Fetch and unpack: wheels, models, data, questions about them."""
 
 
 rule fetch:
@@ -63,3 +63,25 @@ rule data:
         "prepare data {wildcards.name}"
     script:
         "../scripts/data.py"
+
+
+rule questions:
+    input:
+        upstream("questions"),
+    output:
+        "results/questions/{name}/manifest.json",
+    log:
+        "results/logs/questions/{name}.log",
+    benchmark:
+        "results/benchmarks/questions/{name}.tsv"
+    conda:
+        "../../envs/torch.yaml"
+    resources:
+        mem_mb=memory("questions"),
+        runtime=60,
+    params:
+        code=code("stages.questions"),
+    message:
+        "make questions {wildcards.name}"
+    script:
+        "../scripts/questions.py"

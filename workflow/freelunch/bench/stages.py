@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..config import EvaluationTask
+from ..config import PerplexityTask
 from ..costs import forward_operations
 from ..facts import Facts
 from ..specs import EvaluationSpec, ReconstructedSpec, Spec
@@ -82,7 +82,7 @@ def _specs(demo: ReconstructedSpec, facts: Facts, depth: int, root: Path) -> dic
     calibration = dense.calibration
     pruned = pruned_from(dense, "wanda", "2:4")
     windows = {name: demo.changed(pruned=pruned, dense=dense, window=name) for name in ("attention_mlp", "block")}
-    task = EvaluationTask(data="words", splits=("test",), length=calibration.length, sequences=calibration.sequences)
+    task = PerplexityTask(data="words", splits=("test",), length=calibration.length, sequences=calibration.sequences)
     return {
         "model": calibration.model,
         "data": calibration.data,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from ..config import Config
+from ..config import Config, ZeroShotTask
 from ..facts import DTYPE_BYTES, facts_of
 from ..specs import CalibrationSpec, DenseSpec, EvaluationSpec, ExportSpec, GramsSpec, ModelSpec
+from . import zero_shot
 from .basis import PROCESS_BYTES, Cost, batch_bytes, forward_operations, gram_entries, shape, tokens_of
 from .training import pretrain
 
@@ -56,6 +57,10 @@ def evaluate(config: Config, spec: EvaluationSpec) -> Cost:
     operations = memory = 0.0
     compared = 0.0  # states of all drift tasks, which go through the blocks together
     for task in spec.tasks:
+        if isinstance(task, ZeroShotTask):
+            operations += zero_shot.operations(config, facts, task)
+            memory = max(memory, zero_shot.memory(config, facts, width, task))
+            continue
         tokens = (task.sequences or 1000) * task.length * len(task.splits)
         once = facts.num_hidden_layers * forward_operations(facts, tokens, task.length)
         if task.metric == "perplexity":

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter
 
-from .dense import CalibrationSpec, DataSpec, DenseSpec, GramsSpec, ModelSpec
+from .dense import CalibrationSpec, DataSpec, DenseSpec, GramsSpec, ModelSpec, QuestionsSpec
 from .pruned import PrunedSpec
 from .recovered import (
     OverlaySpec,
@@ -26,13 +26,14 @@ from .training import Training, training_of
 
 __all__ = [
     "RESULTS", "STAGES", "AnySpec", "CalibrationSpec", "DataSpec", "DenseSpec", "EvaluationSpec", "ExportSpec",
-    "GramsSpec", "ModelSpec", "OverlaySpec", "PrunedSpec", "ReconstructedSpec", "RecoveredSpec", "RepairedSpec",
-    "RetrainedSpec", "ShardSpec", "Spec", "Training", "parse_spec", "training_of",
+    "GramsSpec", "ModelSpec", "OverlaySpec", "PrunedSpec", "QuestionsSpec", "ReconstructedSpec", "RecoveredSpec",
+    "RepairedSpec", "RetrainedSpec", "ShardSpec", "Spec", "Training", "parse_spec", "training_of",
 ]  # fmt: skip
 
 AnySpec = (
     ModelSpec
     | DataSpec
+    | QuestionsSpec
     | CalibrationSpec
     | DenseSpec
     | GramsSpec

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ..config import DataConfig, ModelConfig
+from ..config import DataConfig, ModelConfig, Questions
 from .spec import Spec
 from .training import training_of
 
@@ -19,6 +19,26 @@ class DataSpec(Spec):
     @property
     def label(self) -> str:
         return self.data
+
+
+class QuestionsSpec(Spec):
+    """Questions about the articles of a test split."""
+
+    stage: Literal["questions"] = "questions"
+    data: DataSpec
+    fields: Questions
+
+    @property
+    def label(self) -> str:
+        return self.data.label
+
+    @property
+    def source(self) -> DataConfig:
+        """Where the records are read that the documents come from."""
+        return self.data.source
+
+    def upstream(self) -> list[Spec]:
+        return [self.data]
 
 
 class ModelSpec(Spec):

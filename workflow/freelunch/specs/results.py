@@ -8,7 +8,7 @@ from typing import Literal
 from freelunch.patterns import Structured
 
 from ..config import EvaluationTask
-from .dense import DataSpec, ModelSpec
+from .dense import DataSpec, ModelSpec, QuestionsSpec
 from .pruned import PrunedSpec
 from .recovered import OverlaySpec
 from .spec import Spec
@@ -19,7 +19,7 @@ class EvaluationSpec(Spec):
 
     stage: Literal["evaluation"] = "evaluation"
     subject: ModelSpec | OverlaySpec
-    data: tuple[DataSpec, ...]
+    data: tuple[DataSpec | QuestionsSpec, ...]
     tasks: tuple[EvaluationTask, ...]
 
     @property
@@ -33,6 +33,16 @@ class EvaluationSpec(Spec):
     def base(self) -> ModelSpec:
         """The dense model underneath."""
         return self.subject if isinstance(self.subject, ModelSpec) else self.subject.base
+
+    @property
+    def texts(self) -> dict[str, DataSpec]:
+        """The data sets whose text is read, by name."""
+        return {data.data: data for data in self.data if isinstance(data, DataSpec)}
+
+    @property
+    def questions(self) -> dict[str, QuestionsSpec]:
+        """The questions that are asked, by the name of the data set they are about."""
+        return {asked.data.data: asked for asked in self.data if isinstance(asked, QuestionsSpec)}
 
     @property
     def overlays(self) -> list[OverlaySpec]:

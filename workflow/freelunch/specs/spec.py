@@ -13,8 +13,8 @@ from ..config import Section
 RESULTS = "results"
 _LONGEST = 160  # of a label in a folder's name; the key tells cut ones apart
 STAGES = (
-    "data", "models", "calibration", "dense", "grams", "pruned", "shards", "reconstructed", "retrained", "repaired",
-    "evaluation", "export",
+    "data", "models", "questions", "calibration", "dense", "grams", "pruned", "shards", "reconstructed", "retrained",
+    "repaired", "evaluation", "export",
 )  # fmt: skip
 """Folders of the stages below ``results``, upstream first."""
 
@@ -23,8 +23,8 @@ class Spec(Section):
     """Parameters of one stage run. Subclasses name the stage by the folder their results lie in."""
 
     stage: str
-    uncounted: ClassVar[frozenset[str]] = frozenset({"licence", "facts"})
-    """Fields that do not change what is computed and so are no part of the key."""
+    uncounted: ClassVar[frozenset[str]] = frozenset({"licence", "facts", "questions"})
+    """Fields that do not change what is computed and so are no part of the key (that of questions has its own copy)."""
     later: ClassVar[frozenset[str]] = frozenset({"train", "data"})
     """Fields that kinds of section got later: None is no part of the key, so that older results keep theirs."""
 

@@ -1,4 +1,4 @@
-"""Stage ``evaluate``: perplexities of one network, and its drift from the dense one, streamed over its blocks."""
+"""Stage ``evaluate``: perplexities of one network, its drift from the dense one, and its zero-shot accuracies."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..artifacts import Artifact
+from ..config import TextTask
 from ..documents import read_documents
 from ..evaluation.drift import drifts
 from ..evaluation.perplexity import cut, perplexities
@@ -16,6 +17,7 @@ from ..specs import EvaluationSpec
 from ..streaming import Network
 from .network import open_network, open_source, open_tokenizer
 from .stage import Stage
+from .zero_shot import answers, asked
 
 
 @dataclass(frozen=True)
@@ -27,26 +29,37 @@ class _Text:
 
 
 def evaluate(stage: Stage) -> None:
-    """Run the stage: ``metrics.json`` with one entry per perplexity, and two per block for every drift."""
+    """Run the stage: ``metrics.json``, with one entry per perplexity, two per block for every drift, and those of
+    zero-shot tasks.
+
+    Raises:
+        FreelunchError: a text is too short, a zero-shot task cannot be loaded, or a metric is not finite.
+    """
     spec = stage.spec
     assert isinstance(spec, EvaluationSpec)
     tokenizer = open_tokenizer(stage, spec.base)
     read = _texts(stage, spec, tokenizer, "perplexity")
     # the dense model has nothing that it could be compared with
     compared = _texts(stage, spec, tokenizer, "drift") if spec.overlays else {}
-    network = open_network(stage, spec.base, open_source(stage, spec.base, spec.overlays))
-    metrics = _perplexities(stage, network, read) if read else []
-    if compared:
-        metrics += _drifts(stage, open_network(stage, spec.base), network, compared)
+    # what cannot be asked is known before anything is computed
+    with asked(stage, spec) as questions:
+        network = open_network(stage, spec.base, open_source(stage, spec.base, spec.overlays))
+        metrics = _perplexities(stage, network, read) if read else []
+        if compared:
+            metrics += _drifts(stage, open_network(stage, spec.base), network, compared)
+        about = {}
+        if questions:
+            entries, about["zero_shot"] = answers(stage, network, tokenizer, questions)
+            metrics += entries
     stage.write_json("metrics.json", metrics)
-    stage.finish()
+    stage.finish(**about)
 
 
 def _texts(stage: Stage, spec: EvaluationSpec, tokenizer: Any, metric: str) -> dict[str, _Text]:
     """What the tasks of a metric read, by the name that failures give it."""
-    sources = {data.data: data for data in spec.data}
+    sources = spec.texts
     found: dict[str, _Text] = {}
-    for task in (task for task in spec.tasks if task.metric == metric):
+    for task in (task for task in spec.tasks if isinstance(task, TextTask) and task.metric == metric):
         for split in task.splits:
             name = f"{task.data} {split} @ {task.length}"
             text = joined(stage.open(sources[task.data]), split, sources[task.data].source.separator)

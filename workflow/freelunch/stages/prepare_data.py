@@ -30,7 +30,7 @@ def prepare_data(stage: Stage) -> None:
     fractions = {split: share for split, share in source.splits.items() if isinstance(share, float)}
     splits: dict[Split, Iterable[Document]] = {}
     if fractions:
-        documents = list(documents_of(_records(stage, source, None, where), source, where))
+        documents = list(documents_of(records_of(stage, source, None, where), source, where))
         try:
             splits.update(deal(documents, fractions, source.max_documents))
         except FreelunchError as error:
@@ -41,7 +41,7 @@ def prepare_data(stage: Stage) -> None:
             twins = [other for other, its in names.items() if its == name and other != split]
             if twins:
                 raise FreelunchError(f"{where}.splits: {split} and {twins[0]} are both {name!r}, and must not overlap")
-            records = _records(stage, source, name, f"{where}.splits.{split}")
+            records = records_of(stage, source, name, f"{where}.splits.{split}")
             splits[split] = islice(numbered(documents_of(records, source, where)), source.max_documents)
 
     sizes = {}
@@ -53,8 +53,12 @@ def prepare_data(stage: Stage) -> None:
     stage.finish(splits=sizes, licence=source.licence)
 
 
-def _records(stage: Stage, source: DataConfig, name: str | None, where: str) -> Iterator[Record]:
-    """Records of the whole source, or of its split or files ``name``."""
+def records_of(stage: Stage, source: DataConfig, name: str | None, where: str) -> Iterator[Record]:
+    """Records of the whole source, or of its split or files ``name``.
+
+    Raises:
+        FreelunchError: the source cannot be fetched or read, or has no such split or file; ``where`` is its key.
+    """
     if source.hub is not None:
         return _hub(source.hub, name, source.max_documents, where)
     if source.wheel is not None:

@@ -1,0 +1,266 @@
+"""Zero-shot tasks: stock tasks of lm-eval on small local data, local tasks through the stages, and what goes wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import datasets
+import lm_eval.tasks
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from lm_eval.tasks import TaskManager
+
+from freelunch.artifacts import Artifact
+from freelunch.config import ExecutionConfig, parse_config
+from freelunch.costs import cost
+from freelunch.errors import FreelunchError
+from freelunch.evaluation import harness
+from freelunch.evaluation.streaming_lm import StreamingLM
+from freelunch.models import byte_tokenizer
+from freelunch.overlays import InMemory
+from freelunch.plan import Plan, make_plan, walk
+from freelunch.specs import DataSpec, EvaluationSpec, ModelSpec, QuestionsSpec
+from freelunch.stages.collect import rows_of
+from freelunch.stages.evaluate import evaluate
+from freelunch.stages.prepare_data import prepare_data
+from freelunch.stages.prepare_model import prepare_model
+from freelunch.stages.questions import questions
+from freelunch.stages.stage import Stage
+from freelunch.streaming import Network
+from test_questions import config_of
+from tiny import random_model
+
+LETTERS = "ABCD"
+
+
+STOCK = Path(lm_eval.tasks.__file__).parent
+ASKED = ("arc", "super_glue/boolq", "glue/rte", "gsm8k", "humaneval")
+
+
+@cache
+def some_tasks(include_path: Path, include_defaults: bool) -> TaskManager:
+    """lm-eval's index, of those of its own tasks that are asked here: that of all takes long."""
+    own = [STOCK / name for name in ASKED] if include_defaults else []
+    return TaskManager(include_path=[*own, include_path], include_defaults=False)
+
+
+@pytest.fixture(autouse=True)
+def _one_index(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The index is read once; the cache of data sets is this test's own."""
+    monkeypatch.setattr(harness, "TaskManager", some_tasks)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def write_dataset(folder: Path, subset: str, split: str, rows: list[dict[str, Any]]) -> None:
+    """A data set as the hub has it: parquet files, and a card that names them."""
+    (folder / subset).mkdir(parents=True)
+    card = f"configs:\n- config_name: {subset}\n  data_files:\n"
+    for name, its in {"train": rows[:2], split: rows}.items():
+        pyarrow.parquet.write_table(pa.Table.from_pylist(its), folder / subset / f"{name}-00000-of-00001.parquet")
+        card += f"  - split: {name}\n    path: {subset}/{name}-*\n"
+    (folder / "README.md").write_text(f"---\n{card}---\n", encoding="utf-8")
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Small data in the formats of ``arc_easy``, ``boolq`` and ``gsm8k``, under the names that lm-eval asks for."""
+    choices = [3, 4, 4, 5, 4, 4]
+    arc = [
+        {
+            "id": str(i), "question": f"What is thing {i}?", "answerKey": LETTERS[i % 3],
+            "choices": {"text": [f"a thing {j}" for j in range(n)], "label": list("ABCDE"[:n])},
+        }
+        for i, n in enumerate(choices)
+    ]  # fmt: skip
+    write_dataset(tmp_path / "allenai/ai2_arc", "ARC-Easy", "test", arc)
+    boolq = [
+        {"question": f"is {i} a number", "passage": f"The number {i} is one.", "idx": i, "label": i % 2}
+        for i in range(5)
+    ]
+    write_dataset(tmp_path / "aps/super_glue", "boolq", "validation", boolq)
+    sums = [{"question": f"What is {i} and 1?", "answer": f"It is one more. #### {i + 1}"} for i in range(7)]
+    write_dataset(tmp_path / "openai/gsm8k", "main", "test", sums)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def tiny_model() -> StreamingLM:
+    model = random_model("llama", max_position_embeddings=256, vocab_size=320)
+    network = Network(model.config, InMemory(dict(model.state_dict())), model.dtype)
+    return StreamingLM(network, byte_tokenizer(), 256)
+
+
+def test_stock_tasks_give_accuracies_chance_and_their_mean(hub: Path) -> None:
+    tasks = harness.load_tasks(["arc_easy", "boolq"], {}, hub)
+    scores = harness.ask(tiny_model(), tasks, limit=None)
+    found = {(score.task, score.metric): score for score in scores}
+    assert found.keys() == {
+        ("arc_easy", "acc"), ("arc_easy", "acc_norm"), ("arc_easy", "chance"), ("boolq", "acc"), ("boolq", "chance")
+    }  # fmt: skip
+    assert found["boolq", "chance"].value == 0.5
+    assert found["arc_easy", "chance"].value == pytest.approx((1 / 3 + 4 / 4 + 1 / 5) / 6)
+    boolq = found["boolq", "acc"]
+    assert (boolq.split, boolq.examples, boolq.shots, boolq.filter) == ("validation", 5, 0, None)
+    assert found["arc_easy", "acc"].split == "test"
+    hits = round(boolq.value * 5)
+    assert boolq.value == hits / 5 and boolq.stderr == pytest.approx(math.sqrt(hits / 5 * (1 - hits / 5) / 4))
+    value, spread = harness.mean_accuracy(scores) or (None, None)
+    arc = found["arc_easy", "acc"]
+    assert value == pytest.approx((arc.value + boolq.value) / 2)
+    assert spread == pytest.approx(math.hypot(arc.stderr or 0, boolq.stderr or 0) / 2)
+    about = harness.about_tasks(tasks)["tasks"]
+    assert about["arc_easy"]["data"] == ["allenai/ai2_arc", "ARC-Easy"] and about["boolq"]["version"] == 2.0
+
+
+def test_a_limit_takes_the_first_examples(hub: Path) -> None:
+    tasks = harness.load_tasks(["arc_easy"], {}, hub)
+    scores = harness.ask(tiny_model(), tasks, limit=3)
+    assert {score.examples for score in scores} == {3}
+    chance = next(score for score in scores if score.metric == "chance")
+    assert chance.value == pytest.approx((1 / 3 + 2 / 4) / 3)
+
+
+def test_written_answers_are_scored_in_every_way_that_a_task_reads_them(
+    hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model()
+    monkeypatch.setattr(model, "generate_until", lambda requests: ["So it is #### 3"] * len(requests))
+    scores = harness.ask(model, harness.load_tasks(["gsm8k"], {}, hub, shots=0), limit=4)
+    assert [(score.metric, score.filter, score.shots) for score in scores] == [
+        ("exact_match", "strict-match", 0), ("exact_match", "flexible-extract", 0)
+    ]  # fmt: skip
+    assert {score.value for score in scores} == {0.25}  # of 1, 2, 3 and 4 the third
+    assert harness.mean_accuracy(scores) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("arc_esay", {}, "zero-shot task arc_esay: lm-eval has no such task; did you mean 'arc_easy'?"),
+        ("ai2_arc", {}, "zero-shot task ai2_arc: stands for several; name them one by one: arc_challenge, arc_easy"),
+        ("humaneval", {}, "task humaneval: runs code that the model wrote; set execution.run_model_code: true"),
+        ("rte", {}, "zero-shot task rte: data set nyu-mll/glue/rte: HF_HUB_OFFLINE is set and the cache lacks this"),
+    ],
+)
+def test_what_cannot_be_asked_is_one_line_with_the_task(
+    name: str, options: Any, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(FreelunchError) as caught:
+        harness.load_tasks([name], {}, tmp_path, **options)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_data_set_without_a_split_is_named(hub: Path) -> None:
+    card = hub / "aps/super_glue/README.md"
+    card.write_text(card.read_text(encoding="utf-8").replace("split: train", "split: other"), encoding="utf-8")
+    with pytest.raises(FreelunchError, match="task boolq: data set aps/super_glue/boolq lacks 'train'"):
+        harness.load_tasks(["boolq"], {}, hub)
+
+
+def test_failures_of_the_hub_and_of_packages_are_told_apart(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for error, message in (
+        (
+            ConnectionError("Couldn't reach 'aps/super_glue' on the Hub"),
+            "the hub cannot be reached and the cache lacks",
+        ),
+        (datasets.exceptions.DatasetNotFoundError("'x' is a gated dataset on the Hub"), "is gated; accept its licence"),
+        (ModuleNotFoundError("No module named 'sympy'"), "task boolq: a package is missing: No module named 'sympy'"),
+    ):
+
+        def fail(*_: Any, error: Exception = error, **__: Any) -> None:
+            raise error
+
+        monkeypatch.setattr(datasets, "load_dataset", fail)
+        with pytest.raises(FreelunchError, match=message):
+            harness.load_tasks(["boolq"], {}, hub)
+
+
+# --- local tasks, through the stages -----------------------------------------------------------------------------
+
+FIELDS = {"title": "name", "description": "line", "topic": "field"}
+LOCAL = ["article_description", "article_topic", "article_last_word"]
+
+
+def plan(tmp_path: Path, **changes: Any) -> Plan:
+    raw = config_of(tmp_path, FIELDS)
+    asked = {"metric": "zero_shot", "tasks": LOCAL, "data": "documents", "limit": 10} | changes
+    raw["suites"]["tiny"]["evaluate"] = [asked]
+    return make_plan(parse_config(raw))
+
+
+def run(tmp_path: Path, evaluation: EvaluationSpec, **execution: Any) -> Artifact:
+    stages: dict[type, Any] = {
+        ModelSpec: prepare_model, DataSpec: prepare_data, QuestionsSpec: questions, EvaluationSpec: evaluate,
+    }  # fmt: skip
+    settings = ExecutionConfig(device="cpu", stream_tokens=256, **execution)
+    for spec in {each.manifest: each for each in walk(evaluation)}.values():
+        stages[type(spec)](Stage(spec, tmp_path, settings, "code"))
+    return Artifact(tmp_path / evaluation.folder, evaluation)
+
+
+def test_local_tasks_become_rows_whichever_way_the_model_is_run(tmp_path: Path) -> None:
+    (dense,) = plan(tmp_path).runs["tiny"]
+    found = {}
+    for way in ("streaming", "whole"):
+        artifact = run(tmp_path, dense.evaluation, zero_shot=way)
+        about = artifact.manifest["zero_shot"]
+        assert about["model"] == way and about["lm_eval"] == "0.4.13"
+        assert about["tasks"].keys() == set(LOCAL) and about["tasks"]["article_topic"]["version"] == 1.0
+        assert [path.name for path in artifact.folder.iterdir() if path.is_dir()] == []
+        found[way] = json.loads(artifact.file("metrics.json").read_text(encoding="utf-8"))
+        requests = {name: task["requests"] for name, task in about["tasks"].items()}
+        assert found.setdefault("requests", requests) == requests
+    assert found["streaming"] == found["whole"]
+    entries = {(entry["dataset"], entry["metric"]): entry for entry in found["whole"]}
+    assert entries.keys() == {
+        ("article_description", "acc"), ("article_description", "acc_norm"), ("article_description", "chance"),
+        ("article_topic", "acc"), ("article_topic", "acc_norm"), ("article_topic", "chance"),
+        ("article_last_word", "acc"), ("article_last_word", "chance"), (None, "acc_mean"),
+    }  # fmt: skip
+    assert entries["article_topic", "acc"] | {"value": 0, "stderr": 0} == {
+        "metric": "acc", "dataset": "article_topic", "split": "test", "length": None, "position": None, "value": 0,
+        "stderr": 0, "examples": 10, "shots": 0,
+    }  # fmt: skip
+    assert [entries[name, "chance"]["value"] for name in LOCAL] == [0.25, 0.25, 0.0]
+    rows = {(row["dataset"], row["metric"]): row for row in rows_of("tiny", dense.evaluation, tmp_path)}
+    assert rows.keys() == entries.keys()
+    assert rows[None, "acc_mean"]["split"] is None and rows["article_topic", "acc"]["length"] is None
+
+
+def test_a_task_that_cannot_be_loaded_stops_the_job_before_anything_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (dense,) = plan(tmp_path, tasks=["article_topic", "arc_esay"]).runs["tiny"]
+    monkeypatch.setattr("freelunch.stages.evaluate.open_network", None)
+    with pytest.raises(FreelunchError, match="arc_esay: lm-eval has no such task"):
+        run(tmp_path, dense.evaluation)
+    assert not (tmp_path / dense.evaluation.manifest).exists()
+
+
+def test_shots_of_a_task_that_has_no_place_for_them_are_refused(tmp_path: Path) -> None:
+    (dense,) = plan(tmp_path, shots=2, tasks=["article_topic"]).runs["tiny"]
+    with pytest.raises(FreelunchError, match="article_topic: is made for no solved examples, and shots is 2"):
+        run(tmp_path, dense.evaluation)
+
+
+def test_auto_holds_the_model_where_it_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (dense,) = plan(tmp_path, tasks=["article_last_word"], limit=2).runs["tiny"]
+    assert run(tmp_path, dense.evaluation).manifest["zero_shot"]["model"] == "whole"
+    monkeypatch.setattr("freelunch.stages.zero_shot.free_memory", lambda device: 2**20)
+    assert run(tmp_path, dense.evaluation).manifest["zero_shot"]["model"] == "streaming"
+
+
+def test_the_plan_knows_what_zero_shot_tasks_take(tmp_path: Path) -> None:
+    needs = {}
+    for limit in (10, 20):
+        planned = plan(tmp_path, limit=limit)
+        needs[limit] = cost(planned.config, planned.runs["tiny"][0].evaluation)
+    assert needs[20].operations == 2 * needs[10].operations > 0 and needs[10].memory > 2**20
