@@ -48,6 +48,8 @@ class Hub(Section):
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")]
     revision: Revision
     subset: str | None = None
+    pickled: bool = False
+    """The weights are there as ``pytorch_model.bin`` alone; they are converted. For models."""
 
 
 class Random(Section):
@@ -106,6 +108,8 @@ class DataConfig(Source):
             raise ValueError("splits are either all names, or fractions above 0 that add up to at most 1")
         if self.random is not None:
             raise ValueError("a data set has no random source")
+        if self.hub is not None and self.hub.pickled:
+            raise ValueError("a data set has no pickled weights")
         return self
 
 
@@ -211,6 +215,8 @@ class EvaluationTask(Section):
     length: Annotated[int, Field(gt=1)] = 2048
     sequences: Positive | None = None
     """Windows used, from the start of the text; all of them if not given."""
+    too_long: Literal["refuse", "skip"] = "refuse"
+    """What becomes of the task for a model whose context is shorter than ``length``."""
 
 
 class SuiteConfig(Section):

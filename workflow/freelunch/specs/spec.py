@@ -23,8 +23,9 @@ class Spec(Section):
     """Parameters of one stage run. Subclasses name the stage by the folder their results lie in."""
 
     stage: str
-    uncounted: ClassVar[frozenset[str]] = frozenset({"licence", "facts"})
-    """Fields that do not change what is computed and so are no part of the key."""
+    uncounted: ClassVar[frozenset[str]] = frozenset({"licence", "facts", "pickled", "too_long"})
+    """Fields that do not change what is computed and so are no part of the key: what a text or a model is called, in
+    which files the same weights lie, and whether a task is there at all."""
 
     @property
     def label(self) -> str:
