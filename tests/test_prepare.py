@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import tempfile
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils import filter_repo_objects
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,7 +32,7 @@ from freelunch.stages.prepare_data import prepare_data
 from freelunch.stages.prepare_model import prepare_model
 from freelunch.stages.stage import Stage
 from freelunch.streaming import Network
-from test_sources import make_wheel
+from test_sources import make_wheel, response
 from tiny import random_model, random_tokens
 
 SHAPE: dict[str, Any] = {
@@ -517,6 +519,45 @@ def test_wikitext_by_splits(hub: Path) -> None:
         data(hub, DataConfig(hub=source, splits={"test": "tset"}))
     with pytest.raises(FreelunchError, match=r"wikitext-2.*Available: \['wikitext-2-raw-v1'\]"):
         data(hub, DataConfig(hub=source.model_copy(update={"subset": "wikitext-2"}), splits={"test": "test"}))
+
+
+def test_parts_of_splits_with_a_limit(hub: Path) -> None:
+    """As MiniPile is read: the first records of a large split, all of one that is smaller than the limit."""
+    folder = hub / "JeanKaddour" / "minipile" / "data"
+    folder.mkdir(parents=True)
+    for split, count in (("train", 30), ("validation", 4)):
+        for part in range(2):
+            table = pa.table({"text": [f"{split} {part} {row}" for row in range(count)]})
+            pq.write_table(table, folder / f"{split}-{part:05d}-of-00002-abc.parquet")
+    source = Hub(id="JeanKaddour/minipile", revision="b" * 40)
+    names: dict[Split, float | str] = {"calibration": "train", "validation": "validation"}
+    splits, _ = data(hub, DataConfig(hub=source, splits=names, max_documents=40))
+    texts = [document.text for document in splits["calibration"]]
+    assert texts == [f"train 0 {row}" for row in range(30)] + [f"train 1 {row}" for row in range(10)]
+    assert len(splits["validation"]) == 8
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (GatedRepoError("401 Client Error\nAccess is restricted", response=response(401)), "HF_TOKEN"),
+        (RevisionNotFoundError("404", response=response(401)), "no revision a{40}"),
+        (OSError(errno.ENOSPC, "No space left on device"), "no space left on the disk"),
+        (LocalEntryNotFoundError("ConnectError: [Errno -2] Name or service not known"), "the hub cannot be reached"),
+    ],
+)
+def test_a_hub_model_that_cannot_be_had_is_one_line(
+    error: Exception, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def snapshot_download(*_: Any, **__: Any) -> str:
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    for source in (ModelConfig(hub=HUB), PICKLED):
+        with pytest.raises(FreelunchError, match=rf"^someone/tiny@aaaaaaaaaaaa: .*{message}") as caught:
+            model(tmp_path, source)
+        assert "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("results/models/*/*"))
 
 
 def test_hub_data_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
