@@ -241,6 +241,8 @@ def test_a_config_that_is_no_mapping_is_refused(raw, kind):
         ("data.texts.splits", {"calibration": 0.9, "test": "x"}, ["data.texts", "all names, or fractions"]),
         ("data.texts.splits", {"calibration": 1.0, "test": 0.0}, ["data.texts", "above 0"]),
         ("data.texts.path", None, ["data.texts", "exactly one"]),
+        ("data.only_test.hub.pickled", True, ["data.only_test", "no pickled weights"]),
+        ("suites.study.evaluate.0.too_long", "ignore", ["evaluate[0].too_long", "refuse", "skip"]),
         ("data.texts.max_documents", 0, ["data.texts.max_documents", "greater than 0"]),
         ("dense.max_gib", 0, ["dense.max_gib", "greater than 0"]),
         ("execution.device", "gpu", ["execution.device", "'gpu'", "auto|cpu|cuda"]),
@@ -371,6 +373,40 @@ def test_infinity_is_refused(path):
 @pytest.mark.parametrize("path", [FIRST + "learning_rate", FIRST + "warmup", "dense.max_gib"])
 def test_what_is_not_a_number_is_refused(path):
     assert path.split(".")[-1] in complaint({path: float("nan")})
+
+
+TOO_LONG = {"data": "texts", "length": 129, "too_long": "skip"}  # the model reads 128 tokens
+
+
+def test_a_task_that_is_too_long_is_left_out_where_that_is_asked_for():
+    tasks = [{"data": "texts", "length": 64}, TOO_LONG]
+    plan = plan_of({"suites.study.evaluate": tasks})
+    assert [task.length for run in plan.runs["study"] for task in run.evaluation.tasks] == [64, 64]
+    assert set(plan.specs) == set(plan_of().specs)
+    longer = plan_of({"suites.study.evaluate": tasks, FIRST + "model": "wheeled"})
+    assert [task.length for task in longer.runs["study"][-1].evaluation.tasks] == [64, 129]
+
+
+def test_whether_a_task_may_be_left_out_is_no_part_of_a_key():
+    skipped = plan_of({"suites.study.evaluate": [{"data": "texts", "length": 64, "too_long": "skip"}]})
+    assert set(skipped.specs) == set(plan_of().specs)
+
+
+def test_a_model_that_every_task_is_too_long_for_is_named():
+    message = complaint({"suites.study.evaluate": [TOO_LONG]})
+    assert message.startswith("suites.study.evaluate: every task is too long for small")
+
+
+def test_where_the_weights_of_a_hub_model_lie_is_no_part_of_its_key():
+    plain, pickled = (
+        plan_of({"models.hubbed.facts": "HuggingFaceTB/SmolLM2-135M-Instruct", FIRST + "model": "hubbed"} | change)
+        for change in ({}, {"models.hubbed.hub.pickled": True})
+    )
+    assert set(plain.specs) == set(pickled.specs)
+    (spec,) = pickled.stage("models").values()
+    assert isinstance(spec, ModelSpec)
+    # what is converted takes disk, what is linked does not
+    assert cost(pickled.config, spec).disk > 0 == cost(plain.config, next(iter(plain.stage("models").values()))).disk
 
 
 def test_two_tasks_that_would_be_measured_under_one_name_are_refused():
@@ -881,7 +917,7 @@ def test_the_plan_loads_neither_torch_nor_transformers():
 
 @pytest.mark.parametrize(("name", "suite", "runs"), [("config", "demo", 13), ("tiny", "tiny", 15)])
 def test_the_command_lists_every_run_and_stage(tmp_path, name, suite, runs):
-    done = python("-m", "freelunch", "--config", str(CONFIGS[name]), "plan", cwd=tmp_path)
+    done = python("-m", "freelunch", "--config", str(CONFIGS[name]), "plan", "--runs", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     plan = make_plan(parse_config(read_yaml(CONFIGS[name])))
     listed = [line.split() for line in done.stdout.splitlines() if line.endswith("to do")]
@@ -898,14 +934,15 @@ def test_the_command_sees_what_is_done(tmp_path):
     evaluation = make_plan(parse_config(read_yaml(CONFIGS["tiny"]))).runs["tiny"][2].evaluation
     (tmp_path / evaluation.folder).mkdir(parents=True)
     (tmp_path / evaluation.manifest).write_text("{}")
-    done = python("-m", "freelunch", "plan", "tiny", cwd=tmp_path).stdout
+    done = python("-m", "freelunch", "plan", "tiny", "--runs", cwd=tmp_path).stdout
     assert [line.split()[0] for line in done.splitlines() if line.endswith("  done")] == [evaluation.name]
 
 
 def test_later_config_files_are_merged_over_earlier_ones(tmp_path):
     over = {"suites": {"tiny": {"defaults": {"sequences": 4}}}}
     (tmp_path / "over.yaml").write_text(yaml.safe_dump(over))
-    done = python("-m", "freelunch", "--config", str(CONFIGS["tiny"]), "--config", "over.yaml", "plan", cwd=tmp_path)
+    configs = ["--config", str(CONFIGS["tiny"]), "--config", "over.yaml"]
+    done = python("-m", "freelunch", *configs, "plan", "--runs", cwd=tmp_path)
     raw = read_yaml(CONFIGS["tiny"])
     raw["suites"]["tiny"]["defaults"]["sequences"] = 4
     wanted = [run.name for run in make_plan(parse_config(raw)).runs["tiny"]]

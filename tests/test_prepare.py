@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +13,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RevisionNotFoundError
+from huggingface_hub.utils import filter_repo_objects
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from freelunch.artifacts import Artifact, checksum
 from freelunch.config import DataConfig, ExecutionConfig, Hub, ModelConfig, Random, Split, Wheel
 from freelunch.documents import Document, deal, read_documents
 from freelunch.errors import FreelunchError
+from freelunch.evaluation.perplexity import perplexities
 from freelunch.models import byte_tokenizer
+from freelunch.overlays import SafetensorsFiles
 from freelunch.sources import wheel_path
 from freelunch.specs import DataSpec, ModelSpec
 from freelunch.stages.prepare_data import prepare_data
 from freelunch.stages.prepare_model import prepare_model
 from freelunch.stages.stage import Stage
-from test_sources import make_wheel
+from freelunch.streaming import Network
+from test_sources import make_wheel, response
+from tiny import random_model, random_tokens
 
 SHAPE: dict[str, Any] = {
     "model_type": "llama",
@@ -145,7 +153,7 @@ def test_facts_that_differ_are_named_with_both_values(directory: Path, tmp_path:
 
 def test_a_model_without_safetensors(directory: Path, tmp_path: Path) -> None:
     (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
-    with pytest.raises(FreelunchError, match=r"neither model\.safetensors nor .*refs/pr"):
+    with pytest.raises(FreelunchError, match=r"neither model\.safetensors nor .*`pickled: true`"):
         model(tmp_path, ModelConfig(path=str(directory)))
     index = {"weight_map": {"a": "model-00001-of-00001.safetensors"}}
     (directory / "model.safetensors.index.json").write_text(json.dumps(index))
@@ -172,6 +180,103 @@ def test_a_hub_model_fetches_small_files_first(
     with pytest.raises(FreelunchError, match="auto_map"):
         model(tmp_path, ModelConfig(hub=HUB))
     assert len(asked) == 3  # refused before the weights are fetched
+
+
+def pickled(folder: Path, prefix: str, shards: int = 1) -> Any:
+    """An OPT model as it lies on the hub: pickled tensors, named with or without the first part of their names."""
+    dense = random_model("opt", vocab_size=260, tie_word_embeddings=True)
+    tensors = {
+        name.removeprefix("model.") if not prefix else name: tensor
+        for name, tensor in dense.state_dict().items()
+        if name != "lm_head.weight"
+    }
+    dense.config.save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    names = sorted(tensors)
+    files = {name: f"pytorch_model-{number % shards + 1:05d}-of-{shards:05d}.bin" for number, name in enumerate(names)}
+    if shards == 1:
+        torch.save(tensors, folder / "pytorch_model.bin")
+        return dense
+    for file in set(files.values()):
+        torch.save({name: tensors[name] for name in names if files[name] == file}, folder / file)
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
+    return dense
+
+
+OPT_SHAPE = {
+    "model_type": "opt", "num_hidden_layers": 3, "hidden_size": 32, "ffn_dim": 48, "num_attention_heads": 4,
+    "vocab_size": 260, "max_position_embeddings": 64,
+}  # fmt: skip
+
+
+@pytest.fixture
+def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that the hub gives for every repository, as far as the patterns allow."""
+    folder = tmp_path / "published"
+    folder.mkdir()
+
+    def snapshot_download(_: str, allow_patterns: list[str], ignore_patterns: list[str], **__: Any) -> str:
+        view = Path(tempfile.mkdtemp(dir=tmp_path))
+        for path in filter_repo_objects(
+            folder.iterdir(), allow_patterns=allow_patterns, ignore_patterns=ignore_patterns, key=lambda path: path.name
+        ):
+            (view / path.name).symlink_to(path)
+        return str(view)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    monkeypatch.setattr("freelunch.facts._table", lambda: {"someone/tiny": OPT_SHAPE})
+    return folder
+
+
+PICKLED = ModelConfig(hub=Hub(id="someone/tiny", revision="a" * 40, pickled=True), dtype="float32")
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_pickled_weights_are_converted_under_the_names_of_the_model(
+    prefix: str, shards: int, published: Path, tmp_path: Path
+) -> None:
+    dense = pickled(published, prefix, shards)
+    folder, manifest = model(tmp_path, PICKLED)
+    assert not list(folder.glob("*.bin*")) and manifest["model_revision"] == "a" * 40
+    assert (folder / "tokenizer_config.json").read_bytes() == (published / "tokenizer_config.json").read_bytes()
+    tokens = random_tokens(2, 12)
+    network = Network(AutoConfig.from_pretrained(folder), SafetensorsFiles(folder.glob("*.safetensors")), torch.float32)
+    found = perplexities(network, {"text": tokens}, 100)["text"].value
+    logits = dense(tokens).logits[:, :-1].flatten(0, 1)
+    assert found == pytest.approx(torch.nn.functional.cross_entropy(logits, tokens[:, 1:].flatten()).exp().item())
+
+
+class Shell:
+    """What an attacker would put into a pickle."""
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (Path("was-run"),))
+
+
+def test_a_pickle_of_anything_but_tensors_is_refused_and_not_run(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pickled(published, "")
+    torch.save({"decoder.embed_tokens.weight": Shell()}, published / "pytorch_model.bin")
+    with pytest.raises(FreelunchError, match=r"^models\.tiny\.hub: pytorch_model\*\.bin cannot be converted") as caught:
+        model(tmp_path, PICKLED)
+    assert "\n" not in str(caught.value) and not (tmp_path / "was-run").exists()
+
+
+def test_pickled_weights_that_lack_a_tensor_or_are_not_there(published: Path, tmp_path: Path) -> None:
+    dense = pickled(published, "model.")
+    tensors = {name: tensor for name, tensor in dense.state_dict().items() if "layers.1.fc2" not in name}
+    torch.save(tensors, published / "pytorch_model.bin")
+    with pytest.raises(
+        FreelunchError, match=r"lacks 2 tensors of the model, first model\.decoder\.layers\.1\.fc2\.bias"
+    ):
+        model(tmp_path, PICKLED)
+    (published / "pytorch_model.bin").unlink()
+    with pytest.raises(FreelunchError, match=r"has no pytorch_model\*\.bin; leave out `pickled`"):
+        model(tmp_path, PICKLED)
+    assert not list(tmp_path.glob("results/models/*/manifest.json"))
 
 
 def write_gguf(path: Path, source: Any, merges: bool = True) -> None:
@@ -414,6 +519,45 @@ def test_wikitext_by_splits(hub: Path) -> None:
         data(hub, DataConfig(hub=source, splits={"test": "tset"}))
     with pytest.raises(FreelunchError, match=r"wikitext-2.*Available: \['wikitext-2-raw-v1'\]"):
         data(hub, DataConfig(hub=source.model_copy(update={"subset": "wikitext-2"}), splits={"test": "test"}))
+
+
+def test_parts_of_splits_with_a_limit(hub: Path) -> None:
+    """As MiniPile is read: the first records of a large split, all of one that is smaller than the limit."""
+    folder = hub / "JeanKaddour" / "minipile" / "data"
+    folder.mkdir(parents=True)
+    for split, count in (("train", 30), ("validation", 4)):
+        for part in range(2):
+            table = pa.table({"text": [f"{split} {part} {row}" for row in range(count)]})
+            pq.write_table(table, folder / f"{split}-{part:05d}-of-00002-abc.parquet")
+    source = Hub(id="JeanKaddour/minipile", revision="b" * 40)
+    names: dict[Split, float | str] = {"calibration": "train", "validation": "validation"}
+    splits, _ = data(hub, DataConfig(hub=source, splits=names, max_documents=40))
+    texts = [document.text for document in splits["calibration"]]
+    assert texts == [f"train 0 {row}" for row in range(30)] + [f"train 1 {row}" for row in range(10)]
+    assert len(splits["validation"]) == 8
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (GatedRepoError("401 Client Error\nAccess is restricted", response=response(401)), "HF_TOKEN"),
+        (RevisionNotFoundError("404", response=response(401)), "no revision a{40}"),
+        (OSError(errno.ENOSPC, "No space left on device"), "no space left on the disk"),
+        (LocalEntryNotFoundError("ConnectError: [Errno -2] Name or service not known"), "the hub cannot be reached"),
+    ],
+)
+def test_a_hub_model_that_cannot_be_had_is_one_line(
+    error: Exception, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def snapshot_download(*_: Any, **__: Any) -> str:
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    for source in (ModelConfig(hub=HUB), PICKLED):
+        with pytest.raises(FreelunchError, match=rf"^someone/tiny@aaaaaaaaaaaa: .*{message}") as caught:
+            model(tmp_path, source)
+        assert "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("results/models/*/*"))
 
 
 def test_hub_data_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

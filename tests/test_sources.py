@@ -7,8 +7,10 @@ import subprocess
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import errors as hub_errors
 
 from freelunch.artifacts import checksum
@@ -140,7 +142,7 @@ def test_a_missing_or_altered_wheel(tmp_path: Path) -> None:
         pass
 
 
-def response(status: int) -> object:
+def response(status: int) -> Any:
     return SimpleNamespace(status_code=status, headers={}, request=None, reason_phrase="")
 
 
@@ -155,7 +157,11 @@ def chained(error: Exception, cause: Exception) -> Exception:
         (hub_errors.GatedRepoError("403 Client Error", response=response(403)), "accept its licence.*HF_TOKEN"),
         (hub_errors.RepositoryNotFoundError("404", response=response(404)), "no such repository, or it is private"),
         (hub_errors.RevisionNotFoundError("404", response=response(404)), "no revision 0{40}"),
+        (DatasetNotFoundError("Dataset 'a/b' is a gated dataset on the Hub."), "accept its licence.*HF_TOKEN"),
+        (DatasetNotFoundError("Dataset 'a/b' doesn't exist on the Hub or cannot be accessed."), "no such repository"),
+        (DatasetNotFoundError("Revision '0' doesn't exist for dataset 'a/b' on the Hub."), "no revision 0{40}"),
         (OSError(errno.ENOSPC, "No space left on device"), "no space left.*HF_HOME"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "no space left.*HF_HOME"),
         (RuntimeError("Data processing error: IO Error: No space left on device (os error 28)"), "no space left"),
         (hub_errors.LocalEntryNotFoundError("Got: ConnectError: [Errno -2]"), "cannot be reached.*HF_HOME.*`path:`"),
         (ConnectionError("Couldn't reach 'a/b' on the Hub (LocalEntryNotFoundError)"), "cannot be reached"),

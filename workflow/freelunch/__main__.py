@@ -6,11 +6,12 @@ import argparse
 import sys
 from pathlib import Path
 
+from .budget import TFLOPS, budget
 from .config import parse_config, read_yaml
-from .costs import cost
 from .errors import FreelunchError, suggest
+from .listing import print_budget, write_csv
 from .plan import Plan, make_plan
-from .specs import STAGES, ExportSpec, ModelSpec
+from .specs import ExportSpec, ModelSpec
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,15 +19,39 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="freelunch", description=__doc__.split(": ")[1])
     parser.add_argument("--config", type=Path, action="append", help="config file; more than one are merged in order")
     commands = parser.add_subparsers(dest="command", required=True)
-    show = commands.add_parser("plan", help="list the runs of a suite, what is done, and what each stage will need")
+    show = commands.add_parser("plan", help="what a suite will take: operations, GPU hours, disk and memory")
     show.add_argument("suite", nargs="?", help="name of the suite (default: default_suite)")
-    show.add_argument("--exports", action="store_true", help="list the targets that export its pruned models instead")
+    show.add_argument("--match", default="*", metavar="PATTERN", help="only runs whose names match, such as 'opt-*'")
+    rate = "10^12 operations a second that a GPU does (default: %(default)g, 40 %% of an H100's peak)"
+    show.add_argument("--tflops", type=float, default=TFLOPS, metavar="N", help=rate)
+    instead = show.add_mutually_exclusive_group()
+    instead.add_argument("--runs", action="store_true", help="list every run as well, and whether it is done")
+    instead.add_argument("--csv", action="store_true", help="write the list of runs as CSV instead")
+    instead.add_argument("--targets", action="store_true", help="list what to ask Snakemake for, to have these runs")
+    instead.add_argument("--exports", action="store_true", help="the same, to have their networks as models")
     options = parser.parse_args(arguments)
+    if not 0 < options.tflops < float("inf"):
+        parser.error("--tflops must be above 0")
     try:
-        (print_exports if options.exports else print_plan)(load(options.config or [Path("config.yaml")]), options.suite)
+        plan = load(options.config or [Path("config.yaml")])
+        name = _suite(plan, options.suite)
+        found = budget(plan, name, options.match)
+        if not found.runs:
+            raise FreelunchError(f"no run of suite {name} matches {options.match!r}; --runs lists them")
     except FreelunchError as error:
         print(error, file=sys.stderr)
         return 1
+    runs = [each.run for each in found.runs]
+    if options.targets:
+        print(*(run.evaluation.manifest for run in runs), sep="\n")
+    elif options.exports:
+        subjects = [run.evaluation.subject for run in runs]
+        print(*(ExportSpec(subject=each).manifest for each in subjects if not isinstance(each, ModelSpec)), sep="\n")
+    elif options.csv:
+        write_csv(found, options.tflops, sys.stdout)
+    else:
+        print(f"suite {name}: {plan.config.suites[name].description or 'no description'}\n")
+        print_budget(found, options.tflops, options.runs)
     return 0
 
 
@@ -50,44 +75,11 @@ def _merge(into: dict[str, object], other: dict[str, object]) -> None:
             into[key] = value
 
 
-def print_exports(plan: Plan, suite: str | None) -> None:
-    """Print what to ask Snakemake for, to have a network of a suite as a directory of its own."""
-    for run in plan.runs[_suite(plan, suite)]:
-        if not isinstance(run.evaluation.subject, ModelSpec):
-            print(ExportSpec(subject=run.evaluation.subject).manifest)
-
-
 def _suite(plan: Plan, suite: str | None) -> str:
     name = suite or plan.config.default_suite
     if name not in plan.runs:
         raise FreelunchError(f"there is no suite {name!r}; {suggest(name, plan.runs)}")
     return name
-
-
-def print_plan(plan: Plan, suite: str | None) -> None:
-    """Print the runs of a suite with their keys, and per stage what is done and what it will need."""
-    name = _suite(plan, suite)
-    print(f"suite {name}: {plan.config.suites[name].description or 'no description'}\n")
-    runs = plan.runs[name]
-    width = max((len(run.name) for run in runs), default=0)
-    for run in runs:
-        done = "done" if Path(run.evaluation.manifest).exists() else "to do"
-        print(f"  {run.name:{width}}  {done}")
-    print(f"\n{'stage':12} {'jobs':>5} {'done':>5} {'disk GiB':>10} {'memory GiB':>11} {'operations':>11}")
-    total = [0.0, 0.0, 0.0]
-    specs = plan.needed(name)
-    for stage in STAGES:
-        mine = [spec for spec in specs if spec.stage == stage]
-        if not mine:
-            continue
-        costs = [cost(plan.config, spec) for spec in mine]
-        disk, memory = sum(c.disk for c in costs) / 2**30, max(c.memory for c in costs) / 2**30
-        operations = sum(c.operations for c in costs)
-        finished = sum(Path(spec.manifest).exists() for spec in mine)
-        print(f"{stage:12} {len(mine):5} {finished:5} {disk:10.3f} {memory:11.2f} {operations:11.2e}")
-        total = [total[0] + disk, max(total[1], memory), total[2] + operations]
-    print(f"{'total':12} {len(specs):5} {'':5} {total[0]:10.3f} {total[1]:11.2f} {total[2]:11.2e}")
-    print("\ndisk and operations: sums over jobs, 2 per multiply-add; memory: that of the largest job")
 
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@ from tqdm import tqdm
 from .documents import Document
 from .errors import FreelunchError
 
-TRIES = 1000
-"""Draws for one crop before it is given up that any document is long enough (of C4, one in 30 has 2048 tokens)."""
+TRIES = 20_000
+"""Draws for one crop before it is given up that any document is long enough. Of C4 one in 30 has 2048 tokens, and far
+fewer have 4096; what was drawn before is not tokenised again."""
 
 
 class Crops(NamedTuple):

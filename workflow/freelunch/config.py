@@ -58,6 +58,8 @@ class Hub(Section):
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")]
     revision: Revision
     subset: str | None = None
+    pickled: bool = False
+    """The weights are there as ``pytorch_model.bin`` alone; they are converted. For models."""
 
 
 class Random(Section):
@@ -169,6 +171,8 @@ class DataConfig(Source):
         for kind in ("random", "train"):
             if getattr(self, kind) is not None:
                 raise ValueError(f"a data set has no {kind} source")
+        if self.hub is not None and self.hub.pickled:
+            raise ValueError("a data set has no pickled weights")
         return self
 
 
@@ -272,6 +276,8 @@ class TextTask(Section):
     length: Length = 2048
     sequences: Positive | None = None
     """Windows used, from the start of the text; all of them if not given."""
+    too_long: Literal["refuse", "skip"] = "refuse"
+    """What becomes of the task for a model whose context is shorter than ``length``."""
 
 
 class PerplexityTask(TextTask):

@@ -169,7 +169,13 @@ def write_documents(documents: Iterable[Document], path: Path) -> dict[str, int]
     return {"documents": count, "characters": characters}
 
 
-def read_documents(path: Path) -> list[Document]:
-    """Read what :func:`write_documents` wrote."""
+def iterate_documents(path: Path) -> Iterator[Document]:
+    """Read what :func:`write_documents` wrote, one document after the other."""
     with path.open(encoding="utf-8") as source:
-        return [Document(**json.loads(line)) for line in source]
+        for line in source:
+            yield Document(**json.loads(line))
+
+
+def read_documents(path: Path) -> list[Document]:
+    """Read all that :func:`write_documents` wrote."""
+    return list(iterate_documents(path))

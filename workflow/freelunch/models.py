@@ -14,6 +14,7 @@ from .facts import Facts
 
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
+PICKLED = "pytorch_model*.bin"
 SMALL = ("*.json", "*.txt", "*.model", "*.jinja")
 """Config and tokenizer files; no code (``*.py``) and nothing pickled (``*.bin``) is among them."""
 END = "<|endoftext|>"
@@ -139,6 +140,33 @@ def model_from_gguf(path: Path, dtype: Any) -> tuple[Any, Any]:
     model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.load_state_dict(read.state_dict())
     return model, tokenizer
+
+
+def model_from_pickle(folder: Path, dtype: Any, where: str) -> Any:
+    """The model of a directory with ``pytorch_model.bin`` files, under the names that transformers has for its tensors.
+
+    They are read by torch's restricted unpickler (``weights_only``), which makes tensors and containers of tensors and
+    runs nothing else.
+
+    Raises:
+        FreelunchError: there are no such files, they hold something else, or tensors are missing.
+    """
+    from transformers import AutoModelForCausalLM
+
+    if not list(folder.glob(PICKLED)):
+        raise FreelunchError(f"{where}: has no {PICKLED}; leave out `pickled` if it has safetensors")
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, use_safetensors=False, weights_only=True, local_files_only=True,
+            output_loading_info=True,
+        )  # fmt: skip
+    except Exception as error:  # torch raises UnpicklingError, transformers OSError and others
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise FreelunchError(f"{where}: {PICKLED} cannot be converted: {reason[:300]}") from None
+    model, report = loaded
+    if missing := sorted(report["missing_keys"]):
+        raise FreelunchError(f"{where}: {PICKLED} lacks {len(missing)} tensors of the model, first {missing[0]}")
+    return model
 
 
 def random_model(source: Random, dtype: Any, where: str) -> tuple[Any, Any]:

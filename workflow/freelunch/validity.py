@@ -104,16 +104,19 @@ def _fits(method: Method, facts: Facts, model: str) -> None:
                 )
 
 
-def check_task(config: Config, task: EvaluationTask, where: str, model: str) -> EvaluationTask:
-    """Refuse a task that the data or the model's context make impossible; returns it."""
+def check_task(config: Config, task: EvaluationTask, where: str, model: str) -> bool:
+    """Whether a task is for this model; refuse one that the data or the model's context make impossible."""
     if isinstance(task, ZeroShotTask):
         _questions(config, task, where)
-        return task
+        return True
     check_name(f"{where}.data", task.data, config.data)
     for split in task.splits:
         _split(config, task.data, split, f"{where}.splits")
-    _context(facts_of(config, model), task.length, f"{where}.length", model)
-    return task
+    facts = facts_of(config, model)
+    if task.too_long == "skip" and task.length > facts.max_position_embeddings:
+        return False
+    _context(facts, task.length, f"{where}.length", model)
+    return True
 
 
 def _questions(config: Config, task: ZeroShotTask, where: str) -> None:

@@ -14,10 +14,12 @@ def model(config: Config, spec: ModelSpec) -> Cost:
     if spec.source.train is not None:
         return pretrain(config, spec, spec.source.train)
     facts, width = facts_of(config, spec.model), DTYPE_BYTES[spec.source.dtype]
-    # a converted model is held once as read and once as written; linked ones cost neither disk nor memory
-    converted = spec.source.wheel is not None or spec.source.random is not None
     size = facts.parameters * width
-    return Cost(disk=size if converted else 0, memory=PROCESS_BYTES + (6 * facts.parameters if converted else 0))
+    if spec.source.hub is not None and spec.source.hub.pickled:
+        return Cost(disk=size, memory=PROCESS_BYTES + 2 * size)  # as read and as written
+    if spec.source.wheel is not None or spec.source.random is not None:
+        return Cost(disk=size, memory=PROCESS_BYTES + 6 * facts.parameters)  # float32 as well
+    return Cost()  # linked
 
 
 def calibration(config: Config, spec: CalibrationSpec) -> Cost:
@@ -52,20 +54,25 @@ def grams(config: Config, spec: GramsSpec) -> Cost:
     )
 
 
+WHOLE_SPLIT = 350_000
+"""Tokens that a split is taken to have where a task reads all of it: as many as WikiText-2's test split, about."""
+
+
 def evaluate(config: Config, spec: EvaluationSpec) -> Cost:
     facts, width = shape(config, spec.base)
     operations = memory = 0.0
-    compared = 0.0  # states of all drift tasks, which go through the blocks together
+    read = compared = 0.0  # states of all perplexities, and of all drifts: each kind goes through the blocks together
     for task in spec.tasks:
         if isinstance(task, ZeroShotTask):
             operations += zero_shot.operations(config, facts, task)
             memory = max(memory, zero_shot.memory(config, facts, width, task))
             continue
-        tokens = (task.sequences or 1000) * task.length * len(task.splits)
+        tokens = (task.sequences * task.length if task.sequences else WHOLE_SPLIT) * len(task.splits)
         once = facts.num_hidden_layers * forward_operations(facts, tokens, task.length)
         if task.metric == "perplexity":
             operations += once + 2 * tokens * facts.vocab_size * facts.hidden_size
-            memory = max(memory, tokens * facts.hidden_size * width + 3 * task.length * facts.vocab_size * 4)
+            read += tokens * facts.hidden_size * width
+            memory = max(memory, read + 3 * task.length * facts.vocab_size * 4)
         elif spec.overlays:
             operations += 3 * once  # the dense block, and the other one on its own states and on dense ones
             compared += 2 * tokens * facts.hidden_size * width

@@ -106,7 +106,8 @@ def _passes(training: Training, calibration: CalibrationSpec) -> float:
     trials = 0.0
     if training.learning_rate == "auto":
         # about five rates are tried, each with two passes over the validation crops
-        share = trial_steps(100) / 100
+        steps = training.epochs * -(-calibration.sequences // training.batch_size)
+        share = trial_steps(steps) / steps
         trials = 5 * (3 * training.epochs * share + 2 * calibration.validation_sequences / calibration.sequences)
     return 3 * training.epochs + validations + trials
 

@@ -96,11 +96,11 @@ def ask(model: LM, tasks: Mapping[str, Any], limit: int | None, run_code: bool =
         keys = [key for key in results if "," in key and "_stderr," not in key and _real(results[key])]
         for key in keys:
             metric, way = key.rsplit(",", 1)
-            error = results.get(f"{metric}_stderr,{way}")
+            stderr = results.get(f"{metric}_stderr,{way}")
             several = sum(other.rsplit(",", 1)[0] == metric for other in keys) > 1
             scores.append(
                 Score(metric=metric, filter=way if several else None, value=float(results[key]),
-                      stderr=float(error) if _real(error) else None, **at)
+                      stderr=float(stderr) if _real(stderr) else None, **at)
             )  # fmt: skip
         guessed = chance(task, at["examples"])
         if guessed is not None:

@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
-from ..artifacts import Artifact
 from ..config import TextTask
-from ..documents import read_documents
+from ..documents import iterate_documents
 from ..evaluation.drift import drifts
 from ..evaluation.perplexity import cut, perplexities
+from ..evaluation.text import first_tokens
 from ..specs import EvaluationSpec
 from ..streaming import Network
 from .network import open_network, open_source, open_tokenizer
@@ -62,8 +62,13 @@ def _texts(stage: Stage, spec: EvaluationSpec, tokenizer: Any, metric: str) -> d
     for task in (task for task in spec.tasks if isinstance(task, TextTask) and task.metric == metric):
         for split in task.splits:
             name = f"{task.data} {split} @ {task.length}"
-            text = joined(stage.open(sources[task.data]), split, sources[task.data].source.separator)
-            tokens = tokenizer(text, verbose=False)["input_ids"]  # not verbose: longer than the context on purpose
+            documents = iterate_documents(stage.open(sources[task.data]).file(f"{split}.jsonl"))
+            tokens = first_tokens(
+                (document.text for document in documents), sources[task.data].source.separator,
+                # not verbose: longer than the context on purpose
+                lambda text: tokenizer(text, verbose=False)["input_ids"],
+                task.sequences and task.sequences * task.length,
+            )  # fmt: skip
             about = {"dataset": task.data, "split": split, "length": task.length}
             found[name] = _Text(cut(tokens, task.length, task.sequences, name), about)
     return found
@@ -92,11 +97,6 @@ def _drifts(stage: Stage, dense: Network, network: Network, texts: dict[str, _Te
             entries += [{"metric": "drift_local"} | at | _plain(local)]
             entries += [{"metric": "drift_accumulated"} | at | _plain(accumulated)]
     return entries
-
-
-def joined(data: Artifact, split: str, separator: str) -> str:
-    """The text of a split, documents joined."""
-    return separator.join(document.text for document in read_documents(data.file(f"{split}.jsonl")))
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

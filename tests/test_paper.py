@@ -1,0 +1,125 @@
+"""The suite ``paper``: real shapes, real pins, and a plan that every one of its models can have."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from freelunch.config import parse_config, read_yaml
+from freelunch.facts import TABLE, Facts, facts_of
+from freelunch.plan import Plan, Run, make_plan
+from freelunch.specs import ModelSpec, PrunedSpec, ReconstructedSpec, RetrainedSpec
+from freelunch.validity import check_task
+
+CONFIG = Path(__file__).parents[1] / "config.yaml"
+ROWS: dict[str, dict[str, Any]] = yaml.safe_load(TABLE.read_text())
+
+PARAMETERS = {
+    "HuggingFaceTB/SmolLM2-135M-Instruct": 134_515_008,
+    "facebook/opt-1.3b": 1_315_758_080,
+    "facebook/opt-125m": 125_239_296,
+    "facebook/opt-13b": 12_853_473_280,
+    "facebook/opt-2.7b": 2_651_596_800,
+    "facebook/opt-30b": 29_974_540_288,
+    "facebook/opt-6.7b": 6_658_473_984,
+    "facebook/opt-66b": 65_719_701_504,
+    "meta-llama/Llama-2-13b-hf": 13_015_864_320,
+    "meta-llama/Llama-2-70b-hf": 68_976_648_192,
+    "meta-llama/Llama-2-7b-hf": 6_738_415_616,
+    "meta-llama/Llama-3.1-8B": 8_030_261_248,
+    "meta-llama/Llama-3.2-1B": 1_235_814_400,
+    "meta-llama/Llama-3.2-3B": 3_212_749_824,
+    "meta-llama/Llama-3.3-70B-Instruct": 70_553_706_496,
+    "Qwen/Qwen2.5-0.5B-Instruct": 494_032_768,
+    "Qwen/Qwen2.5-14B-Instruct": 14_770_033_664,
+    "Qwen/Qwen2.5-32B-Instruct": 32_763_876_352,
+    "Qwen/Qwen2.5-3B-Instruct": 3_085_938_688,
+    "Qwen/Qwen2.5-72B-Instruct": 72_706_203_648,
+    "Qwen/Qwen2.5-7B-Instruct": 7_615_616_512,
+}
+"""Parameters as the models' pages on the hub count them (Llama 2 without the rotary tables in its files)."""
+
+
+def test_every_row_has_a_known_count() -> None:
+    assert ROWS.keys() == PARAMETERS.keys()
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_a_row_makes_a_model_of_the_published_size(name: str) -> None:
+    row = ROWS[name]
+    # OPT's embedding is as wide as its states, but for opt-350m
+    extra = {"word_embed_proj_dim": row["hidden_size"]} if "ffn_dim" in row else {}
+    config = AutoConfig.for_model(**row, **extra)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[name]
+    facts = Facts.model_validate(row)
+    # all but norms, biases and learned positions
+    assert facts.parameters == pytest.approx(PARAMETERS[name], rel=0.02 if "ffn_dim" in row else 2e-4)
+    real = Facts.model_validate(config.to_dict())
+    assert all(getattr(real, key) == getattr(facts, key) for key in facts.model_fields_set)
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    return make_plan(parse_config(read_yaml(CONFIG)))
+
+
+@pytest.fixture(scope="module")
+def runs(plan: Plan) -> list[Run]:
+    return plan.runs["paper"]
+
+
+def test_every_model_of_the_table_is_in_the_suite(plan: Plan, runs: list[Run]) -> None:
+    sources = [run.evaluation.base.source for run in runs]
+    assert {source.hub.id for source in sources if source.hub} == ROWS.keys() - {"HuggingFaceTB/SmolLM2-135M-Instruct"}
+    assert all(source.hub and len(source.hub.revision) == 40 for source in sources)
+    assert all(data.source.hub for run in runs for data in run.evaluation.data)
+
+
+def test_models_are_measured_at_the_lengths_they_have(plan: Plan, runs: list[Run]) -> None:
+    for run in runs:
+        context = facts_of(plan.config, run.evaluation.base.model).max_position_embeddings
+        lengths = {task.length for task in run.evaluation.tasks if task.metric == "perplexity"}
+        assert lengths == ({2048} if context == 2048 else {2048, 4096})
+        if run.axes is not None:
+            assert run.axes.length == min(4096, context)
+
+
+def test_the_authors_example_is_in_it(runs: list[Run]) -> None:
+    grid = [
+        (run.axes.learning_rate, run.axes.epochs)
+        for run in runs
+        if run.axes is not None
+        and isinstance(spec := run.evaluation.subject, ReconstructedSpec)
+        and (run.axes.model, run.axes.criterion, run.axes.pattern) == ("llama-3.1-8b", "wanda", "2:4")
+        and (spec.window, spec.flow, spec.pruned.prune_inputs) == ("attention_mlp", "dense", "dense")
+        and run.axes.learning_rate != "auto"
+        and (spec.dense.calibration.sequences, spec.dense.calibration.length) == (1024, 4096)
+        and (spec.training.batch_size, spec.training.warmup, spec.training.schedule) == (2, 0.1, "linear")
+    ]
+    rates = (1e-7, 5e-7, 1e-6, 5e-6, 1e-5, 5e-5, 1e-4, 5e-4)
+    assert Counter(grid) == Counter((rate, epochs) for rate in rates for epochs in (1, 5, 10))
+
+
+def test_everything_recovered_has_its_pruned_and_its_dense_run(runs: list[Run]) -> None:
+    pruned = {run.evaluation.subject.key for run in runs if isinstance(run.evaluation.subject, PrunedSpec)}
+    dense = {run.evaluation.base.model for run in runs if isinstance(run.evaluation.subject, ModelSpec)}
+    for run in runs:
+        subject = run.evaluation.subject
+        assert run.evaluation.base.model in dense
+        # with prune_inputs recovered there is no pruned network by itself
+        if isinstance(subject, ReconstructedSpec | RetrainedSpec) and subject.pruned.prune_inputs != "recovered":
+            assert subject.pruned.key in pruned, run.name
+
+
+def test_tasks_that_are_too_long_are_skipped_only_where_that_is_said(plan: Plan) -> None:
+    task, *_ = plan.config.suites["paper"].evaluate
+    assert task.length == 4096 and task.too_long == "skip"
+    assert not check_task(plan.config, task, "x", "opt-125m") and check_task(plan.config, task, "x", "llama-3.1-8b")
