@@ -33,7 +33,7 @@ from .validity import check_distinct, check_name, check_run, check_task
 
 RULES = (
     "fetch", "model", "data", "calibrate", "dense", "grams", "prune", "shard", "reconstruct", "retrain", "repair",
-    "evaluate", "export", "collect", "table", "figure",
+    "evaluate", "export", "collect", "table", "figure", "report",
 )  # fmt: skip
 RESERVED = frozenset({"all", *RULES, *STAGES, "wheels", "logs", "benchmarks"})
 """What a suite cannot be called: targets and folders of that name exist already."""
