@@ -35,8 +35,8 @@ def resolved(plan: Plan, suite: str) -> dict[str, Any]:
 
 
 def as_yaml(value: Any) -> str:
-    """YAML in the order given."""
-    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=110))
+    """YAML in the order given, the axes of a run in a line or two."""
+    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None))
 
 
 def _given(source: Section) -> dict[str, Any]:

@@ -51,11 +51,11 @@ def job_of(stage: str, name: str, manifest: Mapping[str, Any]) -> Job:
     tokens = manifest.get("tokens")
     if "training_tokens" in manifest:
         tokens = manifest["training_tokens"] + manifest["search_tokens"]
-    elif isinstance(tokens, dict):
-        tokens = sum(tokens.values())
     return Job(
         stage=stage, name=name, seconds=float(manifest.get("train_seconds", manifest["seconds"])),
-        peak_gib=float(manifest.get("peak_device_gib", manifest["peak_gib"])), tokens=tokens,
+        peak_gib=float(manifest.get("peak_device_gib", manifest["peak_gib"])),
+        # tokens by split are those of a calibration set: no network has seen them yet
+        tokens=None if isinstance(tokens, dict) else tokens,
         machine=f"{manifest['device']}, {manifest['threads']} of {manifest['cpus']} cores",
         finished=str(manifest["finished"]), versions=dict(manifest["versions"]),
     )  # fmt: skip

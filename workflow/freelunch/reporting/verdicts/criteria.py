@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from pandas import DataFrame
 
-from .. import findings, labels
+from .. import findings, labels, style
 from ..comparisons import Group, along, measured
 from ..estimates import of, summary
 from .differences import ERRORS, over, spreads
@@ -54,7 +54,7 @@ def _case(where: str, group: Group) -> Case | None:
 
 
 def _factor(found: dict[int, float], seeds: list[int]) -> str:
-    return f"{math.exp(sum(found[seed] for seed in seeds) / len(seeds)):.3g}"
+    return style.printed(math.exp(sum(found[seed] for seed in seeds) / len(seeds)))
 
 
 def _listed(settings: dict[str, DataFrame]) -> str:

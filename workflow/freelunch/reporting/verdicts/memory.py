@@ -20,15 +20,15 @@ class Memory(Claim):
 
     name: ClassVar[str] = "memory"
     needs: ClassVar[str] = (
-        "window attention_mlp beside another that is otherwise equal, with peak memory, and the pruned model not "
-        "recovered"
+        "window attention_mlp beside another that is otherwise equal, with peak memory and a gain over the pruned "
+        "model not recovered"
     )
     rule: ClassVar[str] = (
         f"(a) Attention and MLP apart is on the Pareto front of perplexity and peak memory: no window takes at least "
         f"{SAME:.0%} less memory at a perplexity that is no higher, and none has a lower perplexity (by more than "
         f"{ERRORS:g} standard errors where there are several seeds) at memory that is no higher. (b) Its "
         f"log-perplexity is above the best window's by at most {NEARLY:.0%} of what that gains over not recovering. "
-        f"Holds: both; partly: one; does not hold: none."
+        f"Holds: both; partly: one; does not hold: none. Where no window gains anything there is nothing to compare."
     )
 
     def cases(self, evidence: Evidence) -> list[Case]:
@@ -44,7 +44,7 @@ def _case(series: Windows) -> Case | None:
     runs = {window: series.runs[window] for window in memory}
     best, least = lowest(runs), min(memory, key=lambda window: memory[window])
     gain, behind = between(series.alone, runs[best]), between(runs[HALVES], runs[best])
-    if gain is None or behind is None:
+    if gain is None or behind is None or not gain.value > 0:
         return None
     ahead = []
     for window in memory:
@@ -52,13 +52,12 @@ def _case(series: Windows) -> Case | None:
         smaller = memory[window] <= (1 - SAME) * memory[HALVES]
         if worse is not None and memory[window] <= memory[HALVES] and worse.value >= 0 and (smaller or worse.positive):
             ahead.append(labels.value("window", window))
-    nearly = gain.value > 0 and behind.value <= NEARLY * gain.value
+    nearly = behind.value <= NEARLY * gain.value
     told = [
         f"{role}{labels.value('window', window)} {findings.shown(summary(runs[window]))} ({memory[window]:.2f} GiB)"
         for role, window in (("", HALVES), ("best ", best), ("least memory ", least))
     ]
     front = f"dominated by {', '.join(ahead)}" if ahead else "on the Pareto front"
-    # a perplexity that is not finite is behind by no share
-    share = f", {behind.value / gain.value:.0%} of the gain behind the best" if gain.value > 0 else ", nothing gained"
+    share = f"{behind.value / gain.value:.0%} of the gain behind the best"
     outcome = HOLDS if nearly and not ahead else PARTLY if nearly or not ahead else FAILS
-    return Case(series.where, outcome, f"{', '.join(told)}; {front}{share}", behind.seeds)
+    return Case(series.where, outcome, f"{', '.join(told)}; {front}, {share}", behind.seeds)

@@ -45,7 +45,10 @@ class Retraining(Claim):
     """Reconstruction on T tokens against retraining, with the same parametrization, on 10 T."""
 
     name: ClassVar[str] = "retraining"
-    needs: ClassVar[str] = "retraining on as many tokens as reconstruction or more, of networks pruned alike"
+    needs: ClassVar[str] = (
+        "retraining on as many tokens as reconstruction or more, of networks pruned alike, and a gain of one of them "
+        "over the pruned model not recovered, if that was measured"
+    )
     rule: ClassVar[str] = (
         f"Reconstruction on T tokens matches retraining if its perplexity is no higher (by no more than {ERRORS:g} "
         f"standard errors where there are several seeds). Holds: it matches retraining on at least {TIMES:g} T. "
@@ -64,6 +67,8 @@ class Retraining(Claim):
 
 def _cases(where: str, group: Group) -> Iterator[Case]:
     lines = series(group)
+    if not _gains(group, lines):
+        return
     local, retrained = ([line for line in lines if line[0]["recovery"] == how] for how in ("reconstruct", "retrain"))
     every = list(product(local, retrained))
     alike = [(one, other) for one, other in every if one[0]["parametrization"] == other[0]["parametrization"]]
@@ -73,6 +78,14 @@ def _cases(where: str, group: Group) -> Iterator[Case]:
             told = ("loss", "parametrization") if len(alike or every) > 1 else ("loss",)
             about = ", ".join(labels.value(axis, other[0][axis]) for axis in told)
             yield _case(f"{where}, against {about}", pairs)
+
+
+def _gains(group: Group, lines: list[Line]) -> bool:
+    """Whether something is better than not recovering, or that was not measured."""
+    trained = [runs for about, runs in lines if about["recovery"] != "repair"]
+    points = [of(runs, ["training_tokens"], key) for runs in trained for key in ordered(runs, ["training_tokens"])]
+    found = [gain.value > 0 for gain in (between(group.alone, runs) for runs in points) if gain is not None]
+    return any(found) or not found
 
 
 def _pairs(local: Line, retrained: Line) -> Iterator[_Pair]:
@@ -100,7 +113,8 @@ def _case(where: str, pairs: list[_Pair]) -> Case:
     near = [pair for pair in pairs if 1 / EQUAL <= pair.ratio <= EQUAL]
     equal = min(near, key=lambda pair: (max(pair.ratio, 1 / pair.ratio), -pair.tokens)) if near else None
     outcome = HOLDS if enough and far.matches else PARTLY if far.matches or (equal and equal.matches) else FAILS
-    told = [f"{far.text} ({far.ratio:.3g} times the tokens)"]
+    times = "as many tokens" if far is equal else f"{far.ratio:.3g} times the tokens"
+    told = [f"{far.text} ({times})"]
     told += [f"at equal tokens {equal.text}"] if equal is not None and equal is not far else []
     told += [] if enough else [f"{TIMES:g} times the tokens were not measured"]
     return Case(where, outcome, "; ".join(told), far.worse.seeds)

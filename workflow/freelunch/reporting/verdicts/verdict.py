@@ -112,7 +112,7 @@ def combined(outcomes: Sequence[Outcome]) -> Outcome:
 def _reason(cases: Sequence[Case]) -> str:
     """How the cases came out, the numbers of the first of them, and what is known of their scatter."""
     counts = Counter(case.outcome for case in cases)
-    tally = ", ".join(f"{counts[outcome]} {outcome}" for outcome in (HOLDS, PARTLY, FAILS) if counts[outcome])
+    tally = ", ".join(f"{outcome} in {counts[outcome]}" for outcome in (HOLDS, PARTLY, FAILS) if counts[outcome])
     parts = [f"Of {len(cases)} comparisons: {tally}."] if len(cases) > 1 else []
     parts += [f"{case.where}: {case.numbers}." for case in cases[:_TOLD]]
     if len(cases) > _TOLD:
