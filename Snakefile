@@ -24,9 +24,6 @@ put_on_path(PACKAGE_ROOT)
 configfile: str(Path(workflow.basedir) / "config.yaml")
 
 
-report: "workflow/report/workflow.rst"
-
-
 include: "workflow/rules/common.smk"
 
 

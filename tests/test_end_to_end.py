@@ -17,6 +17,8 @@ import pandas as pd
 import pytest
 import yaml
 
+from pages import Checked
+
 ROOT = Path(__file__).parents[1]
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1800)]
 
@@ -121,13 +123,27 @@ def test_a_zero_shot_task_asks_what_a_stage_made(finished: Path) -> None:
     assert counts["evaluate"] == "2" and not {"questions", "prune", "dense"} & counts.keys(), counts
 
 
-def test_the_report_is_one_file_that_asks_nothing_of_the_network(finished: Path) -> None:
+def test_the_report_is_made_with_the_suite_and_is_the_same_bytes_again(finished: Path) -> None:
     target = finished / "results/tiny/report.html"
-    result = snakemake(finished, "--report", str(target), "--", "tiny")
-    assert result.returncode == 0, result.stdout + result.stderr
-    html = target.read_text(encoding="utf-8")
-    assert "perplexity" in html
-    assert 'src="http' not in html and "<link rel" not in html.split("<body")[0].replace('rel="icon"', "")
+    first = target.read_text(encoding="utf-8")
+    page = Checked(first)
+    assert page.tags["img"] == 3 and "Transition: not testable here" in page.text
+    assert "snakemake --cores all --configfile tests/tiny.yaml -- results/tiny/figures/gain.pdf" in page.text
+    target.unlink()
+    assert jobs(finished) == {"report": 1, "tiny": 1}
+    assert snakemake(finished, "--", "tiny").returncode == 0
+    assert target.read_text(encoding="utf-8") == first
+
+
+def test_a_deleted_dense_cache_is_not_made_again_for_the_report(finished: Path) -> None:
+    (folder,) = (finished / "results/dense").iterdir()
+    folder.rename(finished / "dense-put-aside")
+    (finished / "results/tiny/report.html").unlink()
+    try:
+        assert jobs(finished) == {"report": 1, "tiny": 1}
+    finally:
+        (finished / "dense-put-aside").rename(folder)
+        assert snakemake(finished, "--", "tiny").returncode == 0
 
 
 def test_adding_a_sparsity_adds_only_its_jobs(finished: Path) -> None:
@@ -138,7 +154,8 @@ def test_adding_a_sparsity_adds_only_its_jobs(finished: Path) -> None:
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     try:
         assert jobs(finished) == {
-            "prune": 1, "reconstruct": 3, "evaluate": 3, "collect": 1, "table": 2, "figure": 3, "tiny": 1,
+            "prune": 1, "reconstruct": 3, "evaluate": 3, "collect": 1, "table": 2, "figure": 3, "report": 1,
+            "tiny": 1,
         }  # fmt: skip
     finally:
         path.write_text(original, encoding="utf-8")
@@ -154,8 +171,8 @@ def test_editing_a_module_reruns_what_uses_it_and_nothing_else(finished: Path) -
         finally:
             path.write_bytes(original)
 
-    drawing = {"tiny": 1, "figure": 1}
-    assert after_editing("reporting/figures/gain.py") == drawing
+    assert after_editing("reporting/figures/gain.py") == {"tiny": 1, "figure": 1, "report": 1}
+    assert after_editing("reporting/verdicts/window.py") == {"tiny": 1, "report": 1}
     wanda = after_editing("criteria/wanda.py")
     assert wanda["prune"] == 2 and wanda["reconstruct"] == 5 and wanda["retrain"] == wanda["repair"] == 1
     assert "dense" not in wanda and "calibrate" not in wanda

@@ -68,7 +68,7 @@ def test_every_rule_logs_and_those_that_compute_state_their_needs() -> None:
     assert {"shard", "reconstruct", "retrain", "repair"} <= found.keys()
     for name, text in found.items():
         assert "\n    log:\n" in text and "\n    conda:\n" in text, name
-        if name not in ("collect", "table", "figure"):
+        if name not in ("collect", "table", "figure", "report"):
             assert "\n    benchmark:\n" in text and "mem_mb=" in text and "runtime=" in text, name
 
 

@@ -34,7 +34,7 @@ from .validity import check_distinct, check_model, check_name, check_run, check_
 
 RULES = (
     "fetch", "model", "data", "questions", "calibrate", "dense", "grams", "prune", "shard", "reconstruct", "retrain",
-    "repair", "evaluate", "export", "collect", "table", "figure",
+    "repair", "evaluate", "export", "collect", "table", "figure", "report",
 )  # fmt: skip
 RESERVED = frozenset({"all", *RULES, *STAGES, "wheels", "logs", "benchmarks"})
 """What a suite cannot be called: targets and folders of that name exist already."""

@@ -1,7 +1,8 @@
 """The plan, and how rules look things up in it. No rule knows a parameter that is not in a spec."""
 
 import re
-from os.path import exists
+from hashlib import sha256
+from os.path import exists, relpath
 from pathlib import Path
 
 from freelunch.config import parse_config
@@ -11,6 +12,7 @@ from freelunch.facts import facts_of
 from freelunch.plan import make_plan
 from freelunch.provenance import code_digest, sources
 from freelunch.questions import FOLDER
+from freelunch.resolved import as_yaml, resolved
 from freelunch.sources import wheel_path
 from freelunch.specs import STAGES
 from snakemake.exceptions import WorkflowError
@@ -146,14 +148,31 @@ def evaluations(wildcards):
     return sorted({up.manifest for up in specs})
 
 
+def views(wildcards):
+    """Tables and figures of a suite."""
+    found = PLAN.config.suites[wildcards.suite]
+    tables = expand("results/{{suite}}/tables/{view}.csv", view=found.tables)
+    figures = expand("results/{{suite}}/figures/{view}.svg", view=found.figures)
+    return [path.format(suite=wildcards.suite) for path in tables + figures]
+
+
+def report_code(wildcards):
+    """The report's own code and template, and the code of the tables and captions that stand in it."""
+    found = PLAN.config.suites[wildcards.suite]
+    modules = [f"reporting.tables.{view}" for view in found.tables]
+    modules += [f"reporting.figures.{view}" for view in found.figures]
+    files = {file for module in ("stages.report", *modules) for file in sources(module)}
+    return code_digest({*files, str(PACKAGE_ROOT / "report" / "suite.html.j2")})
+
+
+def suite_digest(wildcards):
+    """Hash of what the report shows of the config: a key has the parameters of runs, not what they are called."""
+    return sha256(as_yaml(resolved(PLAN, wildcards.suite)).encode()).hexdigest()[:16]
+
+
 def suite_targets(suite):
-    """Rows, tables and figures of a suite."""
-    views = PLAN.config.suites[suite]
-    tables = expand("results/{suite}/tables/{view}.csv", suite=suite, view=views.tables)
-    figures = expand(
-        "results/{suite}/figures/{view}.pdf", suite=suite, view=views.figures
-    )
-    return [f"results/{suite}/rows.csv", *tables, *figures]
+    """Rows and report of a suite, which has its tables and figures."""
+    return [f"results/{suite}/rows.csv", f"results/{suite}/report.html"]
 
 
 def cores_per_shard(wildcards):

@@ -1,10 +1,11 @@
-"""From manifests to rows, from rows to tables and figures."""
+"""From manifests to rows, from rows to tables, figures and the report."""
 
 
 localrules:
     collect,
     table,
     figure,
+    report,
 
 
 rule collect:
@@ -29,12 +30,7 @@ rule table:
     input:
         rows="results/{suite}/rows.parquet",
     output:
-        csv=report(
-            "results/{suite}/tables/{view}.csv",
-            caption="../report/table.rst",
-            category="Tables",
-            labels={"suite": "{suite}", "table": "{view}"},
-        ),
+        csv="results/{suite}/tables/{view}.csv",
         md="results/{suite}/tables/{view}.md",
         tex="results/{suite}/tables/{view}.tex",
     log:
@@ -58,12 +54,7 @@ rule figure:
         rows="results/{suite}/rows.parquet",
     output:
         pdf="results/{suite}/figures/{view}.pdf",
-        svg=report(
-            "results/{suite}/figures/{view}.svg",
-            caption="../report/figure.rst",
-            category="Figures",
-            labels={"suite": "{suite}", "figure": "{view}"},
-        ),
+        svg="results/{suite}/figures/{view}.svg",
         png="results/{suite}/figures/{view}.png",
         rst="results/{suite}/figures/{view}.rst",
     log:
@@ -81,3 +72,24 @@ rule figure:
         "figure {wildcards.view} of suite {wildcards.suite}"
     script:
         "../scripts/figure.py"
+
+
+rule report:
+    input:
+        views,
+        evaluations,
+        rows="results/{suite}/rows.parquet",
+    output:
+        "results/{suite}/report.html",
+    log:
+        "results/logs/report/{suite}.log",
+    conda:
+        "../../envs/report.yaml"
+    params:
+        code=report_code,
+        suite=suite_digest,
+        configs=[relpath(path) for path in workflow.overwrite_configfiles],
+    message:
+        "report of suite {wildcards.suite}"
+    script:
+        "../scripts/report.py"

@@ -1,11 +1,32 @@
-"""What the paper claims, next to what was found: the small print of a figure, and its caption in the report."""
+"""What the papers claim, next to what was found: small print and captions of figures, and what verdicts are about."""
 
 from __future__ import annotations
 
 import re
 
-SOURCE = "arXiv:2510.14444"
+SOURCE, SECOND = "arXiv:2510.14444", "arXiv:2605.21972"
+PAPERS = {
+    SOURCE: (
+        "Moritz Wagner, Christophe Roux, Max Zimmer, Sebastian Pokutta. A Free Lunch in LLM Compression: Revisiting "
+        "Retraining after Pruning. arXiv:2510.14444, 2025."
+    ),
+    SECOND: (
+        "Qishi Zhan, Minxuan Hu, Liang He. How Sparsity Allocation Shapes Label-Free Post-Pruning Recoverability. "
+        "arXiv:2605.21972, 2026."
+    ),
+}
 CLAIMS = {
+    "criteria": "Reconstruction lowers the importance of the pruning criterion.",
+    "scale": "The gaps that the pruning criterion leaves after reconstruction shrink as models grow.",
+    "simple_criterion": "Wanda with proper reconstruction outperforms much more complex criteria (first version).",
+    "allocation": (
+        "At equal global sparsity the allocation, ERK or LAMP, changes the accuracy after one label-free repair; which "
+        "of the two is better depends on architecture, data and sparsity."
+    ),
+    "transition": (
+        "There is a range of sparsities in which recalibrating batch norms alone fails and a repair by activation "
+        "statistics recovers the accuracy."
+    ),
     "window": (
         "Final quality is largely insensitive to the window as long as it holds at least one nonlinear submodule; "
         "reconstruction of single matrices underperforms, since small errors of matrices accumulate into activation "
@@ -31,7 +52,7 @@ CLAIMS = {
         "which is why this underperforms."
     ),
 }
-"""One sentence per figure that is about a question of the paper."""
+"""By the name of the figure or of the verdict that is about them; the names of both agree where both are."""
 
 
 def statement(name: str, finding: str) -> str:

@@ -30,7 +30,7 @@ _FIXED = {
 
 
 def drifts(rows: DataFrame, view: str) -> DataFrame:
-    """Drift by panel, series, metric and ``block``: the mean over seeds in ``value``.
+    """Drift by panel, series, metric and ``block``: the mean over ``seeds`` in ``value``, and its ``stderr``.
 
     Of the ways to recover there is one line for each window, for each loss of retraining, and for each repair.
     Reconstructions have one flow, loss, parametrization and the same targets (named in ``fixed``): dense, mean squared
@@ -61,7 +61,8 @@ def drifts(rows: DataFrame, view: str) -> DataFrame:
     groups = found.groupby(by, dropna=False, sort=False)
     # a diverged seed makes the mean diverge
     mean = groups["value"].agg(lambda values: values.mean(skipna=False))
-    return DataFrame({"value": mean, "fixed": groups["fixed"].first()}).reset_index()
+    spread = {"stderr": groups["value"].sem(), "seeds": groups["value"].size()}
+    return DataFrame({"value": mean, **spread, "fixed": groups["fixed"].first()}).reset_index()
 
 
 def name(values: Sequence[Any]) -> str:

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
@@ -23,6 +23,30 @@ _LATEX = {
     "±": r"$\pm$", "×": r"$\times$", "∞": r"$\infty$", "–": "--", "†": r"\textsuperscript{\dag}",
 }  # fmt: skip
 _MARKDOWN = {"\\": r"\\", "|": r"\|", "*": r"\*", "_": r"\_", "`": r"\`", "<": "&lt;"}
+
+
+class Number(NamedTuple):
+    """A cell as text: the number, its error with a mark, and whether it is the best of its line."""
+
+    text: str
+    error: str
+    best: bool
+
+
+class Shown(NamedTuple):
+    """A table as text: caption, heads of levels and of columns, and lines of labels and numbers."""
+
+    caption: str
+    levels: list[str]
+    columns: list[str]
+    lines: list[tuple[tuple[str, ...], list[Number]]]
+
+
+def shown(table: Table) -> Shown:
+    """What a reader sees of a table, with nothing escaped for any format."""
+    levels, columns = [labels.axis(name) for name in table.levels], [column.label for column in table.columns]
+    lines = [(key, [Number(*cell) for cell in cells]) for key, cells in _texts(table)]
+    return Shown(_caption(table), levels, columns, lines)
 
 
 def render(table: Table, kind: Kind) -> str:

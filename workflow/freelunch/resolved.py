@@ -1,0 +1,43 @@
+"""A suite as it was understood: what all of its runs have in common, what tells them apart, and what it reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from .config import Section
+from .plan import Plan
+from .specs import DataSpec, ModelSpec
+
+
+def resolved(plan: Plan, suite: str) -> dict[str, Any]:
+    """The suite with every default filled in; how jobs run is left out, since it changes no result.
+
+    ``shared`` are the axes with one value in all runs, ``runs`` the others, by the name of the run.
+    """
+    config = plan.config.suites[suite]
+    axes = {run.name: run.axes.model_dump(mode="json") for run in plan.runs[suite] if run.axes is not None}
+    names = list(next(iter(axes.values()), {}))
+    shared = [name for name in names if len({repr(found[name]) for found in axes.values()}) == 1]
+    specs = plan.needed(suite)
+    return {
+        "suite": suite,
+        "description": config.description,
+        "models": {spec.model: _given(spec.source) for spec in specs if isinstance(spec, ModelSpec)},
+        "data": {spec.data: _given(spec.source) for spec in specs if isinstance(spec, DataSpec)},
+        "shared": {name: next(iter(axes.values()))[name] for name in shared},
+        "runs": {run: {name: found[name] for name in names if name not in shared} for run, found in axes.items()},
+        "evaluate": [task.model_dump(mode="json") for task in config.evaluate],
+        "tables": list(config.tables),
+        "figures": list(config.figures),
+    }
+
+
+def as_yaml(value: Any) -> str:
+    """YAML in the order given, the axes of a run in a line or two."""
+    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None))
+
+
+def _given(source: Section) -> dict[str, Any]:
+    return source.model_dump(mode="json", exclude_none=True)
