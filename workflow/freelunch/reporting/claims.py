@@ -1,4 +1,4 @@
-"""What the paper claims, next to what was found: the small print of a figure, and its caption in the report."""
+"""What the paper claims, next to what was found: the small print of figures, and captions of tables and figures."""
 
 from __future__ import annotations
 
@@ -21,6 +21,13 @@ CLAIMS = {
         "Local reconstruction matches retraining after pruning with more than 10 times less data and compute, also "
         "with parameter-efficient fine-tuning."
     ),
+    "criterion": (
+        "Reconstruction lowers the importance of the pruning criterion: with it, simple criteria such as Wanda are as "
+        "good as much more complex ones."
+    ),
+    "scale": "Reconstruction lowers the importance of the criterion, and the gaps shrink with the size of the model.",
+    "calibration": "The paper compares sources of calibration data; its numbers are not public.",
+    "zero_shot": "The paper measures zero-shot accuracy too; its numbers are not public.",
     "calibration_size": "The paper varies the amount of calibration data; its numbers are not public.",
     "learning_rate": (
         "No claim; its code selects the best of 8 learning rates and 3 training lengths by the test perplexity. Here "
@@ -31,11 +38,11 @@ CLAIMS = {
         "which is why this underperforms."
     ),
 }
-"""One sentence per figure that is about a question of the paper."""
+"""One sentence per view that is about a question of the paper."""
 
 
 def statement(name: str, finding: str) -> str:
-    """The claim that a figure is about, and on a line of its own what the rows say."""
+    """The claim that a view is about, and on a line of its own what the rows say."""
     return f"Claim ({SOURCE}): {CLAIMS[name]}\nHere: {finding}"
 
 
