@@ -15,7 +15,7 @@ import yaml
 from freelunch.__main__ import load
 from freelunch.errors import FreelunchError
 from freelunch.plan import RULES, Plan
-from freelunch.reporting import FIGURE_NAMES, TABLE_NAMES, claims, graph, protocols, rows, runtimes
+from freelunch.reporting import FIGURE_NAMES, TABLE_NAMES, claims, graph, legends, rows, runtimes
 from freelunch.reporting.report import Report, Run, Source, figure_view, html, table_view
 from freelunch.reporting.verdicts import Evidence, verdicts
 from freelunch.resolved import as_yaml, resolved
@@ -225,10 +225,10 @@ def test_the_config_is_resolved_to_what_runs_share_and_what_tells_them_apart(pla
 
 
 def test_captions_belong_to_views_that_there_are() -> None:
-    assert protocols.TABLES.keys() <= set(TABLE_NAMES) and protocols.FIGURES.keys() <= set(FIGURE_NAMES)
+    assert legends.TABLES.keys() <= set(TABLE_NAMES) and legends.FIGURES.keys() <= set(FIGURE_NAMES)
     for kind, names in (("table", TABLE_NAMES), ("figure", FIGURE_NAMES)):
         for name in names:
-            assert all(len(text) > 40 for text in protocols.protocol(kind, name)), name
+            assert all(len(text) > 40 for text in legends.legend(kind, name)), name
 
 
 def test_papers_are_cited_as_in_the_citation_file() -> None:

@@ -181,7 +181,8 @@ def test_latex_is_booktabs_and_escaped() -> None:
     assert r"\textbf{25.61} $\pm$ 0.30" in text
     assert r"\label{tab:a_b-perplexity}" in text
     assert [text.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [1, 1, 1]
-    assert text.count("m\\_1") == 1, "a label is written once over its lines"
+    body = text.partition(r"\midrule")[2]
+    assert body.count("m\\_1") == 1, "a label is written once over its lines"
     assert rendering.latex("50%_{a}$#~^\\") == r"50\%\_\{a\}\$\#\textasciitilde{}\textasciicircum{}\textbackslash{}"
 
 
@@ -418,7 +419,7 @@ def test_tables_name_missing_rows() -> None:
 
 
 def test_names_are_those_of_the_registries() -> None:
-    modules = {module.name for module in pkgutil.iter_modules(figures.__path__)} - {"panels"}
+    modules = {module.name for module in pkgutil.iter_modules(figures.__path__)}
     assert set(reporting.FIGURE_NAMES) == set(reporting.FIGURES) == modules
     assert set(reporting.TABLE_NAMES) == set(reporting.TABLES)
     with pytest.raises(FreelunchError, match="did you mean 'gain'"):

@@ -258,4 +258,6 @@ def test_rows_carry_the_whole_protocol(root: Path) -> None:
         "model_revision": "seed 0", "length": 64, "dataset": "documents",
     }  # fmt: skip
     assert {key: test[key] for key in expected} == expected
+    model = json.loads((root / _evaluation(spec).base.manifest).read_text(encoding="utf-8"))
+    assert test["parameters"] == model["parameters"] > 64 * 320
     assert test["seconds"] > 0 and test["peak_gib"] > 0 and "torch 2.13.0" in test["versions"]

@@ -313,7 +313,7 @@ def test_parametrizations_without_a_full_one_or_without_a_gain_say_nothing() -> 
 )
 def test_criteria(after: tuple[float, float], outcome: Outcome, factors: tuple[str, str]) -> None:
     suite = Suite().add(300.0, criterion="magnitude").add(50.0)
-    found = suite.local(after[0], criterion="magnitude").local(after[1]).verdict("criteria")
+    found = suite.local(after[0], criterion="magnitude").local(after[1]).verdict("criterion")
     assert found.outcome == outcome
     assert all(factor in found.reason for factor in factors)
 
@@ -321,15 +321,15 @@ def test_criteria(after: tuple[float, float], outcome: Outcome, factors: tuple[s
 def test_criteria_over_seeds() -> None:
     """Logs of 3 and of 6 / 7: mean 0.472, standard error 0.626."""
     suite = Suite().add(300.0, 300.0, criterion="magnitude").add(50.0, 50.0)
-    found = suite.local(100.0, 350.0, criterion="magnitude").local(50.0, 50.0).verdict("criteria")
+    found = suite.local(100.0, 350.0, criterion="magnitude").local(50.0, 50.0).verdict("criterion")
     assert found.outcome == PARTLY and "Over 2 seeds." in found.reason
 
 
 def test_criteria_that_were_not_measured_without_recovery() -> None:
     suite = Suite().add(50.0).local(100.0, criterion="magnitude").local(40.0)
-    assert suite.verdict("criteria").outcome == UNTESTED
+    assert suite.verdict("criterion").outcome == UNTESTED
     suite = Suite().add(50.0).local(40.0)
-    assert suite.verdict("criteria").outcome == UNTESTED
+    assert suite.verdict("criterion").outcome == UNTESTED
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from freelunch.config import parse_config
 from freelunch.costs import cost
-from freelunch.errors import FreelunchError
+from freelunch.errors import FreelunchError, suggest
 from freelunch.facts import facts_of
 from freelunch.plan import make_plan
 from freelunch.provenance import code_digest, sources
 from freelunch.questions import FOLDER
+from freelunch.reporting.names import FIGURE_NAMES, TABLE_NAMES
+from freelunch.reporting.references import REFERENCES
 from freelunch.resolved import as_yaml, resolved
 from freelunch.sources import wheel_path
 from freelunch.specs import STAGES
@@ -50,6 +52,33 @@ def code(*modules):
     Snakemake does not see edits of imported modules; as a parameter, the hash reruns what uses them and nothing else.
     """
     return code_digest({file for module in modules for file in sources(module)})
+
+
+def view_code(kind, *modules):
+    """The modules of a table or figure; a table says about its numbers what the figure of its name says."""
+    named = {"tables": TABLE_NAMES, "figures": FIGURE_NAMES}
+
+    def digest(wildcards):
+        view = wildcards.view
+        if view not in named[kind]:
+            raise WorkflowError(
+                f"there is no {kind[:-1]} {view!r}; {suggest(view, named[kind])}"
+            )
+        kinds = [kind, *(["figures"] if view in FIGURE_NAMES else [])]
+        views = [f"reporting.{found}.{view}" for found in dict.fromkeys(kinds)]
+        shared = ("reporting.claims", "reporting.protocol", "reporting.rows")
+        return code(*views, *shared, *modules)
+
+    return digest
+
+
+def references(wildcards):
+    """Published numbers, for the view that compares with them."""
+    return (
+        sorted(map(str, REFERENCES.glob("*.csv")))
+        if wildcards.view == "published"
+        else []
+    )
 
 
 def upstream(stage):

@@ -28,21 +28,19 @@ rule collect:
 
 rule table:
     input:
+        references,
         rows="results/{suite}/rows.parquet",
     output:
         csv="results/{suite}/tables/{view}.csv",
         md="results/{suite}/tables/{view}.md",
         tex="results/{suite}/tables/{view}.tex",
+        rst="results/{suite}/tables/{view}.rst",
     log:
         "results/logs/table/{suite}-{view}.log",
     conda:
         "../../envs/report.yaml"
     params:
-        code=lambda wildcards: code(
-            f"reporting.tables.{wildcards.view}",
-            "reporting.rendering",
-            "reporting.rows",
-        ),
+        code=view_code("tables", "reporting.rendering"),
     message:
         "table {wildcards.view} of suite {wildcards.suite}"
     script:
@@ -62,12 +60,7 @@ rule figure:
     conda:
         "../../envs/report.yaml"
     params:
-        code=lambda wildcards: code(
-            f"reporting.figures.{wildcards.view}",
-            "reporting.claims",
-            "reporting.style",
-            "reporting.rows",
-        ),
+        code=view_code("figures", "reporting.style"),
     message:
         "figure {wildcards.view} of suite {wildcards.suite}"
     script:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from freelunch.job import logged
-from freelunch.reporting import describe, draw
+from freelunch.reporting import about, draw
 from freelunch.reporting.claims import restructured
 from freelunch.reporting.rows import read_rows
 from freelunch.reporting.style import save
@@ -15,5 +15,5 @@ if TYPE_CHECKING:
 with logged(Path(snakemake.log[0])):
     rows = read_rows(Path(snakemake.input.rows))
     save(draw(snakemake.wildcards.view, rows), Path(snakemake.output.pdf).with_suffix(""))
-    caption = restructured(describe(snakemake.wildcards.view, rows))
+    caption = restructured(about(snakemake.wildcards.view, rows))
     Path(snakemake.output.rst).write_text(caption, encoding="utf-8")

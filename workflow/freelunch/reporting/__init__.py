@@ -7,6 +7,7 @@ on that figure's module and on no other's.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,18 +24,19 @@ if TYPE_CHECKING:
     TABLES: dict[str, Callable[[DataFrame], Table]]
     FIGURES: dict[str, Callable[[DataFrame], Figure]]
 
-__all__ = ["FIGURES", "FIGURE_NAMES", "TABLES", "TABLE_NAMES", "describe", "draw", "tabulate"]
+__all__ = ["FIGURES", "FIGURE_NAMES", "TABLES", "TABLE_NAMES", "about", "describe", "draw", "tabulate"]
 
 
 def tabulate(name: str, rows: DataFrame) -> Table:
-    """Build a table of a suite by name; ``rendering.render`` turns it into text.
+    """Build a table of a suite by name, with what is said about it; ``rendering.render`` turns it into text.
 
     Raises:
         FreelunchError: there is no such table, or the rows lack what it shows.
     """
     if name not in TABLE_NAMES:
         raise FreelunchError(f"{name!r} is not a table; {suggest(name, TABLE_NAMES)}")
-    return cast("Table", import_module(f".tables.{name}", __name__).build(rows))
+    built = cast("Table", import_module(f".tables.{name}", __name__).build(rows))
+    return replace(built, about=about(name, rows))
 
 
 def draw(name: str, rows: DataFrame) -> Figure:
@@ -49,15 +51,28 @@ def draw(name: str, rows: DataFrame) -> Figure:
 
 
 def describe(name: str, rows: DataFrame) -> str:
-    """The claim that a figure is about and what the rows say, on two lines; empty if it is about none.
+    """The claim that a table or figure is about and what the rows say, on two lines; empty if it is about none.
+
+    A table and a figure of one name say the same: it is the figure's ``caption``, or the table's if there is no figure.
 
     Raises:
-        FreelunchError: as ``draw``.
+        FreelunchError: as ``draw`` and ``tabulate``.
     """
-    if name not in FIGURE_NAMES:
-        raise FreelunchError(f"{name!r} is not a figure; {suggest(name, FIGURE_NAMES)}")
-    module = import_module(f".figures.{name}", __name__)
+    if name not in (*FIGURE_NAMES, *TABLE_NAMES):
+        raise FreelunchError(f"{name!r} is no view; {suggest(name, {*FIGURE_NAMES, *TABLE_NAMES})}")
+    module = import_module(f".{'figures' if name in FIGURE_NAMES else 'tables'}.{name}", __name__)
     return cast(str, module.caption(rows)) if hasattr(module, "caption") else ""
+
+
+def about(name: str, rows: DataFrame) -> str:
+    """What ``describe`` says, and on a line of its own how the runs were made and measured.
+
+    Raises:
+        FreelunchError: as ``describe``.
+    """
+    from .protocol import protocol
+
+    return "\n".join(part for part in (describe(name, rows), protocol(rows)) if part)
 
 
 def __getattr__(name: str) -> Any:

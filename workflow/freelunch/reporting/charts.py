@@ -47,7 +47,7 @@ def panels(groups: Sequence[Group], within: Iterable[str] = ()) -> list[Panel]:
 
 def title(setting: dict[str, Any], differing: Sequence[str]) -> str:
     """``Wanda, 2:4``, and below it the other axes that tell panels apart."""
-    first = ", ".join(labels.value(axis, setting[axis]) for axis in ("criterion", "pattern"))
+    first = ", ".join(labels.value(axis, setting[axis]) for axis in ("criterion", "pattern") if axis in setting)
     # tokens follow from sequences
     skipped = ("criterion", "pattern", "calibration_tokens")
     rest = [axis for axis in differing if axis not in skipped and not pd.isna(setting[axis])]
@@ -67,7 +67,7 @@ def home(found: Sequence[Panel]) -> list[Panel]:
 
 def _at_home(panel: Panel) -> bool:
     setting = panel[1][0].setting
-    return bool(setting["dataset"] == setting["calibration"])
+    return bool(setting["dataset"] == setting.get("calibration"))
 
 
 def axes_of(found: Sequence[Panel], height: float = 2.2, widest: int = 2) -> tuple[Figure, list[Axes]]:
@@ -166,12 +166,17 @@ def finish(figure: Figure, keys: Sequence[Line2D], text: str, alone: bool = True
     """Add the legend, with the baselines, and the small print."""
     lines = [Line2D([], [], color=style.BLACK, linestyle=DASHES, label="Dense")]
     lines += [Line2D([], [], color=style.GREY, linestyle=DOTS, label="Not recovered")] if alone else []
+    return legend(figure, [*keys, *lines], text)
+
+
+def legend(figure: Figure, keys: Sequence[Line2D], text: str) -> Figure:
+    """Add a legend in as many columns as the width has room for, and the small print."""
     # of 7.5 points; a letter is about 0.56 as wide as high, and a mark takes 0.4 inches
-    widest = max(len(str(line.get_label())) for line in [*keys, *lines]) * 0.0583 + 0.4
-    columns = max(1, min(len(keys) + len(lines), int(figure.get_figwidth() / widest)))
-    height = -(-(len(keys) + len(lines)) // columns) * 0.16
+    widest = max(len(str(line.get_label())) for line in keys) * 0.0583 + 0.4
+    columns = max(1, min(len(keys), int(figure.get_figwidth() / widest)))
+    height = -(-len(keys) // columns) * 0.16
     figure.set_figheight(figure.get_figheight() + max(0.0, height - 0.2))
-    figure.legend(handles=[*keys, *lines], loc="outside upper center", ncols=columns)
+    figure.legend(handles=list(keys), loc="outside upper center", ncols=columns)
     note(figure, text)
     return figure
 
@@ -179,16 +184,8 @@ def finish(figure: Figure, keys: Sequence[Line2D], text: str, alone: bool = True
 def note(figure: Figure, text: str) -> None:
     """Small print under a figure, wrapped to its width; the figure grows by what it takes."""
     size, width = 6.5, figure.get_figwidth()
-    letters = int((width - 0.1) * 72 / (0.5 * size))
-    # a letter of DejaVu Sans is about 0.5 of its size wide, a line 1.25 high
+    # a letter of DejaVu Sans is about 0.5 of its size wide, a digit 0.64; a line is 1.25 high
+    letters = int((width - 0.1) * 72 / (0.545 * size))
     lines = [line for part in text.split("\n") for line in wrap(part, letters, break_on_hyphens=False)]
     figure.set_figheight(figure.get_figheight() + len(lines) * 1.25 * size / 72 + 0.05)
     figure.supxlabel("\n".join(lines), x=0.05 / width, ha="left", fontsize=size, color="#333333", linespacing=1.25)
-
-
-def compact(number: float) -> str:
-    """A count as a tick label: 512, 32.8k, 1.05M, 6.7G."""
-    for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= 0.9995 * unit:
-            return f"{number / unit:.3g}{name}"
-    return f"{number:.3g}"

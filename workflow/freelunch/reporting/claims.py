@@ -1,4 +1,4 @@
-"""What the papers claim, next to what was found: small print and captions of figures, and what verdicts are about."""
+"""What the papers claim, next to what was found: small print and captions of views, and what verdicts are about."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ PAPERS = {
     ),
 }
 CLAIMS = {
-    "criteria": "Reconstruction lowers the importance of the pruning criterion.",
     "scale": "The gaps that the pruning criterion leaves after reconstruction shrink as models grow.",
     "simple_criterion": "Wanda with proper reconstruction outperforms much more complex criteria (first version).",
     "allocation": (
@@ -42,6 +41,9 @@ CLAIMS = {
         "Local reconstruction matches retraining after pruning with more than 10 times less data and compute, also "
         "with parameter-efficient fine-tuning."
     ),
+    "criterion": "Reconstruction lowers the importance of the pruning criterion.",
+    "calibration": "The paper compares sources of calibration data; its numbers are not public.",
+    "zero_shot": "The paper measures zero-shot accuracy too; its numbers are not public.",
     "calibration_size": "The paper varies the amount of calibration data; its numbers are not public.",
     "learning_rate": (
         "No claim; its code selects the best of 8 learning rates and 3 training lengths by the test perplexity. Here "
@@ -52,11 +54,11 @@ CLAIMS = {
         "which is why this underperforms."
     ),
 }
-"""By the name of the figure or of the verdict that is about them; the names of both agree where both are."""
+"""By the name of the view or of the verdict that is about them; the names of both agree where both are."""
 
 
 def statement(name: str, finding: str) -> str:
-    """The claim that a figure is about, and on a line of its own what the rows say."""
+    """The claim that a view is about, and on a line of its own what the rows say."""
     return f"Claim ({SOURCE}): {CLAIMS[name]}\nHere: {finding}"
 
 

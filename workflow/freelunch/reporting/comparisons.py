@@ -89,7 +89,8 @@ def validation(rows: DataFrame, view: str) -> Series[float]:
 def along(runs: DataFrame, axis: str, free: Sequence[str] = (), told: Sequence[str] = ()) -> list[Group]:
     """Groups of recovered runs that are equal in every axis but one, and have at least two values of it.
 
-    Of every value there are the seeds that all values have; a value that shares none with the others is left out.
+    Of every value there are the seeds that all values have; a value that shares none with the others is left out. So
+    it is with runs that are not recovered, where the axis is one of pruning and every value has its own.
 
     Args:
         runs: of :func:`measured`; those that are dense or not recovered become the groups' baselines.
@@ -110,8 +111,20 @@ def along(runs: DataFrame, axis: str, free: Sequence[str] = (), told: Sequence[s
             continue
         setting = {name: group[name].iloc[0] for name in shared}
         beside = among(of(alone, pruned, [setting[name] for name in pruned]), group)
+        if axis in PRUNED:
+            group, beside = _paired(group, beside, [axis, *free])
+            if group[axis].nunique() < 2:
+                continue
         found.append(Group(axis, setting, group, beside, of(dense, WHERE, [setting[name] for name in WHERE])))
     return sorted(found, key=lambda group: [labels.order(name, group.setting[name]) for name in shared])
+
+
+def _paired(runs: DataFrame, alone: DataFrame, by: Sequence[str]) -> tuple[DataFrame, DataFrame]:
+    """Runs before and after recovery at the seeds that all values have on both sides; some may have one side alone."""
+    alone = alone[alone[by[0]].isin(runs[by[0]])]
+    both = aligned(pd.concat([runs, alone], keys=(True, False), names=["after"]).reset_index("after"), ["after", *by])
+    after = both["after"].astype(bool)
+    return both[after].drop(columns="after"), both[~after].drop(columns="after")
 
 
 def fullest(groups: Sequence[Group]) -> list[Group]:

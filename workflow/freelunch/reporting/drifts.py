@@ -11,7 +11,7 @@ from pandas import DataFrame
 from ..errors import FreelunchError
 from . import labels
 from .comparisons import PRUNED, best, preferred, recovered
-from .estimates import suite, with_variant
+from .estimates import Estimate, estimate, suite, with_variant
 from .retraining import PREFERRED
 from .seeds import aligned, among
 from .studies import EXACT, REPLICA, parts
@@ -30,7 +30,7 @@ _FIXED = {
 
 
 def drifts(rows: DataFrame, view: str) -> DataFrame:
-    """Drift by panel, series, metric and ``block``: the mean over ``seeds`` in ``value``, and its ``stderr``.
+    """Drift by panel, series, metric and ``block``: mean over seeds, its error and their number (``Estimate``).
 
     Of the ways to recover there is one line for each window, for each loss of retraining, and for each repair.
     Reconstructions have one flow, loss, parametrization and the same targets (named in ``fixed``): dense, mean squared
@@ -59,10 +59,9 @@ def drifts(rows: DataFrame, view: str) -> DataFrame:
     found = found.assign(loss=_loss(found), flow=found["other"], block=pd.to_numeric(found["position"]).astype(int))
     by = [*PANEL, *SERIES, "metric", "block"]
     groups = found.groupby(by, dropna=False, sort=False)
-    # a diverged seed makes the mean diverge
-    mean = groups["value"].agg(lambda values: values.mean(skipna=False))
-    spread = {"stderr": groups["value"].sem(), "seeds": groups["value"].size()}
-    return DataFrame({"value": mean, **spread, "fixed": groups["fixed"].first()}).reset_index()
+    cells = [estimate(list(group["value"])) for _, group in groups]
+    frame = DataFrame(cells, columns=list(Estimate._fields), index=groups["fixed"].first().index)
+    return frame.assign(fixed=groups["fixed"].first()).reset_index()
 
 
 def name(values: Sequence[Any]) -> str:

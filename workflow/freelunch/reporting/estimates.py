@@ -107,8 +107,8 @@ def ordered(frame: DataFrame, names: Sequence[str]) -> list[tuple[Any, ...]]:
 
 
 @dataclass(frozen=True)
-class Perplexities:
-    """Test perplexities by setting (``levels``) and by variant; settings and variants are in reading order."""
+class Cells:
+    """A number by setting (``levels``) and by variant; settings and variants are in reading order."""
 
     levels: tuple[str, ...]
     settings: list[tuple[Any, ...]]
@@ -116,17 +116,27 @@ class Perplexities:
     cells: dict[tuple[tuple[Any, ...], str], Estimate]
 
 
-def perplexities(rows: DataFrame, view: str) -> Perplexities:
+def perplexities(rows: DataFrame, view: str) -> Cells:
     """Collect the test perplexities of pruned runs, the dense model's beside each of them.
 
     Raises:
         FreelunchError: no pruned run has a test perplexity; the message names the view that needs one.
     """
     measured = rows["metric"].str.startswith("ppl@", na=False) & (rows["split"] == "test")
-    found = with_variant(rows[measured])
-    pruned = found[found["variant"] != "dense"]
-    if pruned.empty:
+    found = rows[measured]
+    if found[found["criterion"] != "dense"].empty:
         raise FreelunchError(f"{view} needs the test perplexity of pruned runs; suite {suite(rows)} has none")
+    return cells(found)
+
+
+def cells(measured: DataFrame) -> Cells:
+    """One metric of pruned runs by setting and variant, the dense model's beside each of them.
+
+    Args:
+        measured: one row per run, data set and length; at least one of a pruned run.
+    """
+    found = with_variant(measured)
+    pruned = found[found["variant"] != "dense"]
     where = ("model", "dataset", "length")
     extra = levels(pruned, (*where, "criterion", "pattern", "variant"))
     of_pruning, of_recovery = ([axis for axis in extra if axis in axes] for axes in (PRUNING, RECOVERING))
@@ -139,14 +149,14 @@ def perplexities(rows: DataFrame, view: str) -> Perplexities:
     alone = [setting for setting in ordered(pruned.drop(recovered.index), names) if _at(setting, kept) not in known]
     settings = ordered(DataFrame([*settings, *alone], columns=list(names)), names) if alone else settings
     variants = [variant for (variant,) in ordered(found, ["variant"])]
-    cells: dict[tuple[tuple[Any, ...], str], Estimate] = {}
+    table: dict[tuple[tuple[Any, ...], str], Estimate] = {}
     for variant in variants:
         by = list(where) if variant == "dense" else shared if variant == labels.NOT_RECOVERED else list(names)
         at = [names.index(name) for name in by]
         groups = found[found["variant"] == variant].groupby(by, dropna=False)
         values = {missing(key): estimate(list(group["value"]), list(group["stderr"])) for key, group in groups}
-        cells |= {(s, variant): values[missing(_at(s, at))] for s in settings if missing(_at(s, at)) in values}
-    return Perplexities(names, settings, variants, cells)
+        table |= {(s, variant): values[missing(_at(s, at))] for s in settings if missing(_at(s, at)) in values}
+    return Cells(names, settings, variants, table)
 
 
 def _at(setting: tuple[Any, ...], places: list[int]) -> tuple[Any, ...]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from .comparisons import Group
+from . import labels
+from .comparisons import PRUNED, Group
 from .estimates import Estimate, summary
 from .style import printed
 
@@ -26,8 +27,16 @@ def shown(found: Estimate | None) -> str:
 
 
 def against(group: Group) -> str:
-    """``dense 14.1, not recovered 130``: what a comparison is measured against."""
-    return listed([("dense", summary(group.dense)), ("not recovered", group.baseline())])
+    """``dense 14.1, not recovered 130``: what a comparison is measured against.
+
+    Where the axis compared is one of pruning, what is not recovered has a perplexity for each of its values:
+    ``not recovered: magnitude 801, wanda 130``.
+    """
+    dense = ("dense", summary(group.dense))
+    if group.axis not in PRUNED:
+        return listed([dense, ("not recovered", group.baseline())])
+    alone = listed((labels.value(group.axis, value), group.baseline(value)) for value in group.values)
+    return "; ".join([*([f"not recovered: {alone}"] if alone else []), listed([dense])])
 
 
 def joined(sentences: Sequence[tuple[str, str]]) -> str:

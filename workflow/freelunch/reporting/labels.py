@@ -15,6 +15,8 @@ NOT_RECOVERED = "none"
 
 _AXES = {
     "calibration_tokens": "Calibration tokens",
+    "domain": "Calibration distribution",
+    "measure": "Metric",
     "length": "Length (tokens)",
     "mismatch": "Merge mismatch",
     "peak_gib": "Peak memory (GiB)",
@@ -22,6 +24,10 @@ _AXES = {
     "seconds": "Time (s)",
     "sequences": "Calibration sequences",
     "clip": "Gradient clipping",
+    "achieved_sparsity": "Achieved sparsity (fraction)",
+    "calibration": "Calibration data",
+    "parameters": "Parameters",
+    "operations": "Training compute (FLOP)",
     "search_tokens": "Search tokens",
     "selection": "Selected by",
     "targets": "Trained matrices",
@@ -78,8 +84,15 @@ _VALUES = {
         "lora_prune": "LoRA-Prune",
         "spp": "SPP",
     },
+    "domain": {"in": "in (calibration data)", "out": "out"},
     "selection": {"validation": "Validation perplexity", "test": "Test perplexity", "auto": "Search in each window"},
-    "variant": {"dense": "Dense", NOT_RECOVERED: "Not recovered", "retrain": "Retraining", "repair": "Repair"},
+    "variant": {
+        "chance": "Chance",
+        "dense": "Dense",
+        NOT_RECOVERED: "Not recovered",
+        "retrain": "Retraining",
+        "repair": "Repair",
+    },
 }
 _WINDOWS = {
     "matrix_exact": "Matrix, exact",
@@ -131,6 +144,8 @@ def value(name: str, found: Any) -> str:
             return f"Matrix, {alone[1]} only"
         plain = text if "_proj" in text else text.replace("_", " ").capitalize()
         return _WINDOWS.get(text) or (f"{text} blocks" if text.isdecimal() else plain)
+    if name == "parameters":
+        return compact(float(found))
     if isinstance(found, float) and math.isfinite(found):
         return f"{found:g}"
     return str(found)
@@ -142,6 +157,14 @@ def described(name: str, found: Any) -> str:
     if name == "length":
         return f"{found} tokens"
     return value(name, found) if name in alone else f"{axis(name)}: {value(name, found)}"
+
+
+def compact(number: float) -> str:
+    """A count in three digits: 512, 32.8k, 1.05M, 6.7G, 1.2P."""
+    for unit, name in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= 0.9995 * unit:
+            return f"{number / unit:.3g}{name}"
+    return f"{number:.3g}"
 
 
 def order(name: str, found: Any) -> tuple[Any, ...]:

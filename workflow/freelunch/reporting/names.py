@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 TABLE_NAMES = (
-    "calibration_size", "cost", "flow", "learning_rate", "loss", "parametrization", "perplexity", "retraining",
-    "window",
+    "calibration", "calibration_size", "cost", "criterion", "drift", "flow", "learning_rate", "loss",
+    "parametrization", "perplexity", "published", "retraining", "scale", "seeds", "window", "zero_shot",
 )  # fmt: skip
 FIGURE_NAMES = (
-    "calibration_size", "drift", "flow", "gain", "learning_rate", "loss", "memory", "parametrization", "perplexity",
-    "retraining", "validation_loss", "window",
+    "calibration", "calibration_size", "criterion", "drift", "flow", "gain", "learning_rate", "loss", "memory",
+    "parametrization", "perplexity", "retraining", "scale", "validation_loss", "window", "zero_shot",
 )  # fmt: skip

@@ -12,7 +12,7 @@ import pandas as pd
 
 from . import labels
 from .estimates import Estimate
-from .table import Column, Table
+from .table import Column, Contest, Table
 
 Kind = Literal["csv", "md", "tex"]
 KINDS: tuple[Kind, ...] = ("csv", "md", "tex")
@@ -50,7 +50,7 @@ def shown(table: Table) -> Shown:
 
 
 def render(table: Table, kind: Kind) -> str:
-    """The table as CSV, Markdown or LaTeX; the best number of each line is bold in the latter two."""
+    """The table as CSV, Markdown or LaTeX; in the latter two the best numbers are bold, and the caption is complete."""
     return {"csv": _csv, "md": _markdown, "tex": _latex}[kind](table)
 
 
@@ -111,7 +111,8 @@ def _markdown(table: Table) -> str:
         numbers = [f"**{text}**{rest}" if bold else f"{text}{rest}" for text, rest, bold in cells]
         lines.append([*(markdown(part) for part in key), *numbers])
     body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"{markdown(_caption(table))}\n\n{body}\n"
+    notes = "".join(f"\n{markdown(line)}\n" for line in table.about.splitlines())
+    return f"{markdown(_caption(table))}\n\n{body}\n{notes}"
 
 
 def _latex(table: Table) -> str:
@@ -120,7 +121,7 @@ def _latex(table: Table) -> str:
         "% needs \\usepackage{booktabs}",
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{latex(_caption(table))}}}",
+        rf"\caption{{{latex(' '.join([_caption(table), *table.about.splitlines()]))}}}",
         # an escaped underscore is no part of a label
         rf"\label{{tab:{table.suite}-{table.name}}}",
         rf"\begin{{tabular}}{{{'l' * len(table.levels)}{'r' * len(table.columns)}}}",
@@ -149,21 +150,28 @@ def _tex_number(text: str, bold: bool) -> str:
 def _texts(table: Table) -> list[tuple[tuple[str, ...], list[tuple[str, str, bool]]]]:
     """Lines as text: labels, and for each number its text, its error with a mark, and whether it is the best."""
     mixed = len(_kinds(table)) > 1
+    best = {place for contest in table.contests for place in _best(table, contest)}
     lines = []
-    for key, cells in table.lines:
-        pairs = list(zip(table.columns, cells, strict=True))
-        compared = [cell.value for column, cell in pairs if column.compared and cell and math.isfinite(cell.value)]
-        # what reads the same is equally good
-        best = number(min(compared)) if len(compared) > 1 else None
+    for line, (key, cells) in enumerate(table.lines):
         texts = []
-        for column, cell in pairs:
+        for place, (column, cell) in enumerate(zip(table.columns, cells, strict=True)):
             text = _text(column, cell)
             error = "" if cell is None or math.isnan(cell.stderr) else f" ± {_rounded_like(cell.stderr, text)}"
             mark = "†" if error and mixed and cell is not None and cell.runs == 1 else ""
-            texts.append((text, error + mark, column.compared and cell is not None and text == best))
+            texts.append((text, error + mark, (line, place) in best))
         shown = tuple("–" if pd.isna(p) else labels.value(n, p) for n, p in zip(table.levels, key, strict=True))
         lines.append((shown, texts))
     return lines
+
+
+def _best(table: Table, contest: Contest) -> list[tuple[int, int]]:
+    """The places of the best numbers of a contest: what reads the same is equally good. Alone nothing is."""
+    found = {(line, column): table.lines[line][1][column] for line, column in contest.cells}
+    finite = {place: cell.value for place, cell in found.items() if cell is not None and math.isfinite(cell.value)}
+    if len(finite) < 2:
+        return []
+    best = (max if contest.highest else min)(finite.values())
+    return [place for place, value in finite.items() if number(value) == number(best)]
 
 
 def _text(column: Column, cell: Estimate | None) -> str:
@@ -184,8 +192,8 @@ def _kinds(table: Table) -> set[bool]:
 
 def _caption(table: Table) -> str:
     parts = [table.title]
-    if any(column.compared for column in table.columns):
-        parts.append("Bold: the best of each row, the dense model aside.")
+    if table.bold:
+        parts.append(f"Bold: {table.bold}.")
     kinds = _kinds(table)
     if True in kinds:
         parts.append("±: mean and standard error over seeds.")

@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 from pandas import DataFrame
 
 from . import claims, tabulate
-from .protocols import Kind, protocol
+from .legends import Kind, legend
 from .rendering import Shown, shown
 from .runtimes import Job, Total, totals, versions
 from .verdicts import Verdict
@@ -28,7 +28,7 @@ class View:
     kind: Kind
     name: str
     finding: str
-    protocol: tuple[str, ...]
+    legend: tuple[str, ...]
     command: str
     files: tuple[str, ...]
     table: Shown | None = None
@@ -157,7 +157,7 @@ def _view(
     kinds = ("csv", "md", "tex") if kind == "table" else ("pdf", "svg", "png")
     files = tuple(f"{stem}.{ending}" for ending in kinds)
     command = f"snakemake --cores all {options}{files[0]}"
-    return View(kind, name, finding, protocol(kind, name), command, files, table, image)
+    return View(kind, name, finding, legend(kind, name), command, files, table, image)
 
 
 def _power(text: str) -> Markup:

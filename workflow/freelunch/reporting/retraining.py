@@ -1,4 +1,11 @@
-"""Local reconstruction beside retraining: which runs are compared, and over how many training tokens."""
+"""Local reconstruction beside retraining: which runs are compared, over how many training tokens and operations.
+
+Compute is counted, not timed: 6 operations per parameter of the model and token (two forward, four backward), for the
+tokens trained on and those that searches of learning rates took. The windows of a reconstruction tile the network, so
+what they train on together is one pass over the model for every token. Seconds would be those of one machine and its
+load, and of one choice of batches; they are in the table. Left out on both sides are the dense pass, which runs share,
+and recomputed activations; embedding and head, which reconstruction does not run, are counted on both.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +29,8 @@ PREFERRED: dict[str, tuple[str, ...]] = {"window": ("attention_mlp", "block"), "
 def races(rows: DataFrame, view: str) -> list[Group]:
     """For each way to prune: reconstruction and retraining along the training tokens; repairs train on none.
 
+    Runs also have ``operations``, missing where the size of the model is not known.
+
     Reconstruction is that of one window, flow and loss: attention and MLP apart, dense and mean squared error if there
     are such runs. It has the parametrizations that retraining has, if they have some in common. Among runs that differ
     in other settings alone (learning rate, epochs, ...) the lowest validation perplexity chooses. Of all that is left
@@ -42,14 +51,16 @@ def races(rows: DataFrame, view: str) -> list[Group]:
         trained = pd.concat([local[common] if common.any() else local, retrained])
         trained = trained.assign(budget=_budget(trained))
         trained = best(trained, ["dataset", "length", *SERIES, "flow", "budget"], rows, view)
-        repaired = recovered(group, "repair").assign(training_tokens=0, budget=0)
+        repaired = recovered(group, "repair").assign(training_tokens=0, search_tokens=0, budget=0)
         every = aligned(pd.concat([repaired, trained]), [*SERIES, "budget"])
         if not {"reconstruct", "retrain"} <= set(every["recovery"]):
             continue
-        every = every.assign(training_tokens=_mean_tokens(every))
+        every = every.assign(operations=_mean(every, _operations(every)))
+        every = every.assign(training_tokens=_mean(every, every["training_tokens"]).round().astype("Int64"))
         setting: dict[str, Any] = {name: group[name].iloc[0] for name in place}
         dense = of(runs[runs["criterion"] == "dense"], WHERE, [setting[name] for name in WHERE])
-        alone = among(group[group["recovery"] == labels.NOT_RECOVERED].assign(training_tokens=0), every)
+        alone = group[group["recovery"] == labels.NOT_RECOVERED].assign(training_tokens=0, operations=0.0)
+        alone = among(alone, every)
         found.append(Group("training_tokens", setting, every, alone, dense))
     if not found:
         raise FreelunchError(
@@ -70,10 +81,16 @@ def _budget(runs: DataFrame) -> pd.Series[int]:
     return (runs["epochs"] * runs["training_sequences"] * length).fillna(runs["training_tokens"])
 
 
-def _mean_tokens(runs: DataFrame) -> pd.Series[int]:
-    """Training tokens of every setting, the mean over its seeds."""
-    means = runs.groupby([*SERIES, "budget"], dropna=False, sort=False)["training_tokens"].transform("mean")
-    return means.round().astype("Int64")
+def _operations(runs: DataFrame) -> pd.Series[float]:
+    """Operations of training and of searching rates; missing where the size of the model is."""
+    tokens = runs["training_tokens"].astype("float64") + runs["search_tokens"].astype("float64").fillna(0)
+    return 6 * runs["parameters"].astype("float64") * tokens
+
+
+def _mean(runs: DataFrame, values: pd.Series[Any]) -> pd.Series[Any]:
+    """A number of every setting, the mean over its seeds."""
+    by = [runs[name] for name in (*SERIES, "budget")]
+    return values.astype("float64").groupby(by, dropna=False, sort=False).transform("mean")
 
 
 def _preferred(runs: DataFrame) -> DataFrame:

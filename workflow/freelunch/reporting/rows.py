@@ -21,6 +21,7 @@ DTYPES = {
     "run": "str",
     "model": "str",
     "model_revision": "str",
+    "parameters": "Int64",
     "calibration": "str",
     "calibration_tokens": "Int64",
     "seed": "Int64",
@@ -69,7 +70,7 @@ DTYPES = {
 }
 """Columns and dtypes; counts are nullable integers, so that they are written as integers where some are missing.
 
-``learning_rate`` is text: a number as ``%g`` writes it, or ``auto``.
+``learning_rate`` is text: a number as ``%g`` writes it, or ``auto``. ``parameters`` are those of the dense model.
 """
 
 COLUMNS = tuple(DTYPES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,7 +35,7 @@ def draw(
         for value, x, cell in _points(group, column):
             charts.marks(axis, [x], [cell], known[value])
         charts.framed(axis, [cell for _, _, cell in _points(group, column)], group)
-        charts.log_x(axis, [x for _, x, _ in _points(group, column)], charts.compact, labels.axis(column))
+        charts.log_x(axis, [x for _, x, _ in _points(group, column)], labels.compact, labels.axis(column))
     keys = [charts.key(labels.value(axis_name, value), look) for value, look in known.items()]
     return charts.finish(figure, keys, text)
 
@@ -44,10 +45,21 @@ def finding(groups: Sequence[Group], column: str, unit: str) -> str:
     sentences = []
     for title, (group,) in charts.home(_panels(groups)):
         points = _points(group, column)
-        told = [f"{labels.value(group.axis, value)} {findings.shown(cell)} ({charts.compact(x)}{unit})"
+        told = [f"{labels.value(group.axis, value)} {findings.shown(cell)} ({labels.compact(x)}{unit})"
                 for value, x, cell in points]  # fmt: skip
-        sentences.append((title, "; ".join([", ".join(told), findings.against(group)])))
+        front = ", ".join(labels.value(group.axis, value) for value in pareto(points))
+        best = [f"none is better in both than {front}"] if front else []
+        sentences.append((title, "; ".join([", ".join(told), *best, findings.against(group)])))
     return findings.joined(sentences)
+
+
+def pareto(points: Sequence[tuple[str, float, Estimate]]) -> list[str]:
+    """The values that no other beats in both numbers, nor equals in one and beats in the other; lower is better."""
+    finite = [(value, x, cell.value) for value, x, cell in points if math.isfinite(cell.value)]
+    return [
+        value for value, x, y in finite
+        if not any(a <= x and b <= y and (a < x or b < y) for _, a, b in finite)
+    ]  # fmt: skip
 
 
 def having(groups: Sequence[Group], column: str, view: str) -> list[Group]:

@@ -53,6 +53,24 @@ def windows(rows: DataFrame, view: str) -> list[Group]:
     return _some(groups, "window", rows, view)
 
 
+def criteria(rows: DataFrame, view: str) -> list[Group]:
+    """Along the criterion: recovered, and in the baseline of each criterion not recovered, at common seeds.
+
+    Raises:
+        FreelunchError: no runs differ in the criterion alone.
+    """
+    return _some(along(measured(rows, view), "criterion"), "criterion", rows, view)
+
+
+def calibrations(rows: DataFrame, view: str) -> list[Group]:
+    """Along the data set that was calibrated with.
+
+    Raises:
+        FreelunchError: no runs differ in the calibration data alone.
+    """
+    return _some(along(measured(rows, view), "calibration"), "calibration", rows, view)
+
+
 def flows(rows: DataFrame, view: str) -> list[Group]:
     """Along the flow.
 

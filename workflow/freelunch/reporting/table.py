@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from .estimates import Estimate
 
+Line = tuple[tuple[Any, ...], tuple[Estimate | None, ...]]
+
 
 @dataclass(frozen=True)
 class Column:
@@ -15,8 +17,14 @@ class Column:
     name: str
     label: str
     kind: Literal["number", "count"] = "number"
-    compared: bool = False
-    """Whether the lowest number of a line, among the columns compared, is marked as the best."""
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Cells, by line and column, of which the lowest number (or the highest) is the best, and bold."""
+
+    cells: tuple[tuple[int, int], ...]
+    highest: bool = False
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,11 @@ class Table:
     title: str
     levels: tuple[str, ...]
     columns: tuple[Column, ...]
-    lines: list[tuple[tuple[Any, ...], tuple[Estimate | None, ...]]]
+    lines: list[Line]
     constants: dict[str, Any] = field(default_factory=dict)
     """Levels with one value only: named in the title, and columns of the CSV alone."""
+    contests: tuple[Contest, ...] = ()
+    bold: str = ""
+    """What is bold: ``the best of each row``."""
+    about: str = ""
+    """What is claimed, what was found, and the protocol, each on a line of its own."""

@@ -51,11 +51,13 @@ def rows_of(suite: str, spec: EvaluationSpec, root: Path) -> Iterator[dict[str, 
     on_device = [manifest["peak_device_gib"] for manifest in overlays.values() if "peak_device_gib" in manifest]
     # memory of the device where there is one: a small model may be pruned beside it, and the process takes more
     peak = max(on_device or [manifest["peak_gib"] for manifest in overlays.values()], default=None)
+    base = Artifact(root / spec.base.folder, spec.base).manifest
     about = {
         "suite": suite,
         "run": spec.name,
         **_protocol(spec, overlays),
-        "model_revision": Artifact(root / spec.base.folder, spec.base).manifest["model_revision"],
+        "model_revision": base["model_revision"],
+        "parameters": base["parameters"],
         "seconds": seconds if overlays else None,
         "peak_gib": peak,
         "device": evaluation["device"],

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
-from .. import charts, claims, findings, style
+from .. import charts, claims, findings, labels, style
 from ..comparisons import Group, varying
 from ..estimates import Estimate, summary
 from ..studies import sizes
@@ -38,7 +38,7 @@ def draw(rows: DataFrame) -> Figure:
             cells += [cell for _, cell in (*points, *alone)]
             tokens += [x for x, _ in points]
         charts.framed(axis, cells, inside[0], alone=False)
-        charts.log_x(axis, tokens, charts.compact, "Calibration tokens of recovery")
+        charts.log_x(axis, tokens, labels.compact, "Calibration tokens of recovery")
     keys = [charts.key(name, style.SERIES[i % len(style.SERIES)], "-") for i, name in enumerate(names)]
     return charts.finish(figure, [*keys, charts.key("Not recovered", style.LOOKS["none"], charts.DOTS)],
                          _statement(groups), alone=False)  # fmt: skip
@@ -54,7 +54,7 @@ def _statement(groups: list[Group]) -> str:
     for title, inside in charts.home(charts.panels(groups, _WITHIN)):
         told = []
         for group in inside:
-            pairs = [(f"{charts.compact(x)} tokens", cell) for x, cell in _points(group)]
+            pairs = [(f"{labels.compact(x)} tokens", cell) for x, cell in _points(group)]
             told.append(f"{_name(group, groups)}: {findings.listed(pairs)}")
         beside = findings.listed([("dense", summary(inside[0].dense))])
         sentences.append((title, "; ".join([*told, beside] if beside else told)))

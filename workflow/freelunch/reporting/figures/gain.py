@@ -14,7 +14,7 @@ from pandas import DataFrame
 from .. import labels, style
 from ..curves import gains
 from ..estimates import of, ordered
-from .panels import settings, title
+from ..panels import settings, title
 
 
 @style.applied()

@@ -1,9 +1,10 @@
-"""Test perplexity against training tokens: local reconstruction beside retraining and repair."""
+"""Test perplexity against training tokens and compute: local reconstruction beside retraining and repair."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import product
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
@@ -17,11 +18,23 @@ from ..estimates import Estimate, of, ordered, summary
 from ..retraining import SERIES, races, series
 
 _VIEW = "figure retraining"
-Points = list[tuple[int, Estimate]]
+_SCALES = {"training_tokens": "Training tokens", "operations": "Training compute (FLOP)"}
+"""What perplexity is drawn against; compute also has the tokens that searches of learning rates took."""
+
+
+class Point(NamedTuple):
+    """Tokens trained on, operations (missing where the model's size is) and perplexity."""
+
+    training_tokens: int
+    operations: float
+    cell: Estimate
+
+
+Points = list[Point]
 
 
 class Series(NamedTuple):
-    """A line: its name, what it is, and its perplexity by training tokens."""
+    """A line: its name, what it is, and its points by training tokens."""
 
     name: str
     about: dict[str, Any]
@@ -30,7 +43,9 @@ class Series(NamedTuple):
 
 @style.applied()
 def draw(rows: DataFrame) -> Figure:
-    """One line per loss and parametrization; repairs, which train on nothing, are horizontal lines.
+    """One line per loss and parametrization, over tokens and beside that over operations, if the size is known.
+
+    Repairs, which train on nothing, are horizontal lines.
 
     Raises:
         FreelunchError: as ``retraining.races``.
@@ -42,21 +57,27 @@ def draw(rows: DataFrame) -> Figure:
     repaired = [name for name in every if name not in trained]
     looks = {name: style.SERIES[place % len(style.SERIES)] for place, name in enumerate([*trained, *repaired])}
     found = charts.panels(groups)
-    figure, axes = charts.axes_of(found)
-    for axis, (_, (group,)) in zip(axes, found, strict=True):
-        cells, tokens = [], []
-        for name, _, points in lines[groups.index(group)]:
-            cells += [cell for _, cell in points]
-            tokens += [count for count, _ in points if count]
+    scales = [scale for scale in _SCALES if _known(every, scale)]
+    figure, axes = charts.axes_of([panel for panel in found for _ in scales])
+    for axis, (panel, scale) in zip(axes, product(found, scales), strict=True):
+        (group,) = panel[1]
+        inside = lines[groups.index(group)]
+        for name, _, points in inside:
+            xs, cells = [float(getattr(point, scale)) for point in points], [point.cell for point in points]
             if name in trained:
-                charts.marks(axis, [count for count, _ in points], [cell for _, cell in points], looks[name], "-")
+                charts.marks(axis, xs, cells, looks[name], "-")
             else:
-                _repaired(axis, name, points[0][1], looks[name], repaired.index(name))
-        charts.framed(axis, cells, group)
-        charts.log_x(axis, tokens, charts.compact, "Training tokens")
+                _repaired(axis, name, cells[0], looks[name], repaired.index(name))
+        charts.framed(axis, [point.cell for line in inside for point in line.points], group)
+        amounts = [float(getattr(point, scale)) for line in inside for point in line.points]
+        charts.log_x(axis, amounts, labels.compact, _SCALES[scale])
     keys = [charts.key(name, looks[name], "-") for name in trained]
     keys += [Line2D([], [], color=looks[name].colour, linestyle=charts.MIXED, label=name) for name in repaired]
     return charts.finish(figure, keys, _statement(groups, lines))
+
+
+def _known(lines: dict[str, Series], scale: str) -> bool:
+    return all(math.isfinite(getattr(point, scale)) for line in lines.values() for point in line.points)
 
 
 def _repaired(axis: Axes, name: str, found: Estimate, look: style.Look, place: int) -> None:
@@ -80,8 +101,8 @@ def _statement(groups: list[Group], lines: list[list[Series]]) -> str:
         told = []
         for name, about, points in inside:
             ends = points[:1] + points[1:][-1:]
-            said = " to ".join(f"{findings.shown(cell)} ({charts.compact(count)})" for count, cell in ends)
-            said = findings.shown(points[0][1]) if about["recovery"] == "repair" else said
+            said = " to ".join(f"{findings.shown(p.cell)} ({labels.compact(p.training_tokens)})" for p in ends)
+            said = findings.shown(points[0].cell) if about["recovery"] == "repair" else said
             told.append(f"{name} {said}{_factor(about, points, inside)}")
         sentences.append((title, "; ".join([*told, findings.against(group)])))
     return claims.statement("retraining", "perplexity (training tokens). " + findings.joined(sentences))
@@ -89,10 +110,13 @@ def _statement(groups: list[Group], lines: list[list[Series]]) -> str:
 
 def _points(runs: DataFrame) -> Points:
     """Perplexity by training tokens."""
-    found = [
-        (int(count), summary(of(runs, ["training_tokens"], [count]))) for (count,) in ordered(runs, ["training_tokens"])
-    ]
-    return [(count, cell) for count, cell in found if cell is not None]
+    points = []
+    for (count,) in ordered(runs, ["training_tokens"]):
+        at = of(runs, ["training_tokens"], [count])
+        cell = summary(at)
+        if cell is not None:
+            points.append(Point(int(count), float(at["operations"].iloc[0]), cell))
+    return points
 
 
 def _named(groups: Sequence[Group]) -> list[list[Series]]:
@@ -120,15 +144,18 @@ def _name(about: dict[str, Any], everything: Sequence[dict[str, Any]]) -> str:
 
 
 def _factor(about: dict[str, Any], points: Points, lines: Sequence[Series]) -> str:
-    """How many times the tokens of reconstruction, trained alike, a line of retraining takes to be as good."""
+    """How many times the tokens and compute of reconstruction, trained alike, retraining takes to be as good."""
     if about["recovery"] != "retrain":
         return ""
     local = [found for _, other, found in lines if other["recovery"] == "reconstruct"
              and other["parametrization"] == about["parametrization"]]  # fmt: skip
     if not local:
         return ""
-    count, aim = local[0][0]
-    reached = next((tokens for tokens, cell in points if cell.value <= aim.value), None)
-    times = (points[-1][0] if reached is None else reached) / count
-    good = "reaches" if reached is not None else "does not reach"
-    return f" [{good} reconstruction on {charts.compact(count)} with {times:.3g} times the tokens]"
+    aim = local[0][0]
+    reached = next((point for point in points if point.cell.value <= aim.cell.value), None)
+    end = reached or points[-1]
+    good = "reaches" if reached else "does not reach"
+    told = f"{end.training_tokens / aim.training_tokens:.3g} times the tokens"
+    if math.isfinite(end.operations) and aim.operations:
+        told += f" and {end.operations / aim.operations:.3g} times the compute"
+    return f" [{good} reconstruction on {labels.compact(aim.training_tokens)} with {told}]"

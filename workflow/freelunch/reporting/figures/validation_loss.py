@@ -17,7 +17,7 @@ from pandas import DataFrame
 from .. import labels, style
 from ..curves import curves
 from ..estimates import of, ordered
-from .panels import settings, title
+from ..panels import settings, title
 
 
 @style.applied()

@@ -6,7 +6,7 @@ from pandas import DataFrame
 
 from .. import labels
 from ..estimates import perplexities, suite
-from ..table import Column, Table
+from ..table import Column, Contest, Table
 
 
 def build(rows: DataFrame) -> Table:
@@ -23,12 +23,12 @@ def build(rows: DataFrame) -> Table:
         (tuple(setting[place] for place in kept), tuple(found.cells.get((setting, v)) for v in found.variants))
         for setting in found.settings
     ]
-    columns = tuple(
-        Column(variant, labels.value("variant", variant), compared=variant != "dense") for variant in found.variants
-    )
+    columns = tuple(Column(variant, labels.value("variant", variant)) for variant in found.variants)
+    compared = [place for place, variant in enumerate(found.variants) if variant != "dense"]
+    contests = tuple(Contest(tuple((line, place) for place in compared)) for line in range(len(lines)))
     on = f" on {constants['dataset']}" if "dataset" in constants else ""
     of = f" of {constants['length']} tokens" if "length" in constants else ""
     title = f"Test perplexity{on} in non-overlapping windows{of}; lower is better."
-    return Table(
-        "perplexity", suite(rows), title, tuple(found.levels[place] for place in kept), columns, lines, constants
-    )
+    levels = tuple(found.levels[place] for place in kept)
+    return Table("perplexity", suite(rows), title, levels, columns, lines, constants, contests,
+                 "the best of each row, the dense model aside")  # fmt: skip

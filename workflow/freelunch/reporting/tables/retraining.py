@@ -13,7 +13,7 @@ from ..estimates import Estimate, missing, of, ordered, summary
 from ..retraining import SERIES, races
 from ..table import Table
 
-_COLUMNS = ("seconds", "peak_gib")
+_COLUMNS = ("operations", "seconds", "peak_gib")
 
 
 def build(rows: DataFrame) -> Table:
@@ -28,13 +28,15 @@ def build(rows: DataFrame) -> Table:
     wanted += [axis for axis in SERIES if runs[axis].nunique() > 1]
     levels = tuple(axis for axis in levelled(runs, wanted) if axis in _told(groups) or axis in wanted)
     lines: dict[tuple[Any, ...], tuple[Estimate | None, ...]] = {}
+    rivals = []
     for group in groups:
         here = pd.concat([group.alone, group.runs])
         for key in ordered(here, levels):
             at = of(here, levels, key)
             cells = (summary(at), *(summary(at, column) for column in _COLUMNS))
             lines[missing(key)] = (*cells, group.baseline(), summary(group.dense))
-    return assembled("retraining", runs, "Reconstruction and retraining", levels, lines, _COLUMNS)
+        rivals.append([missing(key) for key in ordered(group.runs, levels)])
+    return assembled("retraining", runs, "Reconstruction and retraining", levels, lines, _COLUMNS, rivals)
 
 
 def _told(groups: list[Group]) -> set[str]:

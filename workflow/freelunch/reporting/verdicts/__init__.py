@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .criteria import Criteria
+from .criterion import Criterion
 from .drift import Drift
 from .memory import Memory
 from .parametrization import Parametrization
@@ -16,7 +16,7 @@ from .window import Window
 __all__ = ["TESTED", "Case", "Evidence", "Outcome", "Verdict", "verdicts"]
 
 TESTED: tuple[Claim, ...] = (
-    Window(), Drift(), Memory(), Retraining(), Parametrization(), Criteria(), Scale(), SimpleCriterion(), Allocation(),
+    Window(), Drift(), Memory(), Retraining(), Parametrization(), Criterion(), Scale(), SimpleCriterion(), Allocation(),
     Transition(),
 )  # fmt: skip
 """All claims, in the order of the report."""

@@ -64,7 +64,7 @@ def _line(panel: DataFrame, window: str) -> _Line | None:
     last = accumulated.iloc[-1]
     # what is not a number has drifted without bounds
     value = math.inf if math.isnan(last["value"]) else float(last["value"])
-    return _Line(Difference(value, float(last["stderr"]), int(last["seeds"])), float(local.mean()))
+    return _Line(Difference(value, float(last["stderr"]), int(last["runs"])), float(local.mean()))
 
 
 def _case(where: str, window: str, single: _Line, halves: _Line) -> Case:

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pandas import DataFrame
 
-from .. import charts, findings, labels
+from .. import findings, labels
 from ..comparisons import Group
 from ..estimates import summary
 from ..studies import parametrizations, parts
@@ -62,5 +62,5 @@ def _case(where: str, group: Group) -> Case | None:
 
 def _said(runs: DataFrame) -> str:
     trained = summary(runs, "trainable_parameters")
-    count = f" ({charts.compact(trained.value)} trained parameters)" if trained else ""
+    count = f" ({labels.compact(trained.value)} trained parameters)" if trained else ""
     return findings.shown(summary(runs)) + count

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from pandas import DataFrame
 
-from .. import charts, findings, labels
+from .. import findings, labels
 from ..comparisons import Group
 from ..estimates import of, ordered, summary
 from ..retraining import races, series
@@ -101,7 +101,7 @@ def _pairs(local: Line, retrained: Line) -> Iterator[_Pair]:
         if worse is not None and tokens > 0:
             first, second = (findings.shown(summary(runs)) for runs in at)
             text = (
-                f"reconstruction {first} on {charts.compact(tokens)}, retraining {second} on {charts.compact(others)}"
+                f"reconstruction {first} on {labels.compact(tokens)}, retraining {second} on {labels.compact(others)}"
             )
             yield _Pair(int(tokens), int(others), worse, text)
 

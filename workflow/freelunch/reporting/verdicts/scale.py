@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import ClassVar
 
-from .. import charts, style
+from .. import labels, style
 from ..comparisons import Group, along, measured
 from .differences import ERRORS, apart, over, spreads
 from .places import named
@@ -50,7 +50,7 @@ def _case(where: str, family: list[Group], parameters: Mapping[str, int]) -> Cas
     shrinks = apart(gaps[0], gaps[-1])
     outcome = HOLDS if falls and shrinks.positive else PARTLY if shrinks.value > 0 else FAILS
     told = ", ".join(
-        f"{group.setting['model']} ({charts.compact(size)} parameters) {style.printed(math.exp(gap.value))}"
+        f"{group.setting['model']} ({labels.compact(size)} parameters) {style.printed(math.exp(gap.value))}"
         for group, size, gap in zip(family, sizes, gaps, strict=True)
     )
     return Case(where, outcome, f"highest over lowest perplexity: {told}", shrinks.seeds)

@@ -15,10 +15,10 @@ from .places import named
 from .verdict import FAILS, HOLDS, PARTLY, Case, Claim, Evidence
 
 
-class Criteria(Claim):
+class Criterion(Claim):
     """The spread between criteria before and after reconstruction."""
 
-    name: ClassVar[str] = "criteria"
+    name: ClassVar[str] = "criterion"
     needs: ClassVar[str] = "two criteria, each not recovered and reconstructed, that are otherwise equal"
     rule: ClassVar[str] = (
         f"The spread of log-perplexity between criteria (highest minus lowest) is smaller after reconstruction than "

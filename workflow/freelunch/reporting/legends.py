@@ -1,4 +1,4 @@
-"""How what a table or figure shows was measured: the second half of its caption in the report."""
+"""How to read what a table or figure shows: the second half of its caption in the report."""
 
 from __future__ import annotations
 
@@ -75,6 +75,37 @@ TABLES: dict[str, tuple[str, ...]] = {
         "with the data it is measured on.",
         _COMPARED_TABLE,
     ),
+    "criterion": (
+        "Test perplexity by criterion: of the dense model, not recovered, and recovered. Bold are the best before and "
+        "the best after recovery.",
+        _COMPARED_TABLE,
+    ),
+    "scale": (
+        "How far every criterion is from the best one of the same model: the logarithm of its test perplexity over "
+        "that of the best, before and after recovery, by the number of parameters of the dense model. Seeds are "
+        "paired.",
+    ),
+    "calibration": (
+        "Test perplexity by the data set that pruning and recovery were calibrated with.",
+        _COMPARED_TABLE,
+    ),
+    "seeds": (
+        "Test perplexity over seeds, of every setting that was run with at least two. Each seed draws a calibration "
+        "set of its own, and so has masks of its own, and shuffles the training in its own way.",
+    ),
+    "drift": (
+        "Squared distance between the output of the last block and the dense model's, over the squared norm of the "
+        "latter, median over tokens: of the block alone, on the dense model's input, and with all pruned and recovered "
+        "blocks before it. Data is in the calibration distribution if it is of the set that was calibrated with.",
+    ),
+    "zero_shot": (
+        "Accuracy in zero-shot tasks, in percent, and the mean over them: of guessing, of the dense model, not "
+        "recovered, and recovered. With one seed ± is the standard error over the questions of a task.",
+    ),
+    "published": (
+        "Numbers that were published, each with where it was read, beside those of the suite, where model, criterion, "
+        "pattern, data set, length and metric agree. They may differ in calibration data, seeds and precision.",
+    ),
 }
 FIGURES: dict[str, tuple[str, ...]] = {
     "perplexity": (
@@ -133,10 +164,13 @@ FIGURES: dict[str, tuple[str, ...]] = {
     ),
     "retraining": (
         "Test perplexity against the tokens trained on (of reconstruction the mean over windows, each of which sees "
-        "them; searches of learning rates not counted). Reconstruction has one window, flow and loss: attention and "
-        "MLP apart, dense, mean squared error, if there are such runs. Retraining minimises the cross-entropy or the "
-        "divergence from the dense model's predictions. Among runs that differ in other settings alone, such as the "
-        "learning rate, the validation perplexity chooses. Repairs train on nothing and are horizontal lines.",
+        "them; searches of learning rates not counted), and against the compute of training: 6 operations per "
+        "parameter of the model and token, of training and of searches of learning rates. Windows tile the network, so "
+        "those of a reconstruction together take as many for a token as a pass over the model. Reconstruction has one "
+        "window, flow and loss: attention and MLP apart, dense, mean squared error, if there are such runs. Retraining "
+        "minimises the cross-entropy or the divergence from the dense model's predictions. Among runs that differ in "
+        "other settings alone, such as the learning rate, the validation perplexity chooses. Repairs train on nothing "
+        "and are horizontal lines.",
         _COMPARED_FIGURE,
     ),
     "calibration_size": (
@@ -163,10 +197,30 @@ FIGURES: dict[str, tuple[str, ...]] = {
         "retraining and repair there is one setting; the validation perplexity chooses it where there are several.",
         _COMPARED_FIGURE,
     ),
+    "criterion": (
+        "Test perplexity by criterion, before and after recovery, all else being equal; panels are models and "
+        "patterns.",
+        _COMPARED_FIGURE,
+    ),
+    "scale": (
+        "How far every criterion is from the best one, against the number of parameters of the dense model: the "
+        "logarithm of its test perplexity over that of the best criterion of the same model, before (dashed) and after "
+        "recovery (solid). Ratios are compared because models with different tokenizers cannot be in perplexity "
+        "itself. Errors are over seeds, which are paired.",
+    ),
+    "calibration": (
+        "Test perplexity by the data set that pruning and recovery were calibrated with, all else being equal; panels "
+        "are what was measured on, and pruning.",
+        _COMPARED_FIGURE,
+    ),
+    "zero_shot": (
+        "Mean accuracy over zero-shot tasks, in percent, by criterion and pattern; higher is better. The dashed line "
+        "is the dense model, the dotted one guessing. The table of the same name has the tasks.",
+    ),
 }
 
 
-def protocol(kind: Kind, name: str) -> tuple[str, ...]:
+def legend(kind: Kind, name: str) -> tuple[str, ...]:
     """Paragraphs on a view; a comparison without a text of its own has what all comparisons share."""
     texts, shared = (TABLES, _COMPARED_TABLE) if kind == "table" else (FIGURES, _COMPARED_FIGURE)
     return texts.get(name, (shared,))

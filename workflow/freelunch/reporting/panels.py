@@ -7,8 +7,8 @@ from typing import Any
 
 from pandas import DataFrame
 
-from .. import labels
-from ..estimates import ordered
+from . import labels
+from .estimates import ordered
 
 
 def settings(

@@ -1,0 +1,88 @@
+"""Gaps between criteria before and after recovery, against the size of the model."""
+
+from __future__ import annotations
+
+import math
+from itertools import zip_longest
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from pandas import DataFrame
+
+from .. import charts, claims, findings, labels, style
+from ..comparisons import varying
+from ..scales import SIDES, Point, Scale, scales
+
+_VIEW = "figure scale"
+_LINES: dict[str, charts.Line] = {"before": charts.DASHES, "after": "-"}
+
+
+@style.applied()
+def draw(rows: DataFrame) -> Figure:
+    """One colour per criterion: dashed before, solid after recovery. Both scales are logarithmic.
+
+    The best criterion of a model has the gap 0, and no mark.
+
+    Raises:
+        FreelunchError: as ``scales.scales``.
+    """
+    found = scales(rows, _VIEW)
+    criteria = list(dict.fromkeys(name for scale in found for name in scale.criteria))
+    looks = {name: style.SERIES[place % len(style.SERIES)] for place, name in enumerate(criteria)}
+    lines = -(-len(found) // 2)
+    figure, grid = style.grid(lines, -(-len(found) // lines), 2.3)
+    titles = _titles(found)
+    for axis, scale, title in zip_longest([axis for row in grid for axis in row], found, titles):
+        if scale is None:
+            axis.set_axis_off()
+            continue
+        _panel(axis, scale, looks)
+        axis.set_title(title)
+    for row in grid:
+        row[0].set_ylabel("Log perplexity over that\nof the best criterion (nats)")
+    keys = [charts.key(labels.value("criterion", name), look) for name, look in looks.items()]
+    keys += [Line2D([], [], color=style.GREY, linestyle=_LINES[side], label=f"{side.capitalize()} recovery")
+             for side in SIDES]  # fmt: skip
+    return charts.legend(figure, keys, _statement(found))
+
+
+def _panel(axis: Axes, scale: Scale, looks: dict[str, style.Look]) -> None:
+    shown: list[float] = []
+    for name in scale.criteria:
+        for side in SIDES:
+            gaps = [(float(point.parameters), point.gaps[side][name]) for point in scale.points]
+            apart = [(size, cell) for size, cell in gaps if not cell.value <= 0]
+            charts.marks(axis, [size for size, _ in apart], [cell for _, cell in apart], looks[name], _LINES[side])
+            shown += [cell.value for _, cell in apart if math.isfinite(cell.value)]
+    charts.log_x(axis, [float(point.parameters) for point in scale.points], labels.compact, "Parameters of the model")
+    style.log_scale(axis, min(shown, default=0.1), max(shown, default=1.0))
+
+
+def caption(rows: DataFrame) -> str:
+    """The paper's claim, and the largest gap of every model before and after recovery."""
+    return _statement(scales(rows, _VIEW))
+
+
+def _statement(found: list[Scale]) -> str:
+    sentences = []
+    for title, scale in zip(_titles(found), found, strict=True):
+        told = [f"{point.model} ({labels.compact(point.parameters)}) {_largest(point)}" for point in scale.points]
+        sentences.append((title, "; ".join(told)))
+    return claims.statement(
+        "scale",
+        "largest gap (nats) before and after recovery; the best has 0 and no mark. " + findings.joined(sentences),
+    )
+
+
+def _largest(point: Point) -> str:
+    ends = {side: max(point.gaps[side].items(), key=lambda pair: pair[1].value) for side in SIDES}
+    told = [f"{findings.shown(cell)} ({labels.value('criterion', name)})" for name, cell in ends.values()]
+    return " to ".join(told)
+
+
+def _titles(found: list[Scale]) -> list[str]:
+    differing = varying(scale.setting for scale in found)
+    named = [axis for axis in differing if axis not in ("dataset", "length")]
+    where = [axis for axis in ("dataset", "length") if axis in differing]
+    return [charts.title(scale.setting, [*where, *named]) for scale in found]

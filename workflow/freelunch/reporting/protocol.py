@@ -1,0 +1,72 @@
+"""How the runs of a suite were made and measured, in one sentence: the end of every caption."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from pandas import DataFrame
+
+from . import labels
+from .estimates import ordered
+
+_MOST = 4
+"""Values that are listed; more are counted."""
+
+
+def protocol(rows: DataFrame) -> str:
+    """Models, calibration data, measurements and seeds of a suite.
+
+    ``Protocol: m (135M parameters); calibrated on wiki, 32 sequences of 256 tokens; perplexity on test text of wiki in
+    windows of 256 tokens; seeds 0, 1.``
+    """
+    parts = [_models(rows), _calibration(rows), _perplexity(rows), _tasks(rows), _seeds(rows)]
+    return f"Protocol: {'; '.join(part for part in parts if part)}."
+
+
+def _models(rows: DataFrame) -> str:
+    known = rows[["model", "parameters"]].drop_duplicates().sort_values(["parameters", "model"])
+    told = []
+    for model, size in zip(known["model"], known["parameters"].astype("float64"), strict=True):
+        told.append(f"{model} ({labels.compact(size)} parameters)" if math.isfinite(size) else str(model))
+    return _listed(told)
+
+
+def _calibration(rows: DataFrame) -> str:
+    runs = rows[rows["calibration"].notna()]
+    if runs.empty:
+        return ""
+    length = (runs["calibration_tokens"] // runs["sequences"]).dropna().unique()
+    tokens = f" of {_listed(sorted(length))} tokens" if len(length) else ""
+    amount = _values(runs, "sequences")
+    return f"calibrated on {_values(runs, 'calibration')}" + (f", {amount} sequences{tokens}" if amount else "")
+
+
+def _perplexity(rows: DataFrame) -> str:
+    found = rows[rows["metric"].str.startswith("ppl@", na=False) & (rows["split"] == "test")]
+    if found.empty:
+        return ""
+    return f"perplexity on test text of {_values(found, 'dataset')} in windows of {_values(found, 'length')} tokens"
+
+
+def _tasks(rows: DataFrame) -> str:
+    count = rows[rows["metric"] == "chance"]["dataset"].nunique()
+    return f"{count} zero-shot tasks" if count else ""
+
+
+def _seeds(rows: DataFrame) -> str:
+    seeds = rows["seed"].dropna().unique()
+    return f"seed{'s' if len(seeds) > 1 else ''} {_listed(sorted(seeds))}" if len(seeds) else ""
+
+
+def _values(rows: DataFrame, axis: str) -> str:
+    return _listed(labels.value(axis, value) for (value,) in ordered(rows.dropna(subset=[axis]), [axis]))
+
+
+def _listed(values: Iterable[Any]) -> str:
+    """``8, 32 or 128``; of many the first and the last."""
+    found = [str(value) for value in values]
+    if len(found) > _MOST:
+        return f"{found[0]} to {found[-1]} ({len(found)} values)"
+    return ", ".join(found)
