@@ -250,13 +250,14 @@ def test_drift_compares_windows_in_one_setting() -> None:
         (0.4, 20.0, {"window": "matrix", "flow": "official_matrix"}), (0.5, 20.0, {"flow": "sparse_local"}),
         (0.9, 10.0, {"flow": "sparse_local", "loss": "cosine"}), (0.9, 10.0, {"window": "block", "loss": "cosine"}),
         (0.9, 10.0, {"window": "block", "flow": "sparse_local"}),
-        (0.6, 20.0, EXACT | {"parametrization": "full"}),
+        (0.6, 20.0, EXACT | {"parametrization": "full"}), (0.9, 10.0, {"training_sequences": 128}),
     ]:  # fmt: skip
         drifting(suite, suite.local(30.0, validation, **changes), value)
     drifting(suite, suite.local(30.0, 30.0, learning_rate="0.01", seed=1), 0.9)  # the other lines lack this seed
     drifting(suite, suite.add(130.0), 0.7)
     drifting(suite, suite.add(140.0, seed=1), 0.9)
     drifting(suite, suite.add(35.0, **RETRAINED), 0.8)
+    drifting(suite, suite.add(25.0, **RETRAINED | {"training_sequences": 128}), 0.9)
     found = drifts.drifts(suite.frame, "x")
     assert {drifts.name(line): set(of(found, drifts.SERIES, line)["value"]) for line in
             ordered(found, drifts.SERIES)} == {

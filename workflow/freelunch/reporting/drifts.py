@@ -35,7 +35,7 @@ def drifts(rows: DataFrame, view: str) -> DataFrame:
     Of the ways to recover there is one line for each window, for each loss of retraining, and for each repair.
     Reconstructions have one flow, loss, parametrization and the same targets (named in ``fixed``): dense, mean squared
     error and all, if there are such runs; the other flows of the window that the paper recommends are lines of their
-    own. Among runs that differ in other settings the lowest validation perplexity chooses. All lines of a panel are of
+    own. Runs trained on more or fewer sequences than pruning saw are left out where there are others. Among runs that differ in other settings the lowest validation perplexity chooses. All lines of a panel are of
     the same seeds. ``loss`` is that of retraining alone, ``flow`` that of lines of other flows.
 
     Raises:
@@ -48,7 +48,7 @@ def drifts(rows: DataFrame, view: str) -> DataFrame:
     found = found[found["split"] == ("test" if "test" in set(found["split"]) else found["split"].iloc[0])]
     replica = found["flow"] == REPLICA
     found = found.assign(window=found["window"].mask(replica, REPLICA), flow=found["flow"].mask(replica, "dense"))
-    found = with_variant(found)
+    found = _on_the_text_of_pruning(with_variant(found))
     panels = [_controlled(panel) for _, panel in found.groupby(list(PANEL), dropna=False, sort=False)]
     found = pd.concat(panels)
     found = found.assign(kind=_loss(found))
@@ -74,6 +74,13 @@ def name(values: Sequence[Any]) -> str:
 
 def _loss(runs: DataFrame) -> pd.Series[str]:
     return runs["loss"].where(runs["recovery"] == "retrain")
+
+
+def _on_the_text_of_pruning(runs: DataFrame) -> DataFrame:
+    """Without the runs of a recovery that trained on another amount of text, if some trained on that."""
+    same = runs["training_sequences"].fillna(runs["sequences"]).eq(runs["sequences"]).fillna(True).astype(bool)
+    some = runs["recovery"].isin(set(runs.loc[same, "recovery"]))
+    return runs[same | ~some]
 
 
 def _controlled(panel: DataFrame) -> DataFrame:

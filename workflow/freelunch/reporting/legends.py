@@ -194,7 +194,8 @@ FIGURES: dict[str, tuple[str, ...]] = {
         "recovered blocks before it. Blocks are counted from 0. Reconstructions are of one flow, loss, parametrization "
         "and the same matrices, which are named below the figure; least squares solved for exactly has the weights "
         "alone. Other flows of the window that the paper recommends are lines of their own. For each window, loss of "
-        "retraining and repair there is one setting; the validation perplexity chooses it where there are several.",
+        "retraining and repair there is one setting, trained on the sequences that pruning saw; the validation "
+        "perplexity chooses it where there are several.",
         _COMPARED_FIGURE,
     ),
     "criterion": (
