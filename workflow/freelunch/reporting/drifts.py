@@ -35,8 +35,9 @@ def drifts(rows: DataFrame, view: str) -> DataFrame:
     Of the ways to recover there is one line for each window, for each loss of retraining, and for each repair.
     Reconstructions have one flow, loss, parametrization and the same targets (named in ``fixed``): dense, mean squared
     error and all, if there are such runs; the other flows of the window that the paper recommends are lines of their
-    own. Runs trained on more or fewer sequences than pruning saw are left out where there are others. Among runs that differ in other settings the lowest validation perplexity chooses. All lines of a panel are of
-    the same seeds. ``loss`` is that of retraining alone, ``flow`` that of lines of other flows.
+    own. Runs trained on more or fewer sequences than pruning saw are left out where there are others. Among runs that
+    differ in other settings the lowest validation perplexity chooses. All lines of a panel are of the same seeds.
+    ``loss`` is that of retraining alone, ``flow`` that of lines of other flows.
 
     Raises:
         FreelunchError: no pruned run has a drift, or there are no validation perplexities to choose by.
