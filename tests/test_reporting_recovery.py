@@ -488,11 +488,17 @@ def test_values_that_are_not_finite_are_shown() -> None:
 
 def test_drift_figure_shows_local_and_accumulated(frame: pd.DataFrame) -> None:
     figure = reporting.draw("drift", frame)
-    titles = [axis.get_title() for axis in figure.axes if axis.axison]
-    assert [title.split("\n")[-1] for title in titles].count("wiki (calibration data)") == len(titles) // 2
-    lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 8]
-    dashed = [line for line in lines if line.get_linestyle() == "--"]
-    assert len(dashed) == len(lines) // 2
+    titles = [axis.get_title().split("\n")[-1] for axis in figure.axes]
+    kinds = ["block alone", "with all blocks before"]
+    assert titles.count(f"wiki (calibration data): {kinds[0]}") == len(titles) // 4
+    assert [title.split(": ")[1] for title in titles] == kinds * (len(titles) // 2)
+    shown = drifts.drifts(frame, "x")
+    shown = shown[shown["variant"] != "repair"]
+    wanted = {metric: set(map(tuple, rows.groupby([*drifts.PANEL, *drifts.SERIES], dropna=False)["value"].agg(list)))
+              for metric, rows in shown.groupby("metric")}  # fmt: skip
+    for axis, metric in zip(figure.axes[:2], (drifts.LOCAL, drifts.ACCUMULATED), strict=True):
+        assert {tuple(line.get_ydata()) for line in axis.lines if len(line.get_xdata()) == 8} <= wanted[metric]
+        assert len(axis.lines) >= 2
     assert "at the last block, mean of blocks alone" in reporting.describe("drift", frame)
 
 

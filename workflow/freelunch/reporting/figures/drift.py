@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from itertools import cycle
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from pandas import DataFrame
 
@@ -17,55 +18,50 @@ from ..estimates import of, ordered
 
 _VIEW = "figure drift"
 Panel = tuple[str, bool, DataFrame]
-_LINES: tuple[tuple[str, charts.Line, str], ...] = (
-    (LOCAL, charts.DASHES, "Block alone"),
-    (ACCUMULATED, "-", "With all blocks before"),
-)
+_COLUMNS = ((LOCAL, "block alone"), (ACCUMULATED, "with all blocks before"))
+_MARKED = 4
+"""Every so many blocks of a line have a mark, and those of other lines are others, so that marks do not hide lines."""
 
 
 @style.applied()
 def draw(rows: DataFrame) -> Figure:
-    """One colour per way to recover: local dashed, accumulated solid; panels are data sets, criteria and patterns.
+    """One line per way to recover; rows of panels are data sets, criteria and patterns, columns local and accumulated.
+
+    Repairs, which hardly move anything, are left to the table.
 
     Raises:
         FreelunchError: as ``drifts.drifts``.
     """
     frame = drifts(rows, _VIEW)
-    lines = ordered(frame, SERIES)
+    lines = [line for line in ordered(frame, SERIES) if line[0] != "repair"]
     looks = _looks([str(variant) for variant, *_ in lines])
     panels = _panels(frame)
-    count = -(-len(panels) // 2)
-    figure, grid = style.grid(count, -(-len(panels) // count), 2.2, sharex=True)
-    axes = [axis for row in grid for axis in row]
-    for spare in axes[len(panels) :]:
-        spare.set_axis_off()
-    for axis, (title, _, panel) in zip(axes, panels, strict=False):
-        lost = 0
-        for line, look in zip(lines, looks, strict=True):
-            for metric, dashes, _ in _LINES:
-                one = of(panel, [*SERIES, "metric"], [*line, metric]).sort_values("block")
-                values = one["value"].to_numpy(float)
-                shown = np.isfinite(values) & (values > 0)
-                lost += int((~shown).sum())
-                axis.plot(one["block"].to_numpy(float)[shown], values[shown], color=look.colour, marker=look.marker,
-                          markersize=2.8, linewidth=0.9, linestyle=dashes)  # fmt: skip
-        finite = panel["value"][np.isfinite(panel["value"]) & (panel["value"] > 0)]
-        style.log_scale(axis, float(finite.min()) if len(finite) else 1, float(finite.max()) if len(finite) else 10)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.set_title(title)
-        if lost:
-            said = f"{style.counted(lost, 'value')} zero or not finite"
-            axis.text(0.98, 0.04, said, transform=axis.transAxes, ha="right", fontsize=6.5)
-    for row in grid:
+    figure, grid = style.grid(len(panels), len(_COLUMNS), 2.2, sharex=True)
+    for row, (title, _, panel) in zip(grid, panels, strict=True):
+        for axis, (metric, what) in zip(row, _COLUMNS, strict=True):
+            _draw(axis, of(panel, ["metric"], [metric]), lines, looks)
+            axis.set_title(f"{title}: {what}")
         row[0].set_ylabel("Drift of the block's output\n(squared, relative)")
     style.label_columns(grid, "Depth (block)")
     keys = [charts.key(name(line), look) for line, look in zip(lines, looks, strict=True)]
-    keys += [Line2D([], [], color=style.GREY, linestyle=dashes, label=text) for _, dashes, text in _LINES]
-    columns = min(len(keys), 2 if figure.get_figwidth() == style.SINGLE else 4)
-    figure.set_figheight(figure.get_figheight() + 0.16 * (-(-len(keys) // columns) - 1))
-    figure.legend(handles=keys, loc="outside upper center", ncols=columns)
-    charts.note(figure, _statement(panels))
-    return figure
+    return charts.legend(figure, keys, _statement(panels))
+
+
+def _draw(axis: Axes, panel: DataFrame, lines: list[tuple[Any, ...]], looks: list[style.Look]) -> None:
+    lost = 0
+    for at, (line, look) in enumerate(zip(lines, looks, strict=True)):
+        one = of(panel, SERIES, line).sort_values("block")
+        values = one["value"].to_numpy(float)
+        shown = np.isfinite(values) & (values > 0)
+        lost += int((~shown).sum())
+        axis.plot(one["block"].to_numpy(float)[shown], values[shown], color=look.colour, marker=look.marker,
+                  markersize=3.2, markevery=(at % _MARKED, _MARKED), linewidth=0.9)  # fmt: skip
+    finite = panel["value"][np.isfinite(panel["value"]) & (panel["value"] > 0)]
+    style.log_scale(axis, float(finite.min()) if len(finite) else 1, float(finite.max()) if len(finite) else 10)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if lost:
+        said = f"{style.counted(lost, 'value')} zero or not finite"
+        axis.text(0.98, 0.04, said, transform=axis.transAxes, ha="right", fontsize=6.5)
 
 
 def caption(rows: DataFrame) -> str:
