@@ -191,9 +191,10 @@ FIGURES: dict[str, tuple[str, ...]] = {
     "drift": (
         "Squared distance between the output of every block and the dense model's, over the squared norm of the "
         "latter, median over tokens. Left: the block alone, on the dense model's input. Right: with all pruned and "
-        "recovered blocks before it. Blocks are counted from 0; marks are on every fourth. Reconstructions are of one flow, loss, parametrization "
-        "and the same matrices, which are named below the figure; least squares solved for exactly has the weights "
-        "alone. Other flows of the window that the paper recommends are lines of their own. For each window and loss "
+        "recovered blocks before it. Blocks are counted from 0; marks are on every fourth. Reconstructions are of one "
+        "flow, loss, parametrization and the same matrices, which are named below the figure; least squares solved for "
+        "exactly has the weights alone. Other flows of the window that the paper recommends are lines of their own. "
+        "For each window and loss "
         "of retraining there is one setting, trained on the sequences that pruning saw; the validation perplexity "
         "chooses it where there are several. Repairs have no lines; the table of the same name has them.",
         _COMPARED_FIGURE,
