@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import zip_longest
-from textwrap import wrap
+from textwrap import fill, wrap
 from typing import Any, Literal
 
 import pandas as pd
@@ -112,8 +112,9 @@ def framed(axis: Axes, cells: Iterable[Estimate | None], group: Group, alone: bo
 
     A line so far off that the values could not be told apart is an arrow at the edge that it lies behind.
     """
-    values = [cell.value for cell in cells if cell is not None and math.isfinite(cell.value) and cell.value > 0]
-    low, high = min(values, default=1.0), max(values, default=10.0)
+    shown = [cell for cell in cells if cell is not None and math.isfinite(cell.value) and cell.value > 0]
+    ends = [end for cell in shown for end in _ends(cell)]
+    low, high = min(ends, default=1.0), max(ends, default=10.0)
     span = max(math.log(high / low), 0.05)
     lines = [(summary(group.dense), style.BLACK, DASHES), *([(group.baseline(), style.GREY, DOTS)] if alone else [])]
     for cell, colour, line in lines:
@@ -129,6 +130,12 @@ def framed(axis: Axes, cells: Iterable[Estimate | None], group: Group, alone: bo
             place: dict[str, Any] = {"transform": axis.transAxes, "va": "bottom" if below else "top", "fontsize": 6.5}
             axis.text(1.01, 0.0 if below else 1.0, said, color=colour, **place)
     style.log_scale(axis, low, high, margin=0.12)
+
+
+def _ends(cell: Estimate) -> list[float]:
+    """Where a mark's bar ends on a logarithmic scale."""
+    error = cell.stderr if math.isfinite(cell.stderr) else 0.0
+    return [end for end in (cell.value - error, cell.value, cell.value + error) if end > 0]
 
 
 def level(axis: Axes, value: float, colour: str, line: Line, said: bool = True) -> None:
@@ -147,7 +154,7 @@ def log_x(axis: Axes, values: Iterable[float], text: Callable[[float], str], lab
     wide = (high - low) or 1.0
     ticks: list[float] = []
     for value in known:
-        if not ticks or math.log10(value / ticks[-1]) > 0.11 * wide:
+        if not ticks or math.log10(value / ticks[-1]) > 0.16 * wide:
             ticks.append(value)
     axis.set_xscale("log")
     axis.set_xlim(10 ** (low - 0.08 * wide), 10 ** (high + 0.08 * wide))
@@ -172,9 +179,13 @@ def finish(figure: Figure, keys: Sequence[Line2D], text: str, alone: bool = True
 def legend(figure: Figure, keys: Sequence[Line2D], text: str) -> Figure:
     """Add a legend in as many columns as the width has room for, and the small print."""
     # of 7.5 points; a letter is about 0.56 as wide as high, and a mark takes 0.4 inches
-    widest = max(len(str(line.get_label())) for line in keys) * 0.0583 + 0.4
-    columns = max(1, min(len(keys), int(figure.get_figwidth() / widest)))
-    height = -(-len(keys) // columns) * 0.16
+    letter, mark, width = 0.0583, 0.4, figure.get_figwidth()
+    for line in keys:
+        line.set_label(fill(str(line.get_label()), int((width - mark) / letter)))
+    lines = [str(line.get_label()).split("\n") for line in keys]
+    widest = max(len(line) for label in lines for line in label) * letter + mark
+    columns = max(1, min(len(keys), int(width / widest)))
+    height = -(-len(keys) // columns) * 0.16 * max(map(len, lines))
     figure.set_figheight(figure.get_figheight() + max(0.0, height - 0.2))
     figure.legend(handles=list(keys), loc="outside upper center", ncols=columns)
     note(figure, text)

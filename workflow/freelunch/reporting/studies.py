@@ -122,7 +122,7 @@ def mismatch(rows: DataFrame) -> dict[str, float]:
 def sizes(rows: DataFrame, view: str) -> list[Group]:
     """Along the number of sequences: of pruning and training together (axis ``sequences``), and of training alone.
 
-    Both have the tokens recovery was given in ``tokens``.
+    Of reconstruction if it was run with several; how retraining depends on it is :mod:`.retraining`'s. Both have the tokens recovery was given in ``tokens``.
 
     Raises:
         FreelunchError: no runs differ in the number of sequences alone.
@@ -134,7 +134,8 @@ def sizes(rows: DataFrame, view: str) -> list[Group]:
     both = runs[(trained == runs["sequences"]).fillna(False) | (runs["criterion"] == "dense")]
     together = along(both, "sequences", ("calibration_tokens", "training_sequences"), ("calibration_length",))
     alone = along(runs, "training_sequences")
-    return _some([*together, *alone], "sequences", rows, view)
+    found = [*together, *alone]
+    return _some(_reconstructed(found) or found, "sequences", rows, view)
 
 
 def _reconstructed(groups: list[Group]) -> list[Group]:
