@@ -5,10 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
 import pkgutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -478,31 +476,3 @@ def test_values_come_in_reading_order() -> None:
     assert rates == ["3e-05", "0.001", "0.01", "auto"]
     patterns = sorted(["2:4", "60%", "50%"], key=lambda v: labels.order("pattern", v))
     assert patterns == ["50%", "60%", "2:4"]
-
-
-@pytest.mark.parametrize(("kind", "names"), [("table", reporting.TABLE_NAMES), ("figure", reporting.FIGURE_NAMES)])
-def test_every_view_has_a_caption(kind: str, names: tuple[str, ...]) -> None:
-    captions = {name: rendered(f"{kind}.rst", name) for name in names}
-    assert all("suite demo" in " ".join(caption.split()) for caption in captions.values())
-    assert len(set(captions.values())) == len(names)
-    assert "demo" in rendered("workflow.rst", "")
-
-
-def test_the_report_shows_what_was_found(tmp_path: Path) -> None:
-    finding = tmp_path / "window.rst"
-    finding.write_text("Here: block 29.9", encoding="utf-8")
-    assert "Here: block 29.9" in rendered("figure.rst", "window", finding)
-
-
-def rendered(file: str, view: str, finding: Path | None = None) -> str:
-    """What the report shows of a caption; a warning of reStructuredText is an error."""
-    from docutils.core import publish_doctree
-    from jinja2 import Environment, StrictUndefined
-
-    source = (Path(reporting.__file__).parents[2] / "report" / file).read_text(encoding="utf-8")
-    output = SimpleNamespace(rst=finding or os.devnull)
-    job = SimpleNamespace(
-        wildcards=SimpleNamespace(suite="demo", view=view), config={"default_suite": "demo"}, output=output
-    )
-    text = Environment(undefined=StrictUndefined).from_string(source).render(snakemake=job)
-    return publish_doctree(text, settings_overrides={"halt_level": 2, "report_level": 5}).astext()

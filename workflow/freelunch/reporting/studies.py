@@ -122,7 +122,8 @@ def mismatch(rows: DataFrame) -> dict[str, float]:
 def sizes(rows: DataFrame, view: str) -> list[Group]:
     """Along the number of sequences: of pruning and training together (axis ``sequences``), and of training alone.
 
-    Of reconstruction if it was run with several; how retraining depends on it is :mod:`.retraining`'s. Both have the tokens recovery was given in ``tokens``.
+    Of reconstruction if it was run with several; how retraining depends on it is the business of ``retraining``. Both
+    have the tokens recovery was given in ``tokens``.
 
     Raises:
         FreelunchError: no runs differ in the number of sequences alone.
