@@ -33,9 +33,13 @@ STAGES: dict[str, Callable[..., object]] = {
 
 
 def tiny_config() -> dict[str, Any]:
-    """The parsed ``tests/tiny.yaml``, for a test to change; its documents are found from any folder."""
+    """The parsed ``tests/tiny.yaml`` with the suite ``tiny`` alone, for a test to change.
+
+    Its documents are found from any folder.
+    """
     raw: dict[str, Any] = read_yaml(ROOT / "tests/tiny.yaml")
     raw["data"]["documents"]["path"] = str(ROOT / "tests/data/documents.jsonl")
+    raw["suites"] = {"tiny": raw["suites"]["tiny"]}
     return raw
 
 
