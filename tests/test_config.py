@@ -31,6 +31,7 @@ from freelunch.specs import (
     ShardSpec,
     parse_spec,
 )
+from stage_runs import tiny_plan
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = {"config": ROOT / "config.yaml", "tiny": ROOT / "tests" / "tiny.yaml"}
@@ -492,7 +493,7 @@ def test_two_suites_share_what_they_have_in_common():
 
 
 def test_needed_lists_everything_once_with_inputs_first():
-    plan = make_plan(parse_config(read_yaml(CONFIGS["tiny"])))
+    plan = tiny_plan()
     needed = plan.needed("tiny")
     place = {spec.manifest: i for i, spec in enumerate(needed)}
     assert len(place) == len(needed) == sum(spec.stage != "export" for spec in plan.specs.values())

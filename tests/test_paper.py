@@ -61,7 +61,7 @@ def test_a_row_makes_a_model_of_the_published_size(name: str) -> None:
     assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[name]
     facts = Facts.model_validate(row)
     # all but norms, biases and learned positions
-    assert facts.parameters == pytest.approx(PARAMETERS[name], rel=0.02 if "ffn_dim" in row else 2e-4)
+    assert facts.parameters == pytest.approx(PARAMETERS[name], rel=0.02 if "ffn_dim" in row else 3e-4)
     real = Facts.model_validate(config.to_dict())
     assert all(getattr(real, key) == getattr(facts, key) for key in facts.model_fields_set)
 

@@ -7,7 +7,6 @@ import math
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,24 +18,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from freelunch.artifacts import Artifact, checksum
 from freelunch.bpe import token_bytes, train_bpe
 from freelunch.calibration import sample
-from freelunch.config import EvaluationTask, ExecutionConfig, Train, parse_config, read_yaml
+from freelunch.config import PerplexityTask, Train, parse_config
 from freelunch.documents import read_documents
 from freelunch.errors import FreelunchError
 from freelunch.models import initialised
-from freelunch.plan import make_plan, walk
+from freelunch.plan import make_plan
 from freelunch.pretraining import pretrain
 from freelunch.provenance import sources
-from freelunch.specs import EvaluationSpec, ExportSpec, ModelSpec, ReconstructedSpec, Spec
+from freelunch.specs import EvaluationSpec, ExportSpec, ModelSpec, ReconstructedSpec
 from freelunch.stages import checkpoint
-from freelunch.stages.calibrate import calibrate
-from freelunch.stages.dense import dense
-from freelunch.stages.evaluate import evaluate
-from freelunch.stages.export import run_export
-from freelunch.stages.prepare_data import prepare_data
-from freelunch.stages.prepare_model import prepare_model
-from freelunch.stages.prune import prune
-from freelunch.stages.reconstruct import reconstruct
-from freelunch.stages.stage import Stage
+from stage_runs import prepare, run, tiny_config, tiny_plan
 
 ROOT = Path(__file__).parents[1]
 CONFIG: dict[str, Any] = {
@@ -48,16 +39,11 @@ TRAIN: dict[str, Any] = {
     "epochs": 2, "learning_rate": 1e-2, "schedule": "cosine", "weight_decay": 0.1, "clip": 1.0,
 }  # fmt: skip
 STEPS = 10
-STAGES: dict[str, Callable[[Stage], object]] = {
-    "models": prepare_model, "data": prepare_data, "calibration": calibrate, "pruned": prune, "export": run_export,
-    "dense": lambda stage: dense(stage, 1.0), "reconstructed": reconstruct, "evaluation": evaluate,
-}  # fmt: skip
 
 
 def planned(dtype: str = "bfloat16", **changes: Any) -> EvaluationSpec:
     """The last run of the tiny suite on a model that is trained."""
-    raw = read_yaml(ROOT / "tests/tiny.yaml")
-    raw["data"]["documents"]["path"] = str(ROOT / "tests/data/documents.jsonl")
+    raw = tiny_config()
     raw["models"] = {"trained": {"train": TRAIN | changes, "dtype": dtype}}
     axes = {"model": "trained", "sequences": 8, "length": 32, "criterion": "wanda", "pattern": "2:4", "window": "block"}
     raw["suites"]["tiny"]["defaults"] |= axes
@@ -67,20 +53,9 @@ def planned(dtype: str = "bfloat16", **changes: Any) -> EvaluationSpec:
     return make_plan(parse_config(raw)).runs["tiny"][-1].evaluation
 
 
-def run(spec: Spec, root: Path) -> Artifact:
-    STAGES[spec.stage](Stage(spec, root, ExecutionConfig(device="cpu", stream_tokens=128), "code"))
-    return Artifact(root / spec.folder, spec)
-
-
-def upstream(spec: Spec, root: Path) -> None:
-    for above in {above.manifest: above for above in walk(spec) if above != spec}.values():
-        if not (root / above.manifest).exists():
-            run(above, root)
-
-
 def trained(root: Path, **changes: Any) -> Artifact:
     base = planned(**changes).base
-    upstream(base, root)
+    prepare(base, root)
     return run(base, root)
 
 
@@ -145,7 +120,7 @@ def test_measured_numbers_are_those_of_an_evaluation(model: Artifact, root: Path
     """Of the stage, to the last bit; and of the whole model, loaded from its folder."""
     base = planned().base
     assert base.data is not None
-    tasks = (EvaluationTask(data="documents", splits=("calibration", "validation"), length=32, sequences=6),)
+    tasks = (PerplexityTask(data="documents", splits=("calibration", "validation"), length=32, sequences=6),)
     artifact = run(EvaluationSpec(subject=base, data=(base.data,), tasks=tasks), root)
     metrics = {each["split"]: each for each in json.loads(artifact.file("metrics.json").read_text())}
     loaded = AutoModelForCausalLM.from_pretrained(model.folder, dtype=torch.bfloat16)
@@ -171,7 +146,7 @@ def test_an_interrupted_training_goes_on_and_ends_with_the_same_bits(
     monkeypatch.setattr(checkpoint, "SAVED_EVERY", -1.0)
     real = checkpoint.Checkpoint.save
     spec = planned().base
-    upstream(spec, tmp_path)
+    prepare(spec, tmp_path)
     for count in saves:
         done: list[int] = []
 
@@ -292,11 +267,11 @@ def test_the_same_text_gives_the_same_tokenizer_in_another_process() -> None:
 
 def test_every_stage_works_on_it(root: Path) -> None:
     evaluation = planned()
-    upstream(evaluation, root)
+    prepare(evaluation, root)
     metrics = {each["split"]: each for each in json.loads(run(evaluation, root).file("metrics.json").read_text())}
     subject = evaluation.subject
     assert isinstance(subject, ReconstructedSpec)
-    upstream(ExportSpec(subject=subject), root)
+    prepare(ExportSpec(subject=subject), root)
     exported = AutoModelForCausalLM.from_pretrained(run(ExportSpec(subject=subject), root).folder)
     weight = exported.get_parameter("model.layers.1.mlp.down_proj.weight")
     assert ((weight.view(32, -1, 4) != 0).sum(-1) == 2).all()
@@ -310,6 +285,5 @@ def test_its_code_counts_only_where_one_is_trained() -> None:
     modules = planned().base.modules
     names = {Path(file).name for module in modules for file in sources(module)}
     assert only | {"full.py", "norms.py", "biases.py"} <= names
-    raw = read_yaml(ROOT / "tests/tiny.yaml")
-    random = make_plan(parse_config(raw)).runs["tiny"][0].evaluation.base
+    random = tiny_plan().runs["tiny"][0].evaluation.base
     assert isinstance(random, ModelSpec) and random.modules == [] and not random.resumed
