@@ -17,6 +17,7 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
+    TypeAdapter,
     ValidationError,
     field_validator,
     model_validator,
@@ -267,10 +268,41 @@ class Axes(Section):
 AXES = tuple(Axes.model_fields)
 
 
-class TextTask(Section):
-    """A measurement on the joined text of some splits, in non-overlapping windows of ``length`` tokens."""
+def _value(axis: str, value: Any) -> Any:
+    """A value of an axis, as runs have it."""
+    field = Axes.model_fields[axis]
+    kind: Any = Annotated[field.annotation, field]
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        raise ValueError(f"{axis}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+
+
+class Task(Section):
+    """A measurement."""
 
     metric: str
+    only: dict[str, list[Any]] = {}
+    """Values of axes; runs with others are not measured. The dense model always is, but for its own axis ``model``."""
+
+    @field_validator("only", mode="before")
+    @classmethod
+    def _values(cls, only: Any) -> Any:
+        if not isinstance(only, dict):
+            return only
+        found = {}
+        for axis, values in only.items():
+            if axis not in AXES:
+                raise ValueError(f"unknown axis {axis!r}; {suggest(str(axis), AXES)}")
+            if values == []:
+                raise ValueError(f"{axis}: the list is empty")
+            found[axis] = [_value(axis, value) for value in (values if isinstance(values, list) else [values])]
+        return found
+
+
+class TextTask(Task):
+    """A measurement on the joined text of some splits, in non-overlapping windows of ``length`` tokens."""
+
     data: Name
     splits: tuple[Split, ...] = ("test",)
     length: Length = 2048
@@ -292,7 +324,7 @@ class DriftTask(TextTask):
     metric: Literal["drift"]
 
 
-class ZeroShotTask(Section):
+class ZeroShotTask(Task):
     """Tasks of lm-eval, by the names it has for them, and those of ``workflow/tasks``, which ask about ``data``."""
 
     metric: Literal["zero_shot"]
@@ -313,7 +345,7 @@ class ZeroShotTask(Section):
         return names
 
 
-TASKS: dict[str, type[Section]] = {"perplexity": PerplexityTask, "drift": DriftTask, "zero_shot": ZeroShotTask}
+TASKS: dict[str, type[Task]] = {"perplexity": PerplexityTask, "drift": DriftTask, "zero_shot": ZeroShotTask}
 """Kinds of tasks by their metric."""
 
 
@@ -333,7 +365,10 @@ class SuiteConfig(Section):
     """A study: runs (products of axes), what to measure, and the views to draw. The dense model is always a run."""
 
     description: str = ""
+    include: list[Name] = []
+    """Suites whose runs are runs of this one too; what is measured of them is this one's."""
     defaults: dict[str, Any] = {}
+    """Axes of its own runs."""
     runs: list[dict[str, Any]] = []
     evaluate: tuple[EvaluationTask, ...]
     tables: list[Name] = []

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
-from .config import AXES, LOSSES, Axes, Config, SuiteConfig, TextTask, Wheel, ZeroShotTask, validate
+from .config import AXES, LOSSES, Axes, Config, EvaluationTask, SuiteConfig, TextTask, Wheel, ZeroShotTask, validate
 from .errors import FreelunchError, suggest
 from .reporting.names import FIGURE_NAMES, TABLE_NAMES
 from .specs import (
@@ -129,14 +129,28 @@ def _exports(runs: list[Run]) -> list[ExportSpec]:
 
 def _runs(config: Config, name: str, suite: SuiteConfig) -> Iterator[Run]:
     """For every model its dense run, then those that the entries multiply out to, each once."""
-    runs = list(_expand(config, name, suite))
+    runs = list(_expand(config, name))
     for where, axes in runs:
         check_run(config, where, axes)
-    models = [axes.model for _, axes in runs] or _models_of_defaults(config, name, suite)
-    for model in dict.fromkeys(models):
-        found = [_run(config, name, suite, None, model)]
-        found += [_run(config, name, suite, axes, model) for _, axes in runs if axes.model == model]
-        yield from {run.name: run for run in found}.values()
+    for i, task in enumerate(suite.evaluate):
+        if runs and not any(_measures(task, axes) for _, axes in runs):
+            raise FreelunchError(f"suites.{name}.evaluate[{i}].only: no run of the suite is so")
+    for model in dict.fromkeys([axes.model for _, axes in runs] or _models_of_defaults(config, name, suite)):
+        dense = _model(config, model)
+        yield _run(config, name, suite, dense, [], model)
+        # runs that differ in what their recovery does not look at are one
+        subjects: dict[str, tuple[OverlaySpec, list[Axes]]] = {}
+        for _, axes in runs:
+            if axes.model == model:
+                subject = _subject(config, dense, axes)
+                subjects.setdefault(subject.manifest, (subject, []))[1].append(axes)
+        for subject, same in subjects.values():
+            yield _run(config, name, suite, subject, same, model)
+
+
+def _measures(task: EvaluationTask, axes: Axes) -> bool:
+    """Whether a task is for a run."""
+    return all(getattr(axes, axis) in values for axis, values in task.only.items())
 
 
 def _models_of_defaults(config: Config, name: str, suite: SuiteConfig) -> list[str]:
@@ -148,8 +162,15 @@ def _models_of_defaults(config: Config, name: str, suite: SuiteConfig) -> list[s
     return models
 
 
-def _expand(config: Config, name: str, suite: SuiteConfig) -> Iterator[tuple[str, Axes]]:
-    """Every combination of the axes of every entry of ``runs``; an axis is a value or a list of values."""
+def _expand(config: Config, name: str, within: tuple[str, ...] = ()) -> Iterator[tuple[str, Axes]]:
+    """Every combination of the axes of every entry of ``runs``, those of included suites first; an axis is a value or
+    a list of values."""
+    suite = config.suites[name]
+    for i, other in enumerate(suite.include):
+        check_name(f"suites.{name}.include[{i}]", other, config.suites)
+        if other in (*within, name):
+            raise FreelunchError(f"suites.{name}.include[{i}]: {other} includes {name}")
+        yield from _expand(config, other, (*within, name))
     shared = _axes(config.defaults, "defaults") | _axes(suite.defaults, f"suites.{name}.defaults")
     for i, entry in enumerate(suite.runs):
         where = f"suites.{name}.runs[{i}]"
@@ -169,33 +190,43 @@ def _axes(entry: dict[str, Any], where: str) -> dict[str, Any]:
     return entry
 
 
-def _run(config: Config, name: str, suite: SuiteConfig, axes: Axes | None, model_name: str) -> Run:
-    model = _model(config, model_name)
-    subject: ModelSpec | OverlaySpec = model
-    if axes is not None:
-        calibration = CalibrationSpec(
-            model=model, data=_data(config, axes.calibration), sequences=axes.sequences,
-            validation_sequences=axes.validation_sequences, length=axes.length, sampling=axes.sampling, seed=axes.seed,
-        )  # fmt: skip
-        pruned = PrunedSpec(
-            dense=DenseSpec(calibration=calibration), criterion=axes.criterion,
-            pattern=axes.pattern, allocation=axes.allocation, refinement=axes.refinement,
-            prune_inputs=axes.prune_inputs, seed=axes.seed,
-        )  # fmt: skip
-        subject = _subject(pruned, axes)
+def _run(
+    config: Config, name: str, suite: SuiteConfig, subject: ModelSpec | OverlaySpec, same: list[Axes], model: str
+) -> Run:
+    """A run that all of ``same`` are; none of the dense model."""
     where = f"suites.{name}.evaluate"
-    tasks = tuple(
-        task for i, task in enumerate(suite.evaluate) if check_task(config, task, f"{where}[{i}]", model_name)
-    )
+    tasks = [task for i, task in enumerate(suite.evaluate) if check_task(config, task, f"{where}[{i}]", model)]
     if not tasks:
-        raise FreelunchError(f"{where}: every task is too long for {model_name}; add one that it can be measured with")
+        raise FreelunchError(f"{where}: every task is too long for {model}; add one that it can be measured with")
+    if same:
+        tasks = [task for task in tasks if any(_measures(task, axes) for axes in same)]
+    else:
+        tasks = [task for task in tasks if model in task.only.get("model", [model])]
+    if not tasks:
+        raise FreelunchError(f"{where}: no task measures {subject.label}; add one that is for all runs")
+    tasks = [task.model_copy(update={"only": {}}) for task in tasks]
     read = dict.fromkeys(task.data for task in tasks if isinstance(task, TextTask))
     asked = dict.fromkeys(task.data for task in tasks if isinstance(task, ZeroShotTask) and task.data is not None)
     texts, questions = [_data(config, dataset) for dataset in read], [_questions(config, dataset) for dataset in asked]
-    return Run(name, EvaluationSpec(subject=subject, data=(*texts, *questions), tasks=tasks), axes)
+    evaluation = EvaluationSpec(subject=subject, data=(*texts, *questions), tasks=tuple(tasks))
+    return Run(name, evaluation, same[-1] if same else None)
 
 
-def _subject(pruned: PrunedSpec, axes: Axes) -> OverlaySpec:
+def _subject(config: Config, model: ModelSpec, axes: Axes) -> OverlaySpec:
+    """The network that a run measures."""
+    calibration = CalibrationSpec(
+        model=model, data=_data(config, axes.calibration), sequences=axes.sequences,
+        validation_sequences=axes.validation_sequences, length=axes.length, sampling=axes.sampling, seed=axes.seed,
+    )  # fmt: skip
+    pruned = PrunedSpec(
+        dense=DenseSpec(calibration=calibration), criterion=axes.criterion,
+        pattern=axes.pattern, allocation=axes.allocation, refinement=axes.refinement,
+        prune_inputs=axes.prune_inputs, seed=axes.seed,
+    )  # fmt: skip
+    return _recovered(pruned, axes)
+
+
+def _recovered(pruned: PrunedSpec, axes: Axes) -> OverlaySpec:
     """What becomes of the pruned model."""
     if axes.recovery == "none":
         return pruned
