@@ -244,6 +244,12 @@ def test_a_config_that_is_no_mapping_is_refused(raw, kind):
         ("data.texts.path", None, ["data.texts", "exactly one"]),
         ("data.only_test.hub.pickled", True, ["data.only_test", "no pickled weights"]),
         ("suites.study.evaluate.0.too_long", "ignore", ["evaluate[0].too_long", "refuse", "skip"]),
+        ("suites.study.include", ["studdy"], ["suites.study.include[0]", "did you mean 'study'?"]),
+        ("suites.study.include", ["study"], ["suites.study.include[0]", "study includes study"]),
+        ("suites.study.evaluate.0.only", {"pattren": "50%"}, ["evaluate[0].only", "did you mean 'pattern'?"]),
+        ("suites.study.evaluate.0.only", {"criterion": "wnda"}, ["evaluate[0].only", "did you mean 'wanda'?"]),
+        ("suites.study.evaluate.0.only", {"seed": []}, ["evaluate[0].only", "seed: the list is empty"]),
+        ("suites.study.evaluate.0.only", {"seed": 1}, ["evaluate[0].only", "no run of the suite"]),
         ("data.texts.max_documents", 0, ["data.texts.max_documents", "greater than 0"]),
         ("dense.max_gib", 0, ["dense.max_gib", "greater than 0"]),
         ("execution.device", "gpu", ["execution.device", "'gpu'", "auto|cpu|cuda"]),
@@ -503,6 +509,72 @@ def test_needed_lists_everything_once_with_inputs_first():
 def test_a_suite_without_runs_measures_the_dense_model():
     plan = plan_with("suites.study.runs", [])
     assert [run.axes for run in plan.runs["study"]] == [None]
+
+
+# --- included suites, tasks of some runs -----------------------------------------------------------------------------
+
+
+def test_a_suite_has_the_runs_of_those_it_includes_with_their_defaults():
+    whole = {
+        "include": ["study"],
+        "defaults": BASE["suites"]["study"]["defaults"] | {"sequences": 4},
+        "runs": [{"pattern": "2:4", "recovery": "none"}],
+        "evaluate": [{"data": "texts", "length": 32}],
+    }
+    plan = plan_of({"suites.whole": whole, "suites.study.defaults.seed": [0, 1]})
+    assert [(run.axes.sequences, run.axes.seed, run.axes.pattern) for run in plan.runs["whole"][1:] if run.axes] == [
+        (8, 0, "50%"), (8, 1, "50%"), (4, 0, "2:4"),
+    ]  # fmt: skip
+    theirs, ours = ([run.evaluation for run in plan.runs[name]] for name in ("study", "whole"))
+    assert [each.subject for each in theirs] == [each.subject for each in ours[:3]]
+    assert {task.length for each in ours for task in each.tasks} == {32}
+
+
+def test_suites_that_include_each_other_are_refused():
+    other = BASE["suites"]["study"] | {"include": ["study"]}
+    message = complaint({"suites.other": other, "suites.study.include": ["other"]})
+    assert message == "suites.other.include[0]: study includes other"
+
+
+def tasks_of(changes: dict[str, Any], only: dict[str, Any]) -> dict[str, list[int]]:
+    """Lengths that each run is measured at; 32 is asked for ``only`` some."""
+    tasks = [{"data": "texts", "length": 64}, {"data": "texts", "length": 32, "only": only}]
+    plan = plan_of({"suites.study.evaluate": tasks} | changes)
+    return {
+        f"{run.axes.pattern} {run.axes.seed}" if run.axes else "dense": [task.length for task in run.evaluation.tasks]
+        for run in plan.runs["study"]
+    }
+
+
+def test_a_task_measures_only_some_runs():
+    changes = {FIRST + "pattern": ["50%", "2:4"], FIRST + "seed": [0, 1], FIRST + "recovery": "none"}
+    assert tasks_of(changes, {"pattern": "50.0%", "seed": [1, 2]}) == {
+        "dense": [64, 32], "50% 0": [64], "50% 1": [64, 32], "2:4 0": [64], "2:4 1": [64],
+    }  # fmt: skip
+
+
+def test_whom_a_task_measures_is_no_part_of_the_key():
+    everywhere, named = plan_of(), plan_of({"suites.study.evaluate.0.only": {"criterion": "wanda"}})
+    assert set(everywhere.specs) == set(named.specs)
+
+
+def test_what_a_run_does_not_look_at_does_not_keep_a_task_from_it():
+    runs = [{"recovery": "none", "epochs": 1}, {"recovery": "none", "epochs": 2}]
+    assert tasks_of({"suites.study.runs": runs}, {"epochs": 1}) == {"dense": [64, 32], "50% 0": [64, 32]}
+
+
+def test_only_some_models_leave_the_others_dense_too():
+    runs = [{"model": ["small", "hubbed"], "recovery": "none"}]
+    tasks = [{"data": "texts", "length": 64}, {"data": "texts", "length": 32, "only": {"model": "hubbed"}}]
+    plan = plan_of({"suites.study.runs": runs, "suites.study.evaluate": tasks})
+    assert [len(run.evaluation.tasks) for run in plan.runs["study"]] == [1, 1, 2, 2]
+
+
+def test_a_run_that_nothing_measures_is_refused():
+    changes = {FIRST + "seed": [0, 1], "suites.study.evaluate.0.only": {"seed": 0}}
+    assert complaint(changes) == (
+        "suites.study.evaluate: no task measures small-wanda-50-attention_mlp; add one that is for all runs"
+    )
 
 
 # --- keys ------------------------------------------------------------------------------------------------------------
@@ -937,6 +1009,17 @@ def test_the_command_sees_what_is_done(tmp_path):
     (tmp_path / evaluation.manifest).write_text("{}")
     done = python("-m", "freelunch", "plan", "tiny", "--runs", cwd=tmp_path).stdout
     assert [line.split()[0] for line in done.splitlines() if line.endswith("  done")] == [evaluation.name]
+
+
+def test_the_command_stops_without_a_word_when_nobody_reads_on():
+    command = [sys.executable, "-m", "freelunch", "--config", str(CONFIGS["config"]), "plan", "paper", "--runs"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "workflow")}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+        assert process.stdout and process.stderr
+        assert process.stdout.readline().startswith(b"suite paper")
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
 
 
 def test_later_config_files_are_merged_over_earlier_ones(tmp_path):
