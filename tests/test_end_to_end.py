@@ -59,6 +59,14 @@ def copy_repository(target: Path) -> Path:
     return target
 
 
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    """What is finished, for a test to change."""
+    folder = tmp_path / "repository"
+    shutil.copytree(finished, folder, symlinks=True)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = copy_repository(tmp_path_factory.mktemp("uninterrupted") / "repository")
@@ -91,33 +99,31 @@ def test_a_second_run_has_nothing_to_do(finished: Path) -> None:
     assert jobs(finished) == {}
 
 
-def test_a_structured_run_is_exported_as_a_model_that_loads(finished: Path) -> None:
+def test_a_structured_run_is_exported_as_a_model_that_loads(copied: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     command = [sys.executable, "-m", "freelunch", "--config", "tests/tiny.yaml", "plan", "--exports"]
     environment = os.environ | {"PYTHONPATH": "workflow"}
-    listed = subprocess.run(command, cwd=finished, capture_output=True, text=True, check=True, env=environment)
+    listed = subprocess.run(command, cwd=copied, capture_output=True, text=True, check=True, env=environment)
     target = next(line for line in listed.stdout.splitlines() if "-flap-" in line)
-    result = snakemake(finished, "--", target)
+    result = snakemake(copied, "--", target)
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
-    manifest = json.loads((finished / target).read_text(encoding="utf-8"))
-    model = AutoModelForCausalLM.from_pretrained((finished / target).parent)
+    manifest = json.loads((copied / target).read_text(encoding="utf-8"))
+    model = AutoModelForCausalLM.from_pretrained((copied / target).parent)
     assert sum(parameter.numel() for parameter in model.parameters()) == manifest["parameters"]
     assert manifest["smaller"] or manifest["reason"]
 
 
-def test_a_zero_shot_task_asks_what_a_stage_made(finished: Path) -> None:
-    result = snakemake(finished, "--", "zero_shot")
+def test_a_zero_shot_task_asks_what_a_stage_made(copied: Path) -> None:
+    result = snakemake(copied, "--", "zero_shot")
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
-    rows = pd.read_csv(finished / "results/zero_shot/rows.csv", keep_default_na=False)
+    rows = pd.read_csv(copied / "results/zero_shot/rows.csv", keep_default_na=False)
     scores = rows[rows["dataset"] == "article_last_word"].groupby("metric")["value"]
     assert scores.size().to_dict() == {"acc": 2, "chance": 2} and scores.min()["acc"] >= 0
     assert (rows["metric"] == "acc_mean").sum() == 2
-    shutil.copy(finished / "workflow/tasks/article_last_word.yaml", finished / "kept")
-    with (finished / "workflow/tasks/article_last_word.yaml").open("a", encoding="utf-8") as file:
+    with (copied / "workflow/tasks/article_last_word.yaml").open("a", encoding="utf-8") as file:
         file.write("# edited\n")
-    edited = snakemake(finished, "--dry-run", "--", "zero_shot", "tiny")
-    shutil.move(finished / "kept", finished / "workflow/tasks/article_last_word.yaml")
+    edited = snakemake(copied, "--dry-run", "--", "zero_shot", "tiny")
     lines = (edited.stdout + edited.stderr).split("Job stats:")[1].split("total")[0].splitlines()
     counts = dict(line.split() for line in lines if line.strip() and line.split()[-1].isdigit())
     assert counts["evaluate"] == "2" and not {"questions", "prune", "dense"} & counts.keys(), counts
@@ -231,18 +237,16 @@ def test_killed_while_reconstructing_it_goes_on_and_ends_with_the_same_bits(fini
     assert contents(folder) == contents(finished)
 
 
-def test_damaged_results_are_named_before_they_are_used(finished: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "repository"
-    shutil.copytree(finished, folder, symlinks=True)
-    victim = next((folder / "results/reconstructed").glob("*-block-????????")) / "window-002.safetensors"
+def test_damaged_results_are_named_before_they_are_used(copied: Path) -> None:
+    victim = next((copied / "results/reconstructed").glob("*-block-????????")) / "window-002.safetensors"
     victim.write_bytes(victim.read_bytes()[:-64])
     label = victim.parent.name.rsplit("-", 1)[0]
-    evaluation = next((folder / "results/evaluation").glob(f"{label}-????????/manifest.json"))
+    evaluation = next((copied / "results/evaluation").glob(f"{label}-????????/manifest.json"))
     evaluation.unlink()
-    result = snakemake(folder, "--", str(evaluation.relative_to(folder)))
+    result = snakemake(copied, "--", str(evaluation.relative_to(copied)))
     text = result.stdout + result.stderr
     assert result.returncode != 0
-    assert f"error: {folder / victim.relative_to(folder)}: has " in text
+    assert f"error: {copied / victim.relative_to(copied)}: has " in text
     assert "Traceback" not in text
     assert not evaluation.exists()
 

@@ -6,14 +6,15 @@ import pytest
 import torch
 
 from freelunch.blocks import call_block, find_halves, matrices, part_parameters, run_part
+from freelunch.device import products
 from freelunch.errors import FreelunchError
 from freelunch.overlays import InMemory
 from freelunch.streaming import Network
 from tiny import FAMILIES, random_model, random_tokens
 
 
-def network_of(model, dtype=torch.float32):
-    return Network(model.config, InMemory(dict(model.state_dict())), dtype)
+def network_of(model, dtype=torch.float32, products=None):
+    return Network(model.config, InMemory(dict(model.state_dict())), dtype, products=products)
 
 
 def streamed_logits(network, tokens):
@@ -34,6 +35,35 @@ def test_streamed_logits_equal_the_full_forward(family, dtype):
         expected = model(input_ids=tokens, use_cache=False).logits
     assert not torch.equal(expected[0], expected[1])  # batch entries differ, so a mixed-up batch would show
     assert torch.equal(streamed_logits(network_of(model, dtype), tokens), expected)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_products_in_float32_are_those_of_the_rounded_weights(family):
+    model = random_model(family)  # has more digits than the dtype
+    network = network_of(model, torch.bfloat16, products=torch.float32)
+    rounded = random_model(family, dtype=torch.bfloat16)
+    rounded.load_state_dict(model.state_dict())
+    tokens = random_tokens(3, 24)
+    with torch.no_grad():
+        expected = rounded.float()(input_ids=tokens, use_cache=False).logits
+    found = streamed_logits(network, tokens)
+    assert found.dtype == torch.float32 and network.embed(tokens).dtype == torch.float32
+    assert torch.equal(found, expected)
+    # states of the dtype, as they are kept, are taken as well
+    with network.block(0) as block:
+        hidden = network.embed(tokens).bfloat16()
+        assert torch.equal(network.run_block(0, block, hidden), network.run_block(0, block, hidden.float()))
+
+
+def test_products_are_in_float32_where_a_cpu_has_no_faster_ones(monkeypatch):
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    for able, found in (({"avx512_bf16": True}, torch.bfloat16), ({"avx512_bf16": False}, torch.float32)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: able)
+        assert products(torch.bfloat16, cpu) == found
+        assert products(torch.float16, cpu) == torch.float32
+        assert products(torch.bfloat16, cuda) == torch.bfloat16 and products(torch.float16, cuda) == torch.float16
+        for device in (cpu, cuda):
+            assert products(torch.bfloat16, device, "float32") == products(torch.float32, device) == torch.float32
 
 
 @pytest.mark.parametrize("family", FAMILIES)

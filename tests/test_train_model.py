@@ -113,7 +113,8 @@ def pretrained_names(**changes: Any) -> set[str]:
     tokens = torch.randint(300, (2, 32), generator=torch.Generator().manual_seed(0))
     tokenizer = train_bpe([TEXT], 300)
     network = initialised(train.config, tokenizer, 0, torch.float32, "x")
-    return set(pretrain(network, {"calibration": tokens, "validation": tokens}, train, torch.float32, "x").tensors)
+    crops = {"calibration": tokens, "validation": tokens}
+    return set(pretrain(network, crops, train, torch.float32, torch.float32, "x").tensors)
 
 
 def test_measured_numbers_are_those_of_an_evaluation(model: Artifact, root: Path) -> None:
@@ -205,7 +206,7 @@ def test_one_step_is_that_of_adamw_with_decay_of_matrices_alone(model: Artifact,
     fresh(input_ids=crops.long(), labels=crops.long()).loss.backward()
     before = {name: (weight.detach().clone(), weight.grad) for name, weight in fresh.named_parameters()}
     start = initialised(CONFIG, tokenizer, 0, torch.float32, "x")
-    found = pretrain(start, {"calibration": crops, "validation": crops}, train, torch.float32, "x")
+    found = pretrain(start, {"calibration": crops, "validation": crops}, train, torch.float32, torch.float32, "x")
     assert found.fit.best_at == 1
     for name, (weight, gradient) in before.items():
         shrunk = weight * (1 - rate * (decay if weight.ndim > 1 else 0))

@@ -84,7 +84,7 @@ def forward(
 ) -> None:  # fmt: skip
     """Run a part of the loaded block ``index`` over ``source`` ``[sequences, length, width]``, into any ``target``."""
     for rows in batches(source.shape[0], batch):
-        hidden = source[rows].to(network.device)
+        hidden = network.taken(source[rows])
         call = network.calls(*hidden.shape[:2])[index]
         output = run_part(block, part, halves, hidden, call)
         if target is not None:
@@ -100,7 +100,7 @@ def caught_states(
     rooms: list[Tensor] = []
     with network.block(index) as block:
         for rows in batches(source.shape[0], batch):
-            hidden = source[rows].to(network.device)
+            hidden = network.taken(source[rows])
             call = network.calls(*hidden.shape[:2])[index]
             found = caught(block, matrix, partial(run_part, block, part, halves, hidden, call))
             # some layers flatten batch and length before their MLP

@@ -385,6 +385,8 @@ class ExecutionConfig(Section):
     """How jobs run, not what they compute: never part of a key."""
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda)$")] = "auto"
+    products: Literal["auto", "float32"] = "auto"
+    """What models of 16 bits are computed in: ``auto`` is float32 only on CPUs without fast products of 16 bits."""
     stream_tokens: Positive = 8192
     """Tokens per forward batch when streaming."""
     checkpointing: bool = True

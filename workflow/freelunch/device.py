@@ -26,6 +26,23 @@ def choose(name: str) -> torch.device:
     return torch.device(name)
 
 
+_FAST = {torch.bfloat16: ("avx512_bf16", "amx_bf16", "bf16"), torch.float16: ("avx512_fp16", "amx_fp16", "fp16_arith")}
+"""What a CPU must be able to do for products of a dtype to be faster than those of float32."""
+
+
+def products(dtype: torch.dtype, device: torch.device, wanted: str = "auto") -> torch.dtype:
+    """What a model of a dtype is computed in; ``wanted`` is ``execution.products``.
+
+    ``auto`` is the model's own dtype, but for CPUs without instructions for it: there torch computes such products many
+    times slower than those of float32, which are no less exact.
+    """
+    if wanted == "float32" or dtype == torch.float32:
+        return torch.float32
+    able = torch.cpu.get_capabilities()
+    fast = device.type != "cpu" or any(able.get(name) for name in _FAST[dtype])
+    return dtype if fast else torch.float32
+
+
 def free_memory(device: torch.device) -> int:
     """Bytes that are free on a device; on the CPU those that the system could still give."""
     if device.type == "cuda":

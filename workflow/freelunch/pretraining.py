@@ -20,13 +20,15 @@ VALIDATION_TOKENS = 4096
 
 
 def pretrain(
-    model: Any, tokens: Mapping[str, Tensor], train: Train, dtype: torch.dtype, where: str, keeper: Keeper | None = None
-) -> Trained:
+    model: Any, tokens: Mapping[str, Tensor], train: Train, dtype: torch.dtype, products: torch.dtype, where: str,
+    keeper: Keeper | None = None,
+) -> Trained:  # fmt: skip
     """Train all parameters of ``model``, which is float32 and is changed.
 
     Args:
         tokens: ``[sequences, length]`` of the splits ``calibration`` and ``validation``.
         dtype: of what is saved; what is validated is rounded to it.
+        products: float32, or what else products run in, which is bfloat16 as in all training.
 
     Raises:
         FreelunchError: a loss is NaN or infinite (names the step).
@@ -39,15 +41,15 @@ def pretrain(
     ]
     training = training_of(train)
     trainable = Trainable(parts, lambda name: None, training, dtype)
-    fit = Trainer(trainable, _NextToken(model, tokens, dtype), training, where, 0, keeper, train.weight_decay).fit()
+    fit = Trainer(trainable, _NextToken(model, tokens, products), training, where, 0, keeper, train.weight_decay).fit()
     return Trained({name: tensor.cpu() for name, tensor in fit.best.items()}, fit, trainable.count)
 
 
 class _NextToken:
     """How badly a model predicts the next token."""
 
-    def __init__(self, model: Any, tokens: Mapping[str, Tensor], dtype: torch.dtype) -> None:
-        self._model, self._tokens, self._dtype = model, tokens, dtype
+    def __init__(self, model: Any, tokens: Mapping[str, Tensor], products: torch.dtype) -> None:
+        self._model, self._tokens, self._products = model, tokens, products
 
     def count(self, split: str) -> int:
         return len(self._tokens[split])
@@ -59,7 +61,7 @@ class _NextToken:
         return self._tokens[split][rows].to(self._model.device).long()
 
     def loss(self, batch: Tensor) -> Tensor:
-        rounded = self._dtype != torch.float32  # products in bfloat16, as in all training
+        rounded = self._products != torch.float32
         with torch.autocast(self._model.device.type, torch.bfloat16, enabled=rounded):
             logits = self._model(input_ids=batch, use_cache=False).logits
         return losses.cross_entropy(logits.float(), batch)

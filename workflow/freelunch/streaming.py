@@ -54,14 +54,17 @@ class Network:
     Args:
         config: its Hugging Face config.
         source: its tensors, by the names that transformers gives them.
-        dtype: what weights are cast to and hidden states are computed in.
+        dtype: what weights are rounded to, and what is saved of them and of hidden states.
         device: where blocks are run.
+        products: what weights and hidden states are computed in; ``dtype`` if None.
     """
 
     def __init__(
-        self, config: PretrainedConfig, source: TensorSource, dtype: torch.dtype, device: torch.device | str = "cpu"
-    ) -> None:
+        self, config: PretrainedConfig, source: TensorSource, dtype: torch.dtype, device: torch.device | str = "cpu",
+        products: torch.dtype | None = None,
+    ) -> None:  # fmt: skip
         self.source, self.dtype, self.device = source, dtype, torch.device(device)
+        self.products = dtype if products is None else products
         with torch.device("meta"):
             self._model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval().requires_grad_(False)
         # written down now: whoever holds a loaded block may change the dtype of its parameters
@@ -108,7 +111,7 @@ class Network:
         if (batch, length) not in self._calls:
             width = self._embedding.weight.shape[1]
             with torch.no_grad():
-                self._forward(inputs_embeds=torch.zeros(batch, length, width, dtype=self.dtype, device=self.device))
+                self._forward(inputs_embeds=torch.zeros(batch, length, width, dtype=self.products, device=self.device))
             self._calls[batch, length] = [tap.call for tap in self._taps if tap.call is not None]
         return self._calls[batch, length]
 
@@ -122,8 +125,8 @@ class Network:
         width = self._embedding.weight.shape[1]
 
         def logits(hidden: Tensor) -> Tensor:
-            last.inject = hidden.to(self.device)
-            zeros = torch.zeros(*hidden.shape[:2], width, dtype=self.dtype, device=self.device)
+            last.inject = self.taken(hidden)
+            zeros = torch.zeros(*hidden.shape[:2], width, dtype=self.products, device=self.device)
             try:
                 result: Tensor = self._model(inputs_embeds=zeros, use_cache=False).logits
             finally:
@@ -171,11 +174,15 @@ class Network:
     def run_block(self, index: int, block: nn.Module, hidden: Tensor) -> Tensor:
         """Output of a loaded block on one batch of hidden states ``[batch, length, width]``."""
         call = self.calls(*hidden.shape[:2])[index]
-        return call_block(block, hidden.to(self.device), call)
+        return call_block(block, self.taken(hidden), call)
+
+    def taken(self, hidden: Tensor) -> Tensor:
+        """Hidden states where, and as what, they are computed."""
+        return hidden.to(self.device, self.products)
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Products in bfloat16 while it is trained, unless it is a float32 model."""
-        if self.dtype == torch.float32:
+        """Products in bfloat16 while it is trained, unless they are those of float32."""
+        if self.products == torch.float32:
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
 
@@ -218,7 +225,9 @@ class Network:
             value = self._read(full)
             if value.shape != tensor.shape:
                 raise FreelunchError(f"tensor {full} is {list(value.shape)}, its config says {list(tensor.shape)}")
-            state[key] = value.to(self.device, self._dtypes[full])
+            wanted = self._dtypes[full]
+            # rounded to the model's dtype also where more digits could be computed with
+            state[key] = value.to(self.device, wanted).to(self.products if wanted == self.dtype else wanted)
         if state:
             module.load_state_dict(state, strict=False, assign=True)
         module.requires_grad_(False)

@@ -27,8 +27,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_text(root / "text.jsonl", demo)
-        peak = alone(_matmul_rate)
-        print(f"bf16 matrix products: {peak / 1e9:.0f} GFLOP/s\n")
+        kind, peak = alone(_matmul_rate)
+        print(f"{kind} matrix products: {peak / 1e9:.0f} GFLOP/s\n")
         results: dict[int, dict[str, dict[str, Any]]] = {}
         for depth in (SHALLOW, DEEP):
             specs = _specs(demo, facts, depth, root)
@@ -94,18 +94,21 @@ def _specs(demo: ReconstructedSpec, facts: Facts, depth: int, root: Path) -> dic
     }
 
 
-def _matmul_rate(seconds: float = 2.0) -> float:
-    """Operations per second of large bfloat16 matrix products, the best of several timings."""
+def _matmul_rate(seconds: float = 2.0) -> tuple[str, float]:
+    """Operations per second of large matrix products, of the kind that a bfloat16 model is computed with; the best of
+    several timings.
+    """
     import torch
 
-    from ..device import choose
+    from ..device import choose, products
 
     device = choose("auto")
+    kind = products(torch.bfloat16, device)
     size = 2048 if device.type == "cpu" else 8192
-    one, other = (torch.randn(size, size, dtype=torch.bfloat16, device=device) for _ in range(2))
+    one, other = (torch.randn(size, size, dtype=kind, device=device) for _ in range(2))
     best, until = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < until:
         started = time.perf_counter()
         (one @ other)[0, 0].item()
         best = min(best, time.perf_counter() - started)
-    return 2 * size**3 / best
+    return str(kind).removeprefix("torch."), 2 * size**3 / best

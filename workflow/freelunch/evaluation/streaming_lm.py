@@ -50,7 +50,7 @@ class StreamingLM(TemplateLM):  # type: ignore[misc]
         self._device = network.device
         self.max_length: int = resolve_max_length(network.config, tokenizer)
         text = network.config.get_text_config()
-        self._wave_tokens = state_bytes // (text.hidden_size * network.dtype.itemsize)
+        self._wave_tokens = state_bytes // (text.hidden_size * network.products.itemsize)
         self._vocabulary: int = text.vocab_size
         ends = text.eos_token_id
         self._ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}

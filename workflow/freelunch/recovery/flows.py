@@ -71,7 +71,7 @@ class DenseFlow:
         """Where a block is cut."""
         if block not in self._halves:
             # any states do: where a block is cut does not depend on them
-            hidden = self.states["calibration"].at(0)[:1].to(self.dense.device)
+            hidden = self.dense.taken(self.states["calibration"].at(0)[:1])
             with self.dense.block(block) as module:
                 self._halves = {block: find_halves(module, hidden, self.dense.calls(*hidden.shape[:2])[block])}
         return self._halves[block]
@@ -100,7 +100,7 @@ class DenseFlow:
             room = scratch(self.folder, (*inputs.shape[:2], layer.get_parameter("weight").shape[0]), inputs.dtype)
             with torch.no_grad():
                 for rows in batches(len(inputs), self.batch):
-                    room[rows] = layer(inputs[rows].to(self.dense.device)).to(room.dtype)
+                    room[rows] = layer(self.dense.taken(inputs[rows])).to(room.dtype)
         return room
 
 

@@ -87,12 +87,12 @@ class _Predicting:
     def loss(self, batch: tuple[Tensor, Tensor | None]) -> Tensor:
         tokens, dense = batch
         with self._network.autocast():
-            # the head is not trained, and sees states as evaluation does: in the model's dtype
-            logits = self._head(self._run(self._embed(tokens).float()).to(self._network.dtype)).float()
+            # the head is not trained, and sees states as evaluation does
+            logits = self._head(self._run(self._embed(tokens).float())).float()
             if dense is None:
                 return losses.cross_entropy(logits, tokens)
             with torch.no_grad():
-                target = self._head(dense.to(self._network.dtype)).float()
+                target = self._head(dense).float()
         return losses.kl(logits, target)
 
     def _run(self, hidden: Tensor) -> Tensor:

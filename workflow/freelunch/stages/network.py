@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from ..device import DTYPES, choose
+from ..device import DTYPES, choose, products
 from ..models import load_tokenizer
 from ..overlays import Masked, Replaced, TensorSource
 from ..specs import ModelSpec, OverlaySpec
@@ -41,4 +41,5 @@ def open_network(stage: Stage, model: ModelSpec, source: TensorSource | None = N
     artifact = stage.open(model)
     config = AutoConfig.from_pretrained(artifact.file("config.json").parent, local_files_only=True)
     source = stage.tensors(model) if source is None else source
-    return Network(config, source, DTYPES[model.source.dtype], choose(stage.execution.device))
+    dtype, device = DTYPES[model.source.dtype], choose(stage.execution.device)
+    return Network(config, source, dtype, device, products(dtype, device, stage.execution.products))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..artifacts import MANIFEST, Artifact, describe, files_digest, replacing, write_json
 from ..config import ExecutionConfig
-from ..device import choose
+from ..device import DTYPES, choose, products
 from ..overlays import SafetensorsFiles
 from ..provenance import versions
 from ..specs import Spec
@@ -63,9 +63,17 @@ class Stage:
         """Hash of everything the result's bits depend on. Partial results carry it."""
         import torch
 
-        machine = [choose(self.execution.device).type, torch.get_num_threads(), self.execution.stream_tokens]
+        machine = [
+            choose(self.execution.device).type, torch.get_num_threads(), self.execution.stream_tokens, self.products,
+        ]  # fmt: skip
         text = f"{self.spec.key} {sorted(self.inputs.items())} {self.code} {machine} {sorted(versions().items())}"
         return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def products(self) -> dict[str, str]:
+        """What models of each dtype are computed in here."""
+        device, wanted = choose(self.execution.device), self.execution.products
+        return {name: str(products(dtype, device, wanted)).removeprefix("torch.") for name, dtype in DTYPES.items()}
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
@@ -120,6 +128,7 @@ class Stage:
             "code": self.code,
             "versions": versions(),
             "execution": self.execution.model_dump(),
+            "products": self.products,
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(time.perf_counter() - self._started, 3),
             **_machine(),

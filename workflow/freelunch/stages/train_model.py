@@ -9,7 +9,7 @@ import torch
 
 from ..bpe import token_bytes, train_bpe
 from ..calibration import sample
-from ..device import DTYPES, choose
+from ..device import DTYPES, choose, products
 from ..documents import read_documents
 from ..errors import naming
 from ..evaluation.perplexity import cut, perplexities
@@ -35,6 +35,7 @@ def train_model(stage: Stage) -> tuple[Any, Any, dict[str, Any]]:
     assert isinstance(spec, ModelSpec) and spec.data is not None and spec.source.train is not None
     train, data, where = spec.source.train, stage.open(spec.data), f"models.{spec.model}.train"
     dtype, device, separator = DTYPES[spec.source.dtype], choose(stage.execution.device), spec.data.source.separator
+    computed = products(dtype, device, stage.execution.products)
     documents = {split: read_documents(data.file(f"{split}.jsonl")) for split in ("calibration", "validation")}
     with naming(where):
         texts = (document.text + separator for document in documents["calibration"])
@@ -50,11 +51,11 @@ def train_model(stage: Stage) -> tuple[Any, Any, dict[str, Any]]:
             windows[split] = cut(tokens, train.length, train.validation_sequences, f"data.{spec.data.data} ({split})")
     model = initialised(train.config, tokenizer, train.seed, torch.float32, where).to(device)
     keeper = Checkpoint(stage)
-    trained = pretrain(model, windows | {"calibration": crops.tokens}, train, dtype, where, keeper)
+    trained = pretrain(model, windows | {"calibration": crops.tokens}, train, dtype, computed, where, keeper)
     model.load_state_dict(trained.tensors, strict=False)  # tied weights are there once
     model = model.to("cpu", dtype)
 
-    network = Network(model.config, InMemory(model.state_dict()), dtype, device)
+    network = Network(model.config, InMemory(model.state_dict()), dtype, device, computed)
     found = perplexities(network, windows, stage.execution.stream_tokens)
     lengths = token_bytes(tokenizer)
     measured = {

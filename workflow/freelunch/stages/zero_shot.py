@@ -103,6 +103,6 @@ def _fits(stage: Stage, network: Network) -> bool:
     if stage.execution.zero_shot != "auto":
         return stage.execution.zero_shot == "whole"
     facts = Facts.model_validate(network.config.to_dict())
-    needed = whole_bytes(facts, network.dtype.itemsize, stage.execution.stream_tokens)
+    needed = whole_bytes(facts, network.products.itemsize, stage.execution.stream_tokens)
     room = 0.9 * free_memory(network.device)
     return needed <= (room if network.device.type == "cuda" else min(room, LARGEST))
