@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from freelunch.blocks import find_blocks
 from freelunch.costs import cost, forward_operations
+from freelunch.device import products
 from freelunch.errors import FreelunchError
 from freelunch.evaluation.drift import _distances, drifts
 from freelunch.facts import facts_of
@@ -262,8 +263,11 @@ def drifts_by_hand(root: Path, spec: EvaluationSpec) -> list[float]:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
     masks = {name: mask for file in (root / pruned.folder).glob("masks-*") for name, mask in load_file(file).items()}
     base = InMemory(dict(model.state_dict()))
-    network = Network(model.config, Masked(base, InMemory(masks)), torch.bfloat16)
+    computed = products(torch.bfloat16, torch.device("cpu"))
+    network = Network(model.config, Masked(base, InMemory(masks)), torch.bfloat16, products=computed)
     text = "\n\n".join(json.loads(line)["text"] for line in (root / spec.data[0].folder / "test.jsonl").open())
     tokens = torch.tensor(AutoTokenizer.from_pretrained(folder)(text)["input_ids"][: 4 * 64]).reshape(4, 64)
-    found = drifts(Network(model.config, base, torch.bfloat16), network, {"text": tokens}, 128)["text"]
+    found = drifts(Network(model.config, base, torch.bfloat16, products=computed), network, {"text": tokens}, 128)[
+        "text"
+    ]
     return [value for drift in found for value in (drift.local, drift.accumulated)]

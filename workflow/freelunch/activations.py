@@ -91,6 +91,21 @@ def forward(
             target[rows] = output.to(target.dtype)
 
 
+def run_states(
+    network: Network, index: int, block: nn.Module, part: str, halves: Halves | None, source: Tensor, batch: int,
+    folder: Path,
+) -> Tensor:  # fmt: skip
+    """States ``[sequences, length, width]`` behind a part of the loaded block ``index``.
+
+    At block boundaries they are rounded to the model's dtype, as kept ones are. Between the halves they are not, so
+    that the halves in a row give the bits of the block.
+    """
+    dtype = network.products if part == "attention" else network.dtype
+    target = scratch(folder, tuple(source.shape), dtype)
+    forward(network, index, block, part, halves, source, target, batch)
+    return target
+
+
 @torch.no_grad()
 def caught_states(
     network: Network, index: int, part: str, halves: Halves | None, matrix: str, source: Tensor, batch: int,
@@ -106,7 +121,7 @@ def caught_states(
             # some layers flatten batch and length before their MLP
             shaped = [each.reshape(*hidden.shape[:2], each.shape[-1]) for each in found]
             rooms = rooms or [
-                scratch(folder, (*source.shape[:2], each.shape[-1]), source.dtype) for each in shaped
+                scratch(folder, (*source.shape[:2], each.shape[-1]), network.products) for each in shaped
             ]  # fmt: skip
             for room, each in zip(rooms, shaped, strict=True):
                 room[rows] = each.to(room.dtype)
@@ -170,10 +185,8 @@ class States:
         return states
 
     def _run(self, index: int, part: str, halves: Halves | None, states: Tensor) -> Tensor:
-        target = scratch(self._folder, tuple(states.shape), states.dtype)
         with self._network.block(index) as block:
-            forward(self._network, index, block, part, halves, states, target, self._batch)
-        return target
+            return run_states(self._network, index, block, part, halves, states, self._batch, self._folder)
 
 
 def boundaries_to_keep(blocks: int, bytes_each: int, budget: int) -> list[int]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from .activations import check_finite, forward, scratch
+from .activations import check_finite, forward, run_states
 from .blocks import matrices
 from .statistics import Collector, Statistics
 from .streaming import Network
@@ -42,8 +42,7 @@ class Prefix:
         Raises:
             FreelunchError: a state behind it is NaN or infinite.
         """
-        target = scratch(self._folder, tuple(self._states.shape), self._states.dtype)
         with network.block(index) as block:
-            forward(network, index, block, "block", None, self._states, target, self._batch)
-        check_finite(target, f"states behind the pruned block {index}")
-        self._states = target
+            states = run_states(network, index, block, "block", None, self._states, self._batch, self._folder)
+        check_finite(states, f"states behind the pruned block {index}")
+        self._states = states

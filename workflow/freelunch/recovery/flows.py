@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..activations import States, batches, caught_states, forward, scratch
+from ..activations import States, batches, caught_states, run_states, scratch
 from ..blocks import Halves, find_halves
 from ..streaming import Network
 from ..windows import Window
@@ -120,11 +120,9 @@ class SparseLocal(DenseFlow):
     def _run(self, window: Window, states: Tensor) -> Tensor:
         """What the dense window gives."""
         for index in window.blocks:
-            room = scratch(self.folder, tuple(states.shape), states.dtype)
-            cut = self.cut(window, index)
+            part, cut = window.part(index), self.cut(window, index)
             with self.dense.block(index) as block:
-                forward(self.dense, index, block, window.part(index), cut, states, room, self.batch)
-            states = room
+                states = run_states(self.dense, index, block, part, cut, states, self.batch, self.folder)
         return states
 
 
