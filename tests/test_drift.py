@@ -267,7 +267,6 @@ def drifts_by_hand(root: Path, spec: EvaluationSpec) -> list[float]:
     network = Network(model.config, Masked(base, InMemory(masks)), torch.bfloat16, products=computed)
     text = "\n\n".join(json.loads(line)["text"] for line in (root / spec.data[0].folder / "test.jsonl").open())
     tokens = torch.tensor(AutoTokenizer.from_pretrained(folder)(text)["input_ids"][: 4 * 64]).reshape(4, 64)
-    found = drifts(Network(model.config, base, torch.bfloat16, products=computed), network, {"text": tokens}, 128)[
-        "text"
-    ]
+    dense = Network(model.config, base, torch.bfloat16, products=computed)
+    found = drifts(dense, network, {"text": tokens}, 128)["text"]
     return [value for drift in found for value in (drift.local, drift.accumulated)]
