@@ -140,11 +140,25 @@ def source_files(spec):
     return []
 
 
+def largest_matrix(model):
+    """Weights of the largest matrix in a block of a model."""
+    matrices = facts_of(PLAN.config, model.model).matrices.values()
+    return max(rows * columns for rows, columns in matrices)
+
+
 def small(wildcards):
     """Whether a model's matrices are so small that pruning them gains nothing from a second thread or a GPU."""
-    model = SPECS["pruned"][wildcards.name].dense.calibration.model
-    matrices = facts_of(PLAN.config, model.model).matrices.values()
-    return max(rows * columns for rows, columns in matrices) < 2**22
+    return largest_matrix(SPECS["pruned"][wildcards.name].base) < 2**22
+
+
+def torch_threads(stage):
+    """One where there is no GPU and matrices are so small that jobs side by side gain more than threads of one job."""
+
+    def threads(wildcards):
+        tiny = largest_matrix(SPECS[stage][wildcards.name].base) < 2**19
+        return 1 if tiny and GPUS == 0 else TORCH_THREADS
+
+    return threads
 
 
 def trained(wildcards):

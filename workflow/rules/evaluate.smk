@@ -12,7 +12,7 @@ rule evaluate:
         "results/benchmarks/evaluation/{name}.tsv"
     conda:
         "../../envs/torch.yaml"
-    threads: TORCH_THREADS
+    threads: torch_threads("evaluation")
     resources:
         mem_mb=memory("evaluation"),
         runtime=evaluation_minutes,

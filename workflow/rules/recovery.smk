@@ -37,7 +37,7 @@ rule reconstruct:
         "results/benchmarks/reconstructed/{name}.tsv"
     conda:
         "../../envs/torch.yaml"
-    threads: TORCH_THREADS
+    threads: torch_threads("reconstructed")
     resources:
         mem_mb=memory("reconstructed"),
         runtime=1440,
