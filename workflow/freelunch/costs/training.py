@@ -105,10 +105,10 @@ def _passes(training: Training, calibration: CalibrationSpec) -> float:
     validations = (max(training.epochs, 3) + 1) * calibration.validation_sequences / calibration.sequences
     trials = 0.0
     if training.learning_rate == "auto":
-        # about five rates are tried, each with two passes over the validation crops
+        # about five rates are tried, each judged by one pass over the validation crops
         steps = training.epochs * -(-calibration.sequences // training.batch_size)
         share = trial_steps(steps) / steps
-        trials = 5 * (3 * training.epochs * share + 2 * calibration.validation_sequences / calibration.sequences)
+        trials = 5 * (3 * training.epochs * share + calibration.validation_sequences / calibration.sequences)
     return 3 * training.epochs + validations + trials
 
 
