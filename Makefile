@@ -4,7 +4,7 @@ BIN := .venv/bin
 SNAKEMAKE := $(BIN)/snakemake
 STAMP := .venv/.installed
 
-.PHONY: demo test end-to-end lint format bench venv
+.PHONY: demo test end-to-end slurm lint format bench venv
 
 demo: $(STAMP)
 	$(SNAKEMAKE) demo
@@ -21,6 +21,13 @@ test: $(STAMP)
 
 end-to-end: $(STAMP)
 	$(BIN)/python -m pytest -m end_to_end
+
+slurm: $(STAMP) .slurm/.installed
+	$(BIN)/python -m pytest -m slurm
+
+.slurm/.installed: requirements-slurm.lock
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .slurm --requirement requirements-slurm.lock
+	@touch $@
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

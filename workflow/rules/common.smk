@@ -41,6 +41,11 @@ TORCH_THREADS = 8
 GPUS = 0 if PLAN.config.execution.device == "cpu" else 1
 
 
+# The default profile's one GPU is that of this machine: on a cluster it bounds what one job gets, not all jobs together.
+resource_scopes:
+    gpu="local",
+
+
 wildcard_constraints:
     name=r"[^/]+",
     suite="|".join(map(re.escape, PLAN.runs)),

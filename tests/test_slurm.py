@@ -1,0 +1,143 @@
+"""A part of the tiny suite on a real Slurm of two nodes on this machine, with the project's profile."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from test_end_to_end import copy_repository
+
+ROOT = Path(__file__).parents[1]
+PLUGIN = ROOT / ".slurm"
+"""Where `make slurm` puts the executor plugin: not beside Snakemake, whose every start would look for a Slurm."""
+QUICK = [
+    "--seconds-between-status-checks",
+    "2",
+    "--slurm-init-seconds-before-status-checks",
+    "1",
+    "--latency-wait",
+    "5",
+]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1200)]
+
+
+@pytest.fixture(scope="module")
+def slurm() -> Iterator[None]:
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        pytest.skip("starting Slurm takes root and Debian's packages")
+    if not PLUGIN.is_dir():
+        pytest.skip("the executor plugin is not in .slurm; make slurm puts it there")
+    brought_up = subprocess.run([str(ROOT / "tests/slurm.sh"), "up"], capture_output=True, text=True, check=False)
+    assert brought_up.returncode == 0, brought_up.stdout + brought_up.stderr
+    yield
+    subprocess.run([str(ROOT / "tests/slurm.sh"), "down"], check=True)
+
+
+@pytest.fixture(scope="module")
+def folder(slurm: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone with three runs of the tiny suite: dense, pruned, reconstructed."""
+    folder = copy_repository(tmp_path_factory.mktemp("cluster") / "repository")
+    path = folder / "tests/tiny.yaml"
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    suite = config["suites"]["tiny"]
+    suite["runs"] = [{"criterion": "wanda", "pattern": "50%", "window": "block", "recovery": ["none", "reconstruct"]}]
+    suite["figures"] = ["perplexity"]
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    return folder
+
+
+def command(*arguments: str) -> list[str]:
+    profile = ["--workflow-profile", "profiles/slurm", *QUICK]
+    return [sys.executable, "-m", "snakemake", "--configfile", "tests/tiny.yaml", *profile, *arguments]
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(PLUGIN), "SLURM_CONF": "/etc/slurm/slurm.conf"}
+
+
+def snakemake(folder: Path, *arguments: str) -> str:
+    """Run Snakemake on the cluster; what it said."""
+    found = subprocess.run(
+        command(*arguments), cwd=folder, env=environment(), capture_output=True, text=True, check=False
+    )
+    text = found.stdout + found.stderr
+    assert found.returncode == 0, text[-6000:]
+    return text
+
+
+def submitted(text: str, rule: str) -> list[dict[str, str]]:
+    """What Slurm knows of the jobs of a rule that a run submitted, in order."""
+    name = re.compile(rf"Job \d+ has been submitted with SLURM jobid (\d+) .*?log: [^)]*/rule_{rule}/", re.DOTALL)
+    found = []
+    for line in text.splitlines():
+        match = name.search(line)
+        if match:
+            told = subprocess.run(["scontrol", "show", "job", match[1]], capture_output=True, text=True, check=True)
+            found.append(dict(pair.split("=", 1) for pair in told.stdout.split() if "=" in pair))
+    return found
+
+
+def test_the_suite_runs_on_the_cluster_and_then_has_nothing_to_do(folder: Path) -> None:
+    text = snakemake(folder, "--", "tiny")
+    assert (folder / "results/tiny/report.html").is_file()
+    (reconstruct,) = submitted(text, "reconstruct")
+    assert reconstruct["JobState"] == "COMPLETED" and reconstruct["NumNodes"] == "1"
+    assert "gres/gpu=1" in reconstruct["TRES"]
+    assert int(re.sub(r"\D", "", reconstruct["MinMemoryNode"])) > 700  # MB: a process with torch, and the model
+    (fetched,) = submitted(text, "data")
+    assert "gres/gpu" not in fetched["TRES"]
+    assert "Nothing to be done" in snakemake(folder, "--", "tiny")
+
+
+def test_a_job_that_was_given_too_little_memory_gets_more(folder: Path) -> None:
+    shutil.rmtree(folder / "results/dense")
+    text = snakemake(folder, "--set-resources", "dense:mem_mb=150*attempt**4", "--until", "dense", "--", "tiny")
+    first, *_, last = submitted(text, "dense")
+    assert first["JobState"] in ("OUT_OF_MEMORY", "FAILED", "CANCELLED") and last["JobState"] == "COMPLETED"
+    assert first["MinMemoryNode"] == "150M" and last["MinMemoryNode"] != "150M"
+
+
+def test_a_job_that_ran_out_of_time_goes_on_after_its_last_window(folder: Path) -> None:
+    path = folder / "tests/tiny.yaml"
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    config["suites"]["tiny"]["defaults"]["epochs"] = 1500  # minutes
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    text = snakemake(folder, "--set-resources", "reconstruct:runtime=1+20*(attempt-1)", "--until", "reconstruct",
+                     "--", "tiny")  # fmt: skip
+    first, last = submitted(text, "reconstruct")
+    assert (first["JobState"], last["JobState"]) == ("TIMEOUT", "COMPLETED")
+    newest = max((folder / "results/reconstructed").glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
+    assert yaml.safe_load(newest.read_text(encoding="utf-8"))["resumed_windows"] >= 1
+
+
+def test_jobs_are_cancelled_with_the_run_that_submitted_them(folder: Path) -> None:
+    shutil.rmtree(folder / "results/reconstructed")
+    process = subprocess.Popen(
+        command("--until", "reconstruct", "--", "tiny"), cwd=folder, env=environment(), stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 300
+    while not list((folder / "results/reconstructed").glob("*/window-*.json")):
+        assert process.poll() is None and time.monotonic() < deadline, "finished or stuck before it could be cancelled"
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=120) != 0
+    for _ in range(50):
+        left = subprocess.run(["squeue", "--noheader", "--states", "R,PD"], capture_output=True, text=True, check=True)
+        if not left.stdout.strip():
+            break
+        time.sleep(0.5)
+    assert not left.stdout.strip()
+    snakemake(folder, "--until", "reconstruct", "--", "tiny")
+    (manifest,) = (folder / "results/reconstructed").glob("*/manifest.json")
+    assert yaml.safe_load(manifest.read_text(encoding="utf-8"))["resumed_windows"] >= 1
