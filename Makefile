@@ -4,7 +4,7 @@ BIN := .venv/bin
 SNAKEMAKE := $(BIN)/snakemake
 STAMP := .venv/.installed
 
-.PHONY: demo test end-to-end slurm lint format bench venv
+.PHONY: demo test end-to-end slurm lint format bench api venv
 
 demo: $(STAMP)
 	$(SNAKEMAKE) demo
@@ -40,6 +40,9 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow
+
+api: $(STAMP)
+	$(BIN)/python -m freelunch.reference > docs/api.md.part && mv docs/api.md.part docs/api.md
 
 bench: $(STAMP)
 	$(BIN)/python -m freelunch.bench

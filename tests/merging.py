@@ -12,10 +12,10 @@ from freelunch.overlays import unpack
 
 
 def tensors(artifact: Artifact, prefix: str = "") -> dict[str, torch.Tensor]:
-    """Tensors of the files whose names start with ``prefix``."""
+    """Tensors of the files whose names start with ``prefix``, folders within left out."""
     found: dict[str, torch.Tensor] = {}
     for name in artifact.files:
-        if name.endswith(".safetensors") and name.startswith(prefix):
+        if name.endswith(".safetensors") and "/" not in name and name.startswith(prefix):
             found |= load_file(artifact.file(name))
     return found
 

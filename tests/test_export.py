@@ -381,7 +381,7 @@ def test_a_large_model_is_written_in_shards(root: Path, tmp_path: Path) -> None:
         (tmp_path / "results" / stage).symlink_to(root / "results" / stage)
     limit = 4 * size(loaded(Artifact(root / spec.folder, spec))) * 2 // 3
     artifact = run(spec, tmp_path, shard_bytes=limit)
-    shards = [name for name in artifact.files if name.endswith(".safetensors")]
+    shards = [name for name in artifact.files if name.endswith(".safetensors") and "/" not in name]
     assert shards == ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
     assert all((artifact.folder / name).stat().st_size < limit + 20_000 for name in shards)
     assert_same(loaded(artifact), merged(root, spec))
@@ -429,6 +429,66 @@ def test_a_cut_that_changes_what_the_first_block_computes_is_not_written(
     assert not artifact.manifest["smaller"] and "computes something else" in artifact.manifest["reason"]
     assert_same(loaded(artifact), merged(root, spec))
     assert run(spec, root).manifest["smaller"]
+
+
+@pytest.mark.parametrize("pattern", ["50%", "2:4"])
+def test_sizes_are_those_of_counting_by_hand(pattern: str, root: Path) -> None:
+    artifact = need(find("qwen2", pattern), root)
+    dense = packed = halves = 0
+    for tensor in tensors(artifact).values():
+        zeros = int((tensor == 0).sum())
+        dense += 4 * tensor.numel()
+        if tensor.ndim == 1 or not zeros:
+            packed, halves = packed + 4 * tensor.numel(), halves + 4 * tensor.numel()
+            continue
+        rows, columns = tensor.shape
+        packed += 4 * (tensor.numel() - zeros) + rows * -(-columns // 8)
+        halves += 4 * tensor.numel() // 2 + rows * columns * 4 // 4 // 8
+    manifest = artifact.manifest
+    assert (manifest["dense_bytes"], manifest["bitmask_bytes"]) == (dense, packed) and packed < dense
+    assert manifest["two_four_bytes"] == (halves if pattern == "2:4" else None)
+    text = (artifact.folder / "README.md").read_text()
+    assert f"{dense:,} bytes" in text and f"{packed:,} bytes" in text
+    # at half of the weights both take one bit per weight beside the values
+    assert (f"sparse tensor cores: {halves:,} bytes" in text) == ("sparse tensor cores" in text) == (pattern == "2:4")
+    masks = [name for name in artifact.files if name.startswith("masks/")]
+    assert len(masks) == 3
+    for name in masks:
+        for matrix, mask in load_file(artifact.file(name)).items():
+            weight = tensors(artifact)[matrix]
+            assert torch.equal(unpack(mask, weight.shape[1]), weight != 0)
+
+
+def test_a_card_has_the_numbers_of_its_own_network_and_a_loaded_model_has_them_too(root: Path) -> None:
+    runs = [run for run in PLAN.runs["tiny"] if run.axes and run.axes.window == "attention_mlp"]
+    evaluation = next(run.evaluation for run in runs if run.evaluation.subject.stage == "reconstructed")
+    spec = ExportSpec(subject=evaluation.subject)
+    bare = need(spec, root)
+    assert not bare.manifest["evaluated"] and "had not been evaluated" in (bare.folder / "README.md").read_text()
+    metrics = json.loads(need(evaluation, root).file("metrics.json").read_text())
+    artifact = run(spec, root)
+    text = (artifact.folder / "README.md").read_text()
+    assert artifact.manifest["evaluated"] and len(metrics) == 2
+    for entry in metrics:
+        assert f"| ppl@64 | {entry['value']:.4g} ± {entry['stderr']:.4g} |" in text
+    assert "| window | attention_mlp |" in text and "wanda" in text and "which the config did not state" in text
+    data = evaluation.texts["documents"]
+    for entry in metrics:
+        lines = (root / data.folder / f"{entry['split']}.jsonl").read_text().splitlines()
+        joined = data.source.separator.join(json.loads(line)["text"] for line in lines)
+        ids = AutoTokenizer.from_pretrained(artifact.folder)(joined, verbose=False)["input_ids"][: 8 * 64]
+        windows = torch.tensor(ids).reshape(8, 64)
+        model = AutoModelForCausalLM.from_pretrained(artifact.folder, dtype=torch.float32)
+        with torch.no_grad():
+            loss = model(windows, labels=windows).loss
+        assert float(loss.exp()) == pytest.approx(entry["value"], rel=1e-4)
+
+
+def test_smaller_models_have_no_masks(root: Path) -> None:
+    artifact = need(find("llama", "50% structured"), root)
+    assert not [name for name in artifact.files if "masks" in name]
+    assert "cut out" in (artifact.folder / "README.md").read_text()
+    assert artifact.manifest["bitmask_bytes"] == artifact.manifest["dense_bytes"] == 4 * artifact.manifest["parameters"]
 
 
 # --- the plan ---------------------------------------------------------------------------------------------------------

@@ -1,3 +1,30 @@
 """freelunch: prune a trained network, repair it locally against the dense network's activations, and measure it."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .errors import FreelunchError as FreelunchError
+    from .library import Pruned as Pruned
+    from .library import perplexity as perplexity
+    from .library import prune as prune
+    from .library import reconstruct as reconstruct
+    from .library import save as save
+
 __version__ = "0.1.0"
+
+_PLACES = {
+    **dict.fromkeys(("Pruned", "prune", "reconstruct", "perplexity", "save"), "library"),
+    "FreelunchError": "errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # looked up when asked for: importing the package stays cheap, and jobs of the pipeline never import the library
+    if name in _PLACES:
+        return getattr(import_module(f".{_PLACES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PLACES])

@@ -1,4 +1,4 @@
-"""``python -m freelunch``: look at the plan of a ``config.yaml``."""
+"""``python -m freelunch``: look at the plan of a ``config.yaml``, run one part of it, check the machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 from .budget import TFLOPS, budget
+from .commands import run_one
 from .config import parse_config, read_yaml
+from .doctor import examine
 from .errors import FreelunchError, suggest
 from .listing import print_budget, write_csv
 from .plan import Plan, make_plan
@@ -30,7 +32,14 @@ def main(arguments: list[str] | None = None) -> int:
     instead.add_argument("--csv", action="store_true", help="write the list of runs as CSV instead")
     instead.add_argument("--targets", action="store_true", help="list what to ask Snakemake for, to have these runs")
     instead.add_argument("--exports", action="store_true", help="the same, to have their networks as models")
+    one = commands.add_parser("run", help="make one result of the plan, and what it lacks, without Snakemake")
+    one.add_argument("name", help="name, key, label, folder or manifest of a result")
+    one.add_argument("--dry-run", action="store_true", help="list what would run")
+    check = commands.add_parser("doctor", help="check whether this machine can run a suite")
+    check.add_argument("suite", nargs="?", help="name of the suite (default: default_suite)")
     options = parser.parse_args(arguments)
+    if options.command != "plan":
+        return _other(options)
     if not 0 < options.tflops < float("inf"):
         parser.error("--tflops must be above 0")
     try:
@@ -54,6 +63,21 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"suite {name}: {plan.config.suites[name].description or 'no description'}\n")
         print_budget(found, options.tflops, options.runs)
     return 0
+
+
+def _other(options: argparse.Namespace) -> int:
+    """The commands that do more than to look at the plan."""
+    try:
+        plan = load(options.config or [Path("config.yaml")])
+        if options.command == "run":
+            run_one(plan, options.name, Path(), options.dry_run)
+            return 0
+        found = list(examine(plan, _suite(plan, options.suite), Path()))
+    except FreelunchError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(*found, sep="\n")
+    return int(any(each.level == "problem" for each in found))
 
 
 def load(paths: list[Path]) -> Plan:

@@ -34,7 +34,7 @@ from .validity import check_distinct, check_model, check_name, check_run, check_
 
 RULES = (
     "fetch", "model", "data", "questions", "calibrate", "dense", "grams", "prune", "shard", "reconstruct", "retrain",
-    "repair", "evaluate", "export", "collect", "table", "figure", "report",
+    "repair", "evaluate", "export_model", "collect", "table", "figure", "report",
 )  # fmt: skip
 RESERVED = frozenset({"all", *RULES, *STAGES, "wheels", "logs", "benchmarks"})
 """What a suite cannot be called: targets and folders of that name exist already."""
@@ -81,6 +81,10 @@ class Plan:
                 found.update({shard.manifest: shard for shard in spec.split(self.config.execution.shards)})
             found[spec.manifest] = spec
         return found
+
+    def exports(self, suite: str) -> list[ExportSpec]:
+        """The pruned and recovered networks of a suite as models of their own."""
+        return _exports(self.runs[suite])
 
     @property
     def wheels(self) -> list[Wheel]:

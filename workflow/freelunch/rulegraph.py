@@ -10,7 +10,7 @@ from .specs import STAGES, DataSpec, ModelSpec, QuestionsSpec
 RULE_OF = {
     "models": "model", "data": "data", "questions": "questions", "calibration": "calibrate", "dense": "dense",
     "grams": "grams", "pruned": "prune", "shards": "shard", "reconstructed": "reconstruct", "retrained": "retrain",
-    "repaired": "repair", "evaluation": "evaluate", "export": "export",
+    "repaired": "repair", "evaluation": "evaluate", "export": "export_model",
 }  # fmt: skip
 """The rule that writes the results of a stage."""
 

@@ -196,6 +196,11 @@ def evaluations(wildcards):
     return sorted({up.manifest for up in specs})
 
 
+def exports(suite):
+    """Manifests of all pruned and recovered networks of a suite as models."""
+    return [spec.manifest for spec in PLAN.exports(suite)]
+
+
 def views(wildcards):
     """Tables and figures of a suite."""
     found = PLAN.config.suites[wildcards.suite]

@@ -1,7 +1,7 @@
 """A pruned or recovered model as a directory that transformers loads."""
 
 
-rule export:
+rule export_model:
     input:
         upstream("export"),
     output:
@@ -21,3 +21,20 @@ rule export:
         "export {wildcards.name}"
     script:
         "../scripts/export.py"
+
+
+# What nothing needs by itself: all networks of a suite as models, `export` those of the default suite.
+for suite in PLAN.runs:
+
+    rule:
+        name:
+            f"export-{suite}"
+        input:
+            exports(suite),
+
+
+rule:
+    name:
+        "export"
+    input:
+        exports(PLAN.config.default_suite),

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from ..artifacts import MANIFEST, Artifact, read_json
+from ..card import card
 from ..device import DTYPES
 from ..export import Export, export, kept_units, skeleton
 from ..models import INDEX, WEIGHTS, checked_config, small_files
 from ..overlays import Masked
-from ..specs import ExportSpec
+from ..packing import sizes
+from ..patterns import NM
+from ..provenance import versions
+from ..specs import RESULTS, ExportSpec
 from ..streaming import Network
 from ..structured import Units, find_units
 from .network import MASKS, open_source
@@ -29,7 +36,8 @@ log = logging.getLogger(__name__)
 
 
 def run_export(stage: Stage, shard_bytes: int = SHARD_BYTES) -> None:
-    """Run the stage: ``config.json``, safetensors files of at most ``shard_bytes`` (or one tensor), the tokenizer.
+    """Run the stage: ``config.json``, safetensors files of at most ``shard_bytes`` (or one tensor), the tokenizer,
+    packed masks where all shapes stayed, and a card.
 
     Raises:
         FreelunchError: pruning added a bias, and the config has no place for it.
@@ -61,13 +69,46 @@ def run_export(stage: Stage, shard_bytes: int = SHARD_BYTES) -> None:
     stage.write_json("config.json", json.loads(found.config.to_json_string()))
     _write(stage, found, shard_bytes)
     kinds = {each.kind: i for i, each in enumerate(units[0])} if units else {}
+    packed = {} if found.smaller else _masks(stage, spec)
+    size = sizes(found.skeleton, packed, spec.pruned.method.pattern == NM(2, 4))
+    metrics = _metrics(stage, spec)
+    with stage.writing("README.md") as path:
+        text = card(spec, size, metrics, bool(packed), found.smaller, versions()["freelunch"])
+        path.write_text(text, encoding="utf-8")
     stage.finish(
+        **size.as_dict(),
+        evaluated=bool(metrics),
         smaller=found.smaller,
         reason="; ".join(reasons) or None,
         kept={kind: [int(kept_units(block[i], masks).sum()) for block in units] for kind, i in kinds.items()},
         parameters_before=sum(tensor.numel() for tensor in skeleton(config).values()),
         parameters=sum(tensor.numel() for tensor in found.skeleton.values()),
     )
+
+
+def _masks(stage: Stage, spec: ExportSpec) -> dict[str, torch.Tensor]:
+    """Copy the packed masks beside the model; all of them, one bit per weight."""
+    overlay = spec.subject.overlays[0]
+    artifact = stage.open(overlay)
+    for name in artifact.files:
+        if name.startswith(MASKS):
+            with stage.writing(f"masks/{name}") as path:
+                shutil.copyfile(artifact.file(name), path)
+    masks = stage.tensors(overlay, MASKS)
+    return {name: masks.load(name) for name in masks.names}
+
+
+def _metrics(stage: Stage, spec: ExportSpec) -> list[dict[str, Any]]:
+    """What evaluations of this very network found, if there are any by now; they are no inputs of an export."""
+    found: list[dict[str, Any]] = []
+    above = str(spec.subject.folder)
+    label = glob.escape(spec.subject.name[: -len(spec.subject.key)])
+    for path in sorted((stage.root / RESULTS / "evaluation").glob(f"{label}*/{MANIFEST}")):
+        artifact = Artifact(path.parent)
+        subject = artifact.manifest["spec"]["subject"]
+        if subject.get("stage") == spec.subject.stage and artifact.manifest["inputs"].get(above) == stage.inputs[above]:
+            found += [entry for entry in read_json(artifact.file("metrics.json")) if entry not in found]
+    return found
 
 
 def _units(stage: Stage, spec: ExportSpec) -> list[list[Units]]:

@@ -1,0 +1,139 @@
+"""``python -m freelunch doctor``: whether this machine can run a suite, one line per check."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+from .budget import budget, warnings
+from .plan import Plan
+from .provenance import PACKAGE
+from .specs import RESULTS, DataSpec, ModelSpec
+
+LOCK = PACKAGE.parents[1] / "requirements.lock"
+_NEEDED = ("torch", "transformers", "tokenizers", "safetensors", "datasets", "numpy", "snakemake", "pydantic")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found; a warning lets a suite run, a problem does not."""
+
+    check: str
+    level: Literal["ok", "warning", "problem"]
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.level:8} {self.check}: {self.text}"
+
+
+def examine(plan: Plan, suite: str, root: Path) -> Iterator[Finding]:
+    """All checks, each when the one before was read."""
+    yield from check_versions()
+    yield check_torch(plan)
+    yield from check_needs(plan, suite, root)
+    yield check_hub(plan, suite)
+    yield check_locks(root)
+    yield check_writing(root)
+
+
+def check_versions(lock: Path = LOCK, installed: Callable[[str], str] = version) -> Iterator[Finding]:
+    """Installed versions against the lock."""
+    pins = (
+        dict(re.findall(r"^([\w.-]+)==([^\s;]+)", lock.read_text(encoding="utf-8"), re.MULTILINE))
+        if lock.is_file()
+        else {}
+    )
+    if not pins:
+        yield Finding("versions", "warning", f"{lock} is not there to compare with")
+        return
+    different = []
+    for name in _NEEDED:
+        try:
+            found = installed(name).split("+")[0]
+        except PackageNotFoundError:
+            yield Finding("versions", "problem", f"{name} is not installed; run `make venv`")
+            continue
+        if name in pins and found != pins[name].split("+")[0]:
+            different.append(f"{name} {found} (the lock has {pins[name]})")
+    if different:
+        yield Finding("versions", "warning", f"{', '.join(different)}; `make venv` installs the lock's")
+    else:
+        yield Finding("versions", "ok", "those of requirements.lock")
+
+
+def check_torch(plan: Plan) -> Finding:
+    """The device that jobs would take, and whether it is fast in 16 bits."""
+    try:
+        import torch
+
+        from .device import choose, products
+        from .errors import FreelunchError
+    except ImportError as error:
+        return Finding("torch", "problem", f"cannot be imported ({error}); run `make venv`")
+    try:
+        device = choose(plan.config.execution.device)
+    except FreelunchError as error:
+        return Finding("torch", "problem", str(error))
+    build = f"torch {torch.__version__} on {device.type}"
+    if device.type == "cpu" and products(torch.bfloat16, device) == torch.float32:
+        return Finding("torch", "warning", f"{build}: 16-bit models are computed in float32, which is faster here")
+    return Finding("torch", "ok", f"{build}, {torch.get_num_threads()} threads")
+
+
+def check_needs(plan: Plan, suite: str, root: Path) -> Iterator[Finding]:
+    """Disk and memory against the plan."""
+    total = budget(plan, suite).total
+    found = warnings(total, root)
+    for text in found:
+        level: Literal["warning", "problem"] = "warning" if total.done else "problem"
+        yield Finding("needs", level, f"{text}; `freelunch plan --runs` shows which runs take it")
+    if not found:
+        yield Finding(
+            "needs", "ok", f"{total.disk / 2**30:.2f} GiB of disk and {total.memory / 2**30:.2f} GiB of memory"
+        )
+
+
+def check_hub(plan: Plan, suite: str) -> Finding:
+    """What a suite needs from the Hugging Face hub and is set for it; nothing is asked of the network."""
+    specs = [spec for spec in plan.needed(suite) if isinstance(spec, ModelSpec | DataSpec)]
+    names = sorted({spec.source.hub.id for spec in specs if spec.source.hub is not None})
+    if not names:
+        return Finding("hub", "ok", f"suite {suite} needs none")
+    cache = Path(os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or "~/.cache/huggingface", "hub"))
+    there = {path.name for path in cache.expanduser().glob("*--*")}
+    missing = [
+        name for name in names if not {f"{kind}--{name.replace('/', '--')}" for kind in ("models", "datasets")} & there
+    ]
+    if not missing:
+        return Finding("hub", "ok", f"{cache} has all {len(names)} repositories (revisions are not compared)")
+    listed = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
+        return Finding("hub", "problem", f"HF_HUB_OFFLINE is set and {cache} lacks {listed}; unset it or set HF_HOME")
+    token = os.environ.get("HF_TOKEN") or (cache.expanduser().parent / "token").is_file()
+    hint = "" if token else "; gated ones need HF_TOKEN, which is not set"
+    return Finding("hub", "ok" if token else "warning", f"will be fetched: {listed}{hint}")
+
+
+def check_locks(root: Path) -> Finding:
+    """Whether Snakemake runs here, or was killed."""
+    if any((root / ".snakemake" / "locks").glob("*")):
+        return Finding("lock", "warning", "Snakemake is at work here; if it was killed, run `snakemake --unlock`")
+    return Finding("lock", "ok", "none left behind")
+
+
+def check_writing(root: Path) -> Finding:
+    """Whether results can be written."""
+    folder = root / RESULTS
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        return Finding("results", "problem", f"cannot write to {folder}: {error.strerror}; free it or change its owner")
+    return Finding("results", "ok", f"{folder} can be written to")

