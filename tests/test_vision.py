@@ -14,6 +14,7 @@ from freelunch.allocations import parse_allocation
 from freelunch.errors import FreelunchError
 from freelunch.method import parse_method
 from freelunch.vision import batchnorm
+from freelunch.vision.backends import BACKENDS, recovered
 from freelunch.vision.images import Images, dataset_images, read_table, split
 from freelunch.vision.layers import layers_of, matrices_of, norms_of, patches
 from freelunch.vision.networks import ARCHITECTURES, build
@@ -298,3 +299,31 @@ def test_reconstruction_is_least_squares_under_the_mask(dense, pixels):
         assert torch.allclose(network.stem.weight.flatten(1)[row, kept], best, atol=1e-4)
     for name, layer in layers_of(network).items():
         assert not layer.weight[~masks[name]].any()
+
+
+# --- backends --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_backends_change_a_copy_keep_the_mask_and_recalibrate_last(dense, pixels, backend):
+    network, masks = pruned_of(dense, "lamp")
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    found = recovered(backend, dense, network, masks, pixels, batch_size=8)
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    weights = {name: layer.weight for name, layer in layers_of(found).items()}
+    assert not any(weights[name][~mask].any() for name, mask in masks.items())
+    same = all(torch.equal(weight, before[f"{name}.weight"]) for name, weight in weights.items())
+    assert same == (backend == "none" or backend.startswith("recalibrate"))
+    again = copy.deepcopy(found)
+    batchnorm.recalibrate_layers(again, pixels)
+    settled = all(
+        torch.equal(norm.running_var, again_norm.running_var)
+        for norm, again_norm in zip(norms_of(found).values(), norms_of(again).values(), strict=True)
+    )
+    assert settled == (backend not in ("none", "recalibrate_cumulative"))
+    assert {norm.eps for norm in norms_of(found).values()} == {1e-12 if backend == "recalibrate_epsilon" else 1e-5}
+
+
+def test_unknown_backends_are_refused(dense, pixels):
+    with pytest.raises(FreelunchError, match="did you mean 'channel'"):
+        recovered("chanel", dense, dense, {}, pixels, 8)
