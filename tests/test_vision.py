@@ -1,0 +1,329 @@
+"""Classifiers: networks, images, pruning, recalibration and repair, against loops and cases worked out by hand."""
+
+from __future__ import annotations
+
+import copy
+import gzip
+import io
+
+import pytest
+import torch
+from torch import nn
+
+from freelunch.allocations import parse_allocation
+from freelunch.errors import FreelunchError
+from freelunch.method import parse_method
+from freelunch.vision import batchnorm
+from freelunch.vision.backends import BACKENDS, recovered
+from freelunch.vision.images import Images, dataset_images, read_table, split
+from freelunch.vision.layers import layers_of, matrices_of, norms_of, patches
+from freelunch.vision.networks import ARCHITECTURES, build
+from freelunch.vision.pruning import densities, prune
+from freelunch.vision.reconstruct import reconstruct
+from freelunch.vision.repair import paired_moments, relative_repairability, repair
+from freelunch.vision.supervised import Recipe, accuracy, train
+
+
+@pytest.fixture(scope="module")
+def pixels() -> torch.Tensor:
+    return torch.randn(24, 1, 12, 12, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.fixture
+def dense(pixels: torch.Tensor) -> nn.Module:
+    """Slim, with norms that are neither 0 and 1 nor off the data."""
+    network = build("resnet18", classes=4, channels=1, seed=1, width=4)
+    generator = torch.Generator().manual_seed(2)
+    for norm in norms_of(network).values():
+        nn.init.uniform_(norm.weight, 0.5, 1.5, generator=generator)
+        nn.init.normal_(norm.bias, 0, 0.3, generator=generator)
+    batchnorm.recalibrate_layers(network, pixels)
+    return network
+
+
+def pruned_of(dense: nn.Module, allocation: str = "uniform", pattern: str = "80% per matrix"):
+    return prune(dense, parse_method("magnitude", pattern, allocation, "none"))
+
+
+# --- networks --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    # of torchvision's, 1000 classes and a 7x7 stem of 3 channels, less what the smaller stem and head lack
+    [
+        ("resnet18", 11_689_512 - 64 * 3 * (49 - 9) - 513 * 990),
+        ("resnet34", 21_797_672 - 64 * 3 * (49 - 9) - 513 * 990),
+        ("resnet50", 25_557_032 - 64 * 3 * (49 - 9) - 2049 * 990),
+        ("densenet121", 7_978_856 - 64 * 3 * (49 - 9) - 1025 * 990 - 2 * 64),
+    ],
+)
+def test_networks_have_the_published_number_of_parameters(name, parameters):
+    network = build(name, classes=10, channels=3)
+    # a DenseNet's stem has no norm of its own here: the first layer begins with one
+    assert sum(each.numel() for each in network.parameters()) == parameters
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_networks_are_seeded_and_give_logits_of_any_image_size(name):
+    first, second, other = (build(name, 5, 2, seed, width=4) for seed in (0, 0, 1))
+    images = torch.randn(3, 2, 9, 13)
+    assert first(images).shape == (3, 5)
+    assert torch.equal(first(images), second(images)) and not torch.equal(first(images), other(images))
+
+
+def test_unknown_networks_are_refused():
+    with pytest.raises(FreelunchError, match="did you mean 'resnet18'"):
+        build("resnet17", 10, 3)
+
+
+# --- images ----------------------------------------------------------------------------------------------------------
+
+
+def test_tables_are_read_and_split_without_overlap():
+    rows = [[*range(k, k + 9), k % 3] for k in range(20)]
+    stream = io.BytesIO(gzip.compress("\n".join(",".join(map(str, row)) for row in rows).encode()))
+    images = read_table(stream, "table")
+    assert images.pixels.shape == (20, 1, 3, 3) and images.pixels[4, 0, 1, 2] == torch.tensor(9 / 255)
+    parts = split(images, {"train": 12, "calibration": 3, "test": 5}, seed=0)
+    firsts = [round(255 * float(each)) for part in parts.values() for each in part.pixels[:, 0, 0, 0]]
+    assert sorted(firsts) == list(range(20)) and firsts != list(range(20))
+    with pytest.raises(FreelunchError, match="21 images are asked for, and there are 20"):
+        split(images, {"train": 21}, seed=0)
+
+
+@pytest.mark.parametrize("content", [b"1,2,3\n", b"a,b\n", b"1,2,3,4,5\n1,2\n"])
+def test_tables_that_hold_no_square_images_are_refused(content):
+    with pytest.raises(FreelunchError, match=r"^table: "):
+        read_table(io.BytesIO(gzip.compress(content)), "table")
+
+
+def test_records_of_a_data_set_become_squares_in_colour():
+    image = pytest.importorskip("PIL.Image")
+    wide = image.new("L", (8, 4), 51)
+    images = dataset_images([{"img": wide, "label": 7}], "img", "label", 4)
+    assert images.pixels.shape == (1, 3, 4, 4) and torch.allclose(images.pixels, torch.tensor(0.2))
+    assert images.labels.tolist() == [7]
+    with pytest.raises(FreelunchError, match="no field 'image'; it has img, label"):
+        dataset_images([{"img": wide, "label": 7}], "image", "label", 4)
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+def test_training_learns_and_is_seeded():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(40) % 2
+    shift = (2.0 * labels - 1).view(-1, 1, 1, 1)
+    images = Images(torch.randn(40, 1, 8, 8, generator=generator) + shift, labels)
+    networks = [build("resnet18", 2, 1, width=4) for _ in range(2)]
+    recipe = Recipe(epochs=15, batch_size=16, learning_rate=0.05)
+    losses = [train(network, images, recipe) for network in networks]
+    assert losses[0] == losses[1] and losses[0][-1] < losses[0][0]
+    assert torch.equal(networks[0](images.pixels), networks[1](images.pixels))
+    assert accuracy(networks[0], images, batch_size=7) > 0.9
+
+
+# --- pruning ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pattern", "allocation"),
+    [
+        ("93% per matrix", "uniform"), ("93% per matrix", "erk"), ("93% per matrix", "erk(cap=0.5)"),
+        ("93% per matrix", "lamp"), ("93% global", "uniform"),
+    ],
+)  # fmt: skip
+def test_exactly_the_asked_share_of_weights_goes_and_large_ones_stay(dense, pattern, allocation):
+    network, masks = pruned_of(dense, allocation, pattern)
+    size = sum(mask.numel() for mask in masks.values())
+    assert sum(int((~mask).sum()) for mask in masks.values()) == int(0.93 * size + 0.5)
+    for name, layer in layers_of(network).items():
+        original = layers_of(dense)[name].weight
+        assert torch.equal(layer.weight, original * masks[name])
+        if not masks[name].all() and masks[name].any():
+            assert original[masks[name]].abs().min() >= original[~masks[name]].abs().max()
+    assert max(densities(masks).values()) <= (0.5 + 1e-3 if "cap" in allocation else 1)
+
+
+def test_erk_adds_up_all_sides_of_a_kernel():
+    # scores 4+2+3+3 = 12, 4+4+1+1 = 10 and 3+4 = 7, of 72, 16 and 12 weights
+    network = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Conv2d(4, 4, 1), nn.Linear(4, 3))
+    matrices = matrices_of(network)
+    targets = parse_allocation("erk").targets(matrices, 100 - 14.5)
+    assert targets == pytest.approx({"0": 72 - 6, "1": 16 - 5, "2": 12 - 3.5})
+
+
+def test_lamp_equals_a_case_worked_out_by_hand():
+    # squares 9, 4, 1 give scores 1, 4/13, 1/14; squares 100, 25 give 1, 1/5: of the five, 1/14 and 1/5 are the lowest
+    network = nn.Sequential(nn.Conv2d(3, 1, 1, bias=False), nn.Conv2d(1, 2, 1, bias=False))
+    network[0].weight.data = torch.tensor([3.0, -1, 2]).view(1, 3, 1, 1)
+    network[1].weight.data = torch.tensor([5.0, 10]).view(2, 1, 1, 1)
+    assert parse_allocation("lamp").targets(matrices_of(network), 2) == {"0": 1, "1": 1}
+    assert parse_allocation("lamp").targets(matrices_of(network), 3) == {"0": 2, "1": 1}
+
+
+def test_structured_patterns_are_refused(dense):
+    with pytest.raises(FreelunchError, match="classifiers have none"):
+        pruned_of(dense, pattern="20% structured")
+
+
+# --- recalibration ---------------------------------------------------------------------------------------------------
+
+
+def inputs_of_norms(network: nn.Module, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+    seen: dict[str, torch.Tensor] = {}
+    hooks = [
+        norm.register_forward_pre_hook(lambda _, inputs, name=name: seen.__setitem__(name, inputs[0]))
+        for name, norm in norms_of(network).items()
+    ]
+    with torch.no_grad():
+        network(pixels)
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+def test_recalibration_equals_exact_statistics_on_one_batch(dense, pixels):
+    network, _ = pruned_of(dense)
+    cumulative, layers = copy.deepcopy(network), copy.deepcopy(network)
+    batchnorm.recalibrate_cumulative(cumulative, pixels, batch_size=len(pixels))
+    batchnorm.recalibrate_layers(layers, pixels)
+    for name, inputs in inputs_of_norms(layers, pixels).items():
+        for channel in range(inputs.shape[1]):
+            values = inputs[:, channel].double()
+            one, other = norms_of(layers)[name], norms_of(cumulative)[name]
+            mean, square = float(values.mean()), float(((values - values.mean()) ** 2).sum())
+            count = values.numel()
+            assert float(one.running_mean[channel]) == pytest.approx(mean, rel=1e-4, abs=1e-6)
+            assert float(one.running_var[channel]) == pytest.approx(square / count, rel=1e-4, abs=1e-9)
+            assert float(other.running_mean[channel]) == pytest.approx(mean, rel=1e-3, abs=1e-5)
+            assert float(other.running_var[channel]) == pytest.approx(square / (count - 1), rel=1e-3, abs=1e-8)
+    assert all(norm.momentum == 0.1 and not norm.training for norm in norms_of(cumulative).values())
+
+
+def test_cumulative_recalibration_averages_over_batches(dense, pixels):
+    network, _ = pruned_of(dense)
+    batchnorm.recalibrate_cumulative(network, pixels, batch_size=8)
+    with torch.no_grad():
+        outputs = network.stem(pixels)
+    means = torch.stack([batch.mean((0, 2, 3)) for batch in outputs.split(8)]).mean(0)
+    variances = torch.stack([batch.var((0, 2, 3)) for batch in outputs.split(8)]).mean(0)
+    assert torch.allclose(network.norm.running_mean, means, atol=1e-5)
+    assert torch.allclose(network.norm.running_var, variances, rtol=1e-4)
+
+
+def test_channels_under_epsilon_are_counted_without_silent_ones(dense):
+    norm = norms_of(dense)["norm"]
+    norm.running_var.copy_(torch.tensor([0.0, 1e-6, 1e-4, 2e-6]))
+    assert batchnorm.below(dense, 1e-5)["norm"] == 0.5
+
+
+# --- repair ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["channel", "layer", "shrink"])
+@pytest.mark.parametrize("name", ["resnet18", "densenet121"])
+def test_repairing_an_unpruned_network_changes_nothing(name, mode, pixels):
+    dense = build(name, 4, 1, width=2)
+    batchnorm.recalibrate_layers(dense, pixels)
+    same = copy.deepcopy(dense)
+    repair(dense, same, pixels, mode)
+    for before, after in zip(layers_of(dense).values(), layers_of(same).values(), strict=True):
+        assert torch.allclose(before.weight, after.weight, rtol=1e-6, atol=0)
+
+
+def test_channelwise_repair_matches_every_variance_behind_repaired_layers(dense, pixels):
+    network, masks = pruned_of(dense)
+    before = copy.deepcopy(network)
+    repair(dense, network, pixels, "channel")
+    wanted, found, raw = (inputs_of_norms(each, pixels) for each in (dense, network, before))
+    for name, inputs in found.items():
+        varies = raw[name].var((0, 2, 3)) > 0
+        ratio = (inputs.var((0, 2, 3)) / wanted[name].var((0, 2, 3)))[varies]
+        assert torch.allclose(ratio, torch.ones_like(ratio), rtol=1e-3), name
+    for name, layer in layers_of(network).items():
+        assert not layer.weight[~masks[name]].any()
+    assert torch.equal(network.head.weight, before.head.weight)
+
+
+def test_recalibration_undoes_a_repair_but_for_epsilon(dense, pixels):
+    """The trap: behind a batch norm scales of rows count only through epsilon."""
+    network, _ = pruned_of(dense)
+    logits = {}
+    for epsilon in (1e-5, 1e-14):
+        for repaired in (False, True):
+            # faint as after strong pruning: pre-norm variances of the stem near 1e-6
+            student = copy.deepcopy(network).double()
+            student.stem.weight.data.mul_(1e-3)
+            if repaired:
+                repair(copy.deepcopy(dense).double(), student, pixels.double(), "channel")
+            batchnorm.set_epsilon(student, epsilon)
+            batchnorm.recalibrate_layers(student, pixels.double())
+            logits[epsilon, repaired] = student(pixels.double()).detach()
+    change = {
+        epsilon: float((logits[epsilon, True] - logits[epsilon, False]).norm() / logits[epsilon, False].norm())
+        for epsilon in (1e-5, 1e-14)
+    }
+    assert change[1e-5] > 0.1 and change[1e-14] < 1e-4
+
+
+def test_moments_and_relative_repairability_by_hand():
+    dense = torch.tensor([[1.0, 3, 5, 7]])
+    sparse = torch.tensor([[1.0, 1, 2, 2]])
+    moments = paired_moments(dense, sparse)
+    assert [float(each) for each in (moments.dense, moments.sparse, moments.covariance)] == [5, 0.25, 1]
+    # raw 5 + 1/4 - 2 = 3.25; matched with gamma = sqrt(20): 10 - 2 sqrt(20)
+    assert relative_repairability(moments) == pytest.approx((10 - 2 * 20**0.5) / 3.25, rel=1e-6)
+    assert relative_repairability(paired_moments(dense, dense)) == 0
+
+
+# --- reconstruction --------------------------------------------------------------------------------------------------
+
+
+def test_patches_are_what_a_convolution_multiplies():
+    layer = nn.Conv2d(3, 5, 3, stride=2, padding=1, bias=False)
+    inputs = torch.randn(2, 3, 7, 6)
+    wanted = layer(inputs).permute(0, 2, 3, 1).flatten(0, 2)
+    assert torch.allclose(patches(layer, inputs) @ layer.weight.flatten(1).T, wanted, atol=1e-5)
+
+
+def test_reconstruction_is_least_squares_under_the_mask(dense, pixels):
+    network, masks = pruned_of(dense, "erk")
+    reconstruct(dense, network, masks, pixels, damping=1e-9)
+    mask, weight = masks["stem"].flatten(1), dense.stem.weight.detach().flatten(1)
+    inputs = patches(dense.stem, pixels)
+    for row in range(len(weight)):
+        kept = mask[row]
+        best = torch.linalg.lstsq(inputs[:, kept], (inputs @ weight[row]).unsqueeze(1)).solution.flatten()
+        assert torch.allclose(network.stem.weight.flatten(1)[row, kept], best, atol=1e-4)
+    for name, layer in layers_of(network).items():
+        assert not layer.weight[~masks[name]].any()
+
+
+# --- backends --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_backends_change_a_copy_keep_the_mask_and_recalibrate_last(dense, pixels, backend):
+    network, masks = pruned_of(dense, "lamp")
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    found = recovered(backend, dense, network, masks, pixels, batch_size=8)
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    weights = {name: layer.weight for name, layer in layers_of(found).items()}
+    assert not any(weights[name][~mask].any() for name, mask in masks.items())
+    same = all(torch.equal(weight, before[f"{name}.weight"]) for name, weight in weights.items())
+    assert same == (backend == "none" or backend.startswith("recalibrate"))
+    again = copy.deepcopy(found)
+    batchnorm.recalibrate_layers(again, pixels)
+    settled = all(
+        torch.equal(norm.running_var, again_norm.running_var)
+        for norm, again_norm in zip(norms_of(found).values(), norms_of(again).values(), strict=True)
+    )
+    assert settled == (backend not in ("none", "recalibrate_cumulative"))
+    assert {norm.eps for norm in norms_of(found).values()} == {1e-12 if backend == "recalibrate_epsilon" else 1e-5}
+
+
+def test_unknown_backends_are_refused(dense, pixels):
+    with pytest.raises(FreelunchError, match="did you mean 'channel'"):
+        recovered("chanel", dense, dense, {}, pixels, 8)

@@ -1,0 +1,108 @@
+"""Images with labels, from a table in a wheel or from a data set of the hub, in splits that share no image."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..config import Wheel
+from ..errors import FreelunchError
+from ..sources import wheel_member
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Pixels ``[images, channels, height, width]`` float32 and labels ``[images]`` int64."""
+
+    pixels: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: Tensor) -> Images:
+        """Some of them, in this order."""
+        return Images(self.pixels[indices], self.labels[indices])
+
+    def normalised(self, like: Images) -> Images:
+        """Every channel less its mean over other images, and over its standard deviation there."""
+        mean, deviation = (f(like.pixels, dim=(0, 2, 3)).view(1, -1, 1, 1) for f in (torch.mean, torch.std))
+        return Images((self.pixels - mean) / deviation.clamp(min=1e-6), self.labels)
+
+
+def wheel_images(path: Path, wheel: Wheel) -> Images:
+    """The square grey images of a gzipped table in a wheel; see :func:`read_table`."""
+    with wheel_member(path, wheel.member, wheel.sha256) as stream:
+        return read_table(stream, f"{path}: {wheel.member}")
+
+
+def read_table(stream: IO[bytes], where: str) -> Images:
+    """Square grey images of a gzipped CSV: a row has its pixels of 0 to 255, row by row, and then its label.
+
+    Raises:
+        FreelunchError: it cannot be read, rows differ in length, or their pixels make no square.
+    """
+    try:
+        with gzip.open(stream) as plain:
+            rows = list(csv.reader(io.TextIOWrapper(plain, "ascii")))
+        table = torch.from_numpy(np.array(rows, dtype=np.float32))
+    except (OSError, EOFError, ValueError) as error:
+        raise FreelunchError(f"{where}: is no gzipped table of numbers ({error})") from None
+    side = math.isqrt(table.shape[-1] - 1) if table.ndim == 2 else 0
+    if side * side + 1 != table.shape[-1] or not side:
+        raise FreelunchError(f"{where}: rows are not the pixels of a square image and a label")
+    return Images(table[:, :-1].reshape(-1, 1, side, side) / 255, table[:, -1].long())
+
+
+def dataset_images(records: Any, image: str, label: str, size: int) -> Images:
+    """The images of a data set of the ``datasets`` library, in colour, their shorter side scaled to ``size``, cropped.
+
+    Args:
+        records: its records, with a PIL image and a whole number.
+        image: field of the image.
+        label: field of the label.
+        size: side of the square.
+
+    Raises:
+        FreelunchError: a field is missing.
+    """
+    pixels, labels = [], []
+    for record in records:
+        for field in (image, label):
+            if field not in record:
+                raise FreelunchError(f"the data set has no field {field!r}; it has {', '.join(record)}")
+        picture = record[image].convert("RGB")
+        scale = size / min(picture.size)
+        if scale != 1:
+            picture = picture.resize([max(size, round(side * scale)) for side in picture.size])
+        left, top = ((side - size) // 2 for side in picture.size)
+        cropped = picture.crop((left, top, left + size, top + size))
+        pixels.append(torch.from_numpy(np.array(cropped)).permute(2, 0, 1))
+        labels.append(int(record[label]))
+    return Images(torch.stack(pixels).float() / 255, torch.tensor(labels))
+
+
+def split(images: Images, counts: Mapping[str, int], seed: int) -> dict[str, Images]:
+    """Disjoint parts drawn at random, in the order of ``counts``: a part's images depend on the parts before it.
+
+    Raises:
+        FreelunchError: there are not so many images.
+    """
+    if sum(counts.values()) > len(images):
+        raise FreelunchError(f"{sum(counts.values())} images are asked for, and there are {len(images)}")
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    parts, start = {}, 0
+    for name, count in counts.items():
+        parts[name] = images.take(order[start : start + count])
+        start += count
+    return parts

@@ -1,0 +1,147 @@
+"""Convolutional classifiers with the stems that images of 32 pixels want: no pooling, no stride before the first stage.
+
+ResNets (He et al. 2016, arXiv 1512.03385; shortcuts are 1×1 convolutions where the shape changes) and DenseNets (Huang
+et al. 2017, arXiv 1608.06993). Every convolution lacks a bias; in ResNets each is directly followed by its batch norm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..errors import FreelunchError, suggest
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Depth of an architecture: blocks of every stage, and of what kind they are."""
+
+    kind: Literal["basic", "bottleneck", "dense"]
+    blocks: tuple[int, ...]
+    width: int
+    """Channels of the first stage of a ResNet, growth rate of a DenseNet."""
+
+
+ARCHITECTURES = {
+    "resnet18": Shape("basic", (2, 2, 2, 2), 64),
+    "resnet34": Shape("basic", (3, 4, 6, 3), 64),
+    "resnet50": Shape("bottleneck", (3, 4, 6, 3), 64),
+    "densenet121": Shape("dense", (6, 12, 24, 16), 32),
+}
+
+
+def build(architecture: str, classes: int, channels: int, seed: int = 0, width: int | None = None) -> nn.Module:
+    """A network with random weights, in eval mode; ``width`` makes a slimmer one of the same depth.
+
+    Its input is ``[images, channels, height, width]``, its output logits ``[images, classes]``.
+
+    Raises:
+        FreelunchError: there is no such architecture.
+    """
+    if architecture not in ARCHITECTURES:
+        raise FreelunchError(f"there is no network {architecture!r}; {suggest(architecture, ARCHITECTURES)}")
+    shape = ARCHITECTURES[architecture]
+    kind = DenseNet if shape.kind == "dense" else ResNet
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = kind(shape, classes, channels, width or shape.width)
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return network.eval()
+
+
+class ResNet(nn.Module):
+    """A convolution, four stages of residual blocks, the mean over positions, a linear layer."""
+
+    def __init__(self, shape: Shape, classes: int, channels: int, width: int) -> None:
+        super().__init__()
+        self.stem = _convolution(channels, width, 3)
+        self.norm = nn.BatchNorm2d(width)
+        blocks: list[nn.Module] = []
+        inputs, expansion = width, 4 if shape.kind == "bottleneck" else 1
+        for stage, count in enumerate(shape.blocks):
+            inner = width * 2**stage
+            for index in range(count):
+                stride = 2 if stage and not index else 1
+                blocks.append(Residual(inputs, inner, inner * expansion, stride))
+                inputs = inner * expansion
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Linear(inputs, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        found: Tensor = self.head(self.blocks(functional.relu(self.norm(self.stem(images)))).mean((2, 3)))
+        return found
+
+
+class Residual(nn.Module):
+    """``relu(x + f(x))``: two 3×3 convolutions, or a 3×3 between two of 1×1 where the output is wider than the middle.
+
+    The 3×3 convolution has the stride of a bottleneck.
+    """
+
+    def __init__(self, inputs: int, inner: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        if outputs == inner:
+            sides = [(inputs, inner, 3, stride), (inner, inner, 3, 1)]
+        else:
+            sides = [(inputs, inner, 1, 1), (inner, inner, 3, stride), (inner, outputs, 1, 1)]
+        self.convolutions = nn.ModuleList(_convolution(*side) for side in sides)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(side[1]) for side in sides)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(_convolution(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x
+        for index, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
+            y = norm(convolution(functional.relu(y) if index else y))
+        return functional.relu(y + self.shortcut(x))
+
+
+class DenseNet(nn.Module):
+    """A convolution, four stages of dense layers with transitions between that halve channels and sides, a head."""
+
+    def __init__(self, shape: Shape, classes: int, channels: int, growth: int) -> None:
+        super().__init__()
+        inputs = 2 * growth
+        self.stem = _convolution(channels, inputs, 3)
+        parts: list[nn.Module] = []
+        for stage, count in enumerate(shape.blocks):
+            for _ in range(count):
+                parts.append(DenseLayer(inputs, growth))
+                inputs += growth
+            if stage < len(shape.blocks) - 1:
+                norm, convolution = nn.BatchNorm2d(inputs), _convolution(inputs, inputs // 2, 1)
+                parts.append(nn.Sequential(norm, nn.ReLU(), convolution, nn.AvgPool2d(2)))
+                inputs //= 2
+        self.parts = nn.Sequential(*parts)
+        self.norm = nn.BatchNorm2d(inputs)
+        self.head = nn.Linear(inputs, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        found: Tensor = self.head(functional.relu(self.norm(self.parts(self.stem(images)))).mean((2, 3)))
+        return found
+
+
+class DenseLayer(nn.Module):
+    """Joins to its input ``growth`` channels that a 1×1 and a 3×3 convolution, each behind its norm, make of it."""
+
+    def __init__(self, inputs: int, growth: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList([nn.BatchNorm2d(inputs), nn.BatchNorm2d(4 * growth)])
+        self.convolutions = nn.ModuleList([_convolution(inputs, 4 * growth, 1), _convolution(4 * growth, growth, 3)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x
+        for norm, convolution in zip(self.norms, self.convolutions, strict=True):
+            y = convolution(functional.relu(norm(y)))
+        return torch.cat([x, y], 1)
+
+
+def _convolution(inputs: int, outputs: int, side: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, side, stride, side // 2, bias=False)

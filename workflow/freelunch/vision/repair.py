@@ -1,0 +1,84 @@
+"""Label-free repair: the rows of every convolution are scaled so that its outputs vary as much as the dense ones.
+
+The scales are those of the language models (``recovery.repair``); what differs is where the variances come from. Layers
+are visited in forward order, and each sees what the repaired layers before it give. Norms keep the dense statistics
+meanwhile; a recalibration should follow.
+
+Where a batch norm follows a convolution directly, that recalibration undoes the scales: ``(g x - g mean) /
+sqrt(g^2 var + eps)`` depends on ``g`` only through ``eps``. Such a repair can differ from recalibration alone only in
+channels whose variance pruning has brought near ``eps``, as a recalibration with a much smaller epsilon shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from ..recovery.repair import Mode, Moments, scales
+from .layers import channels, layers_of
+
+
+@torch.no_grad()
+def repair(dense: nn.Module, pruned: nn.Module, pixels: Tensor, mode: Mode) -> dict[str, Moments]:
+    """Scale the convolutions of a pruned network in place; gives their moments before they were scaled.
+
+    Args:
+        dense: the network before pruning.
+        pruned: pruned weights, and norms as in the dense network.
+        pixels: ``[images, channels, height, width]``, run all at once.
+        mode: what one scale is fitted to.
+    """
+    kept: dict[str, Tensor] = {}
+    moments: dict[str, Moments] = {}
+
+    def keep(name: str, layer: nn.Module, inputs: tuple[Tensor], outputs: Tensor) -> None:
+        kept[name] = outputs
+
+    def scale(name: str, layer: nn.Conv2d, inputs: tuple[Tensor], outputs: Tensor) -> Tensor:
+        moments[name] = paired_moments(channels(kept.pop(name)), channels(outputs))
+        factors = scales(moments[name], mode).to(outputs)
+        layer.weight.mul_(factors.view(-1, 1, 1, 1))
+        return outputs * factors.view(-1, 1, 1)
+
+    with _hooked(dense, keep):
+        dense.eval()(pixels)
+    with _hooked(pruned, scale):
+        pruned.eval()(pixels)
+    return moments
+
+
+def paired_moments(dense: Tensor, sparse: Tensor) -> Moments:
+    """Moments of paired outputs ``[channels, samples]``, biased."""
+    dense, sparse = (each.double() - each.double().mean(1, keepdim=True) for each in (dense, sparse))
+    own, other, common = (each.mean(1) for each in (dense * dense, sparse * sparse, dense * sparse))
+    return Moments(own, other, common, dense.shape[1])
+
+
+def relative_repairability(moments: Moments) -> float:
+    """Distortion of a layer's centred outputs that channelwise matching leaves, over what it was (arXiv 2605.25508).
+
+    Lower is better; above 1, matching adds to it. 0 of a layer that is not distorted.
+    """
+    gammas = scales(moments, "channel")
+
+    def distortion(factors: Tensor) -> Tensor:
+        return (moments.dense + factors.square() * moments.sparse - 2 * factors * moments.covariance).sum()
+
+    raw = distortion(torch.ones_like(gammas))
+    return float(distortion(gammas) / raw) if float(raw) > 0 else 0.0
+
+
+@contextmanager
+def _hooked(network: nn.Module, hook: Callable[..., Tensor | None]) -> Iterator[None]:
+    """Call ``hook(name, layer, inputs, outputs)`` after every convolution."""
+    layers = {name: layer for name, layer in layers_of(network).items() if isinstance(layer, nn.Conv2d)}
+    handles = [layer.register_forward_hook(partial(hook, name)) for name, layer in layers.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
