@@ -160,7 +160,8 @@ def torch_threads(stage):
     """One where there is no GPU and matrices are so small that jobs side by side gain more than threads of one job."""
 
     def threads(wildcards):
-        tiny = largest_matrix(SPECS[stage][wildcards.name].base) < 2**19
+        spec = SPECS[stage][wildcards.name]
+        tiny = largest_matrix(spec if stage == "models" else spec.base) < 2**19
         return 1 if tiny and GPUS == 0 else TORCH_THREADS
 
     return threads

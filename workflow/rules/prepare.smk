@@ -30,7 +30,7 @@ rule model:
         "results/benchmarks/models/{name}.tsv"
     conda:
         "../../envs/torch.yaml"
-    threads: TORCH_THREADS
+    threads: torch_threads("models")
     resources:
         mem_mb=memory("models"),
         runtime=lambda wildcards: 1440 if trained(wildcards) else 240,
