@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
+from freelunch.config import parse_config, read_yaml
+from freelunch.plan import make_plan
 from test_end_to_end import copy_repository
 
 ROOT = Path(__file__).parents[1]
@@ -98,7 +98,9 @@ def test_the_suite_runs_on_the_cluster_and_then_has_nothing_to_do(folder: Path) 
 
 def test_a_job_that_was_given_too_little_memory_gets_more(folder: Path) -> None:
     shutil.rmtree(folder / "results/dense", ignore_errors=True)
-    text = snakemake(folder, "--set-resources", "dense:mem_mb=150*attempt**4", "--until", "dense", "--", "tiny")
+    plan = make_plan(parse_config(read_yaml(folder / "tests/tiny.yaml")))
+    (dense,) = plan.stage("dense").values()
+    text = snakemake(folder, "--set-resources", "dense:mem_mb=150*attempt**4", "--", dense.manifest)
     first, *_, last = submitted(text, "dense")
     assert first["JobState"] in ("OUT_OF_MEMORY", "FAILED", "CANCELLED") and last["JobState"] == "COMPLETED"
     assert first["MinMemoryNode"] == "150M" and last["MinMemoryNode"] != "150M"
@@ -115,26 +117,3 @@ def test_a_job_that_ran_out_of_time_goes_on_after_its_last_window(folder: Path) 
     assert (first["JobState"], last["JobState"]) == ("TIMEOUT", "COMPLETED")
     newest = max((folder / "results/reconstructed").glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
     assert yaml.safe_load(newest.read_text(encoding="utf-8"))["resumed_windows"] >= 1
-
-
-def test_jobs_are_cancelled_with_the_run_that_submitted_them(folder: Path) -> None:
-    shutil.rmtree(folder / "results/reconstructed", ignore_errors=True)
-    process = subprocess.Popen(
-        command("--until", "reconstruct", "--", "tiny"), cwd=folder, env=environment(), stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    deadline = time.monotonic() + 300
-    while not list((folder / "results/reconstructed").glob("*/window-*.json")):
-        assert process.poll() is None and time.monotonic() < deadline, "finished or stuck before it could be cancelled"
-        time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=120) != 0
-    for _ in range(50):
-        left = subprocess.run(["squeue", "--noheader", "--states", "R,PD"], capture_output=True, text=True, check=True)
-        if not left.stdout.strip():
-            break
-        time.sleep(0.5)
-    assert not left.stdout.strip()
-    snakemake(folder, "--until", "reconstruct", "--", "tiny")
-    (manifest,) = (folder / "results/reconstructed").glob("*/manifest.json")
-    assert yaml.safe_load(manifest.read_text(encoding="utf-8"))["resumed_windows"] >= 1
