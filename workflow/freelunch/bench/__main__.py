@@ -1,12 +1,12 @@
-"""``python -m freelunch.bench [stages|shards|pruning]``: how well the machine is used, and what pruning takes."""
+"""``python -m freelunch.bench [stages|shards|pruning|memory]``: use of the machine, cost of pruning, peak memory."""
 
 from __future__ import annotations
 
 import argparse
 
-from . import pruning, shards, stages
+from . import memory, pruning, shards, stages
 
-PARTS = {"stages": stages.main, "shards": shards.main, "pruning": pruning.main}
+PARTS = {"stages": stages.main, "shards": shards.main, "pruning": pruning.main, "memory": memory.main}
 
 
 def main() -> None:
