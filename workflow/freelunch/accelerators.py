@@ -60,5 +60,5 @@ def take_one() -> None:
         return
     name = claim(names, Path(tempfile.gettempdir()) / f"freelunch-gpus-{os.getuid()}")
     if name is None:
-        log.warning("other jobs have all %d GPUs; this one shares the first: is `--resources gpu` too high?", len(names))
+        log.warning("other jobs have all %d GPUs, and this one shares the first; lower `--resources gpu`", len(names))
     os.environ[_VISIBLE] = name or names[0]
