@@ -61,7 +61,7 @@ def run(compute: Callable[..., None], job: Any, **options: Any) -> None:
         from .stages.stage import Stage
 
         plan = make_plan(parse_config(job.config))
-        if plan.config.execution.device != "cpu" and getattr(job.resources, "gpu", 0):
+        if plan.config.execution.device != "cpu" and getattr(job.resources, "gpu", False):
             take_one()
         _use_threads(int(job.threads))
         spec = plan.specs[job.output[0]]

@@ -1,12 +1,15 @@
-"""``python -m freelunch.bench [stages|shards|pruning|memory]``: use of the machine, cost of pruning, peak memory."""
+"""``python -m freelunch.bench [PART …]``: use of the machine, cost of pruning, peak memory, blocks of large models."""
 
 from __future__ import annotations
 
 import argparse
 
-from . import memory, pruning, shards, stages
+from . import blocks, memory, pruning, shards, sparse, stages
 
-PARTS = {"stages": stages.main, "shards": shards.main, "pruning": pruning.main, "memory": memory.main}
+PARTS = {
+    "stages": stages.main, "shards": shards.main, "pruning": pruning.main, "memory": memory.main,
+    "blocks": blocks.main, "sparse": sparse.main,
+}  # fmt: skip
 
 
 def main() -> None:
