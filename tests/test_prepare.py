@@ -20,12 +20,13 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from freelunch.artifacts import Artifact, checksum
-from freelunch.config import DataConfig, ExecutionConfig, Hub, ModelConfig, Random, Split, Wheel
+from freelunch.config import DataConfig, ExecutionConfig, ModelConfig, Random, Split
 from freelunch.documents import Document, deal, read_documents
 from freelunch.errors import FreelunchError
 from freelunch.evaluation.perplexity import perplexities
 from freelunch.models import byte_tokenizer
 from freelunch.overlays import SafetensorsFiles
+from freelunch.section import Hub, Wheel
 from freelunch.sources import wheel_path
 from freelunch.specs import DataSpec, ModelSpec
 from freelunch.stages.prepare_data import prepare_data

@@ -13,15 +13,18 @@ from torch import nn
 from freelunch.allocations import parse_allocation
 from freelunch.errors import FreelunchError
 from freelunch.method import parse_method
+from freelunch.recovery.repair import relative_repairability
 from freelunch.vision import batchnorm
-from freelunch.vision.backends import BACKENDS, recovered
+from freelunch.vision.architectures import ARCHITECTURES
+from freelunch.vision.backends import recovered
+from freelunch.vision.config import BACKENDS, ClassifierConfig
 from freelunch.vision.images import Images, dataset_images, read_table, split
 from freelunch.vision.layers import layers_of, matrices_of, norms_of, patches
-from freelunch.vision.networks import ARCHITECTURES, build
+from freelunch.vision.networks import build
 from freelunch.vision.pruning import densities, prune
 from freelunch.vision.reconstruct import reconstruct
-from freelunch.vision.repair import paired_moments, relative_repairability, repair
-from freelunch.vision.supervised import Recipe, accuracy, train
+from freelunch.vision.repair import paired_moments, repair
+from freelunch.vision.supervised import accuracy, train
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +45,8 @@ def dense(pixels: torch.Tensor) -> nn.Module:
 
 
 def pruned_of(dense: nn.Module, allocation: str = "uniform", pattern: str = "80% per matrix"):
-    return prune(dense, parse_method("magnitude", pattern, allocation, "none"))
+    images = torch.randn(8, 1, 12, 12, generator=torch.Generator().manual_seed(4))
+    return prune(dense, parse_method("magnitude", pattern, allocation, "none"), images)
 
 
 # --- networks --------------------------------------------------------------------------------------------------------
@@ -117,8 +121,8 @@ def test_training_learns_and_is_seeded():
     shift = (2.0 * labels - 1).view(-1, 1, 1, 1)
     images = Images(torch.randn(40, 1, 8, 8, generator=generator) + shift, labels)
     networks = [build("resnet18", 2, 1, width=4) for _ in range(2)]
-    recipe = Recipe(epochs=15, batch_size=16, learning_rate=0.05)
-    losses = [train(network, images, recipe) for network in networks]
+    recipe = ClassifierConfig(architecture="resnet18", epochs=15, batch_size=16, learning_rate=0.05)
+    losses = [train(network, images, recipe, 0, "name") for network in networks]
     assert losses[0] == losses[1] and losses[0][-1] < losses[0][0]
     assert torch.equal(networks[0](images.pixels), networks[1](images.pixels))
     assert accuracy(networks[0], images, batch_size=7) > 0.9
@@ -131,7 +135,7 @@ def test_training_learns_and_is_seeded():
     ("pattern", "allocation"),
     [
         ("93% per matrix", "uniform"), ("93% per matrix", "erk"), ("93% per matrix", "erk(cap=0.5)"),
-        ("93% per matrix", "lamp"), ("93% global", "uniform"),
+        ("93% per matrix", "lamp"), ("93% per matrix", "repairability"), ("93% global", "uniform"),
     ],
 )  # fmt: skip
 def test_exactly_the_asked_share_of_weights_goes_and_large_ones_stay(dense, pattern, allocation):

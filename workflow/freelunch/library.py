@@ -203,8 +203,8 @@ def _run(plan: Plan) -> Run:
 
 
 def _subject(plan: Plan) -> Spec:
-    subject = _run(plan).evaluation.subject
-    if isinstance(subject, ModelSpec):
+    subject = _run(plan).subject
+    if subject is None or isinstance(subject, ModelSpec):
         raise FreelunchError("this network is dense")
     return subject
 

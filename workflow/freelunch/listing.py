@@ -49,7 +49,7 @@ def write_csv(found: Budget, tflops: float, sink: TextIO) -> None:
     for each in found.runs:
         evaluation = each.run.evaluation
         writer.writerow(
-            [each.run.name, evaluation.base.model, int(Path(evaluation.manifest).exists())]
+            [each.run.name, each.run.model, int(Path(evaluation.manifest).exists())]
             + [value for need in (each.own, each.shared) for value in _values(need, tflops)]
         )
 

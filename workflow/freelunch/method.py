@@ -27,7 +27,13 @@ class Method:
     @property
     def needs_gram(self) -> bool:
         """Whether any part looks at Gram matrices of the inputs."""
-        return self.criterion.needs_gram or any(refinement.needs_gram for refinement in self.refinements)
+        refined = any(refinement.needs_gram for refinement in self.refinements)
+        return self.criterion.needs_gram or self.allocation.needs_gram or refined
+
+    @property
+    def needs_gram_first(self) -> bool:
+        """Whether Gram matrices of the dense model are looked at before anything is pruned."""
+        return self.allocation.needs_gram or (self.is_global and self.criterion.needs_gram)
 
     @property
     def changes_weights(self) -> bool:

@@ -10,16 +10,22 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
-from .config import AXES, LOSSES, Axes, Config, EvaluationTask, SuiteConfig, TextTask, Wheel, ZeroShotTask, validate
+from freelunch.vision.config import CLASSIFIER_AXES, ClassifierAxes
+from freelunch.vision.runs import check_classifier_run, classifier_runs
+
+from .config import AXES, LOSSES, Axes, Config, EvaluationTask, SuiteConfig, TextTask, ZeroShotTask, validate
 from .errors import FreelunchError, suggest
 from .reporting.names import FIGURE_NAMES, TABLE_NAMES
+from .section import Wheel
 from .specs import (
     STAGES,
     CalibrationSpec,
+    ClassifierSpec,
     DataSpec,
     DenseSpec,
     EvaluationSpec,
     ExportSpec,
+    ImagesSpec,
     ModelSpec,
     OverlaySpec,
     PrunedSpec,
@@ -27,6 +33,7 @@ from .specs import (
     ReconstructedSpec,
     RepairedSpec,
     RetrainedSpec,
+    SparseClassifierSpec,
     Spec,
     Training,
 )
@@ -34,7 +41,8 @@ from .validity import check_distinct, check_model, check_name, check_run, check_
 
 RULES = (
     "fetch", "model", "data", "questions", "calibrate", "dense", "grams", "prune", "shard", "reconstruct", "retrain",
-    "repair", "evaluate", "export_model", "collect", "table", "figure", "report",
+    "repair", "evaluate", "export_model", "images", "classifier", "sparse_classifier", "collect", "table", "figure",
+    "report",
 )  # fmt: skip
 RESERVED = frozenset({"all", *RULES, *STAGES, "wheels", "logs", "benchmarks"})
 """What a suite cannot be called: targets and folders of that name exist already."""
@@ -42,16 +50,45 @@ RESERVED = frozenset({"all", *RULES, *STAGES, "wheels", "logs", "benchmarks"})
 
 @dataclass(frozen=True)
 class Run:
-    """One row of a study: a network (dense, pruned or recovered) and its evaluation."""
+    """One row of a study: a network (dense, pruned or recovered) and its evaluation.
+
+    Classifiers are measured by the stages that make them.
+    """
 
     suite: str
-    evaluation: EvaluationSpec
-    axes: Axes | None
+    evaluation: EvaluationSpec | ClassifierSpec | SparseClassifierSpec
+    axes: Axes | ClassifierAxes | None
     """None for the dense model."""
 
     @property
     def name(self) -> str:
         return self.evaluation.name
+
+    @property
+    def model(self) -> str:
+        """Name of the dense model or classifier underneath."""
+        found = self.evaluation
+        if isinstance(found, EvaluationSpec):
+            return found.base.model
+        return found.model if isinstance(found, ClassifierSpec) else found.dense.model
+
+    @property
+    def read(self) -> list[Spec]:
+        """Everything whose numbers stand in its rows."""
+        found = self.evaluation
+        if isinstance(found, EvaluationSpec):
+            return [found, found.base, *found.overlays]
+        return [found] if isinstance(found, ClassifierSpec) else [found, found.dense]
+
+    @property
+    def subject(self) -> ModelSpec | OverlaySpec | None:
+        """The language model that is measured."""
+        return self.evaluation.subject if isinstance(self.evaluation, EvaluationSpec) else None
+
+    @property
+    def overlays(self) -> list[OverlaySpec]:
+        """What lies over a dense language model."""
+        return self.evaluation.overlays if isinstance(self.evaluation, EvaluationSpec) else []
 
 
 @dataclass
@@ -89,7 +126,7 @@ class Plan:
     @property
     def wheels(self) -> list[Wheel]:
         """Wheels that models and data of the plan come from."""
-        specs = (spec for spec in self.specs.values() if isinstance(spec, ModelSpec | DataSpec))
+        specs = (spec for spec in self.specs.values() if isinstance(spec, ModelSpec | DataSpec | ImagesSpec))
         found = [spec.source.wheel for spec in specs if spec.source.wheel is not None]
         return list(dict.fromkeys(found))
 
@@ -127,19 +164,26 @@ def make_plan(config: Config) -> Plan:
 
 def _exports(runs: list[Run]) -> list[ExportSpec]:
     """Exports of all pruned and recovered networks: targets of their own, which no suite needs."""
-    subjects = (run.evaluation.subject for run in runs)
-    return [ExportSpec(subject=subject) for subject in subjects if not isinstance(subject, ModelSpec)]
+    return [
+        ExportSpec(subject=run.subject)
+        for run in runs
+        if run.subject is not None and not isinstance(run.subject, ModelSpec)
+    ]
 
 
 def _runs(config: Config, name: str, suite: SuiteConfig) -> Iterator[Run]:
-    """For every model its dense run, then those that the entries multiply out to, each once."""
-    runs = list(_expand(config, name))
+    """For every model its dense run, then those that the entries multiply out to, each once; then classifiers."""
+    found = list(_expand(config, name))
+    runs = [(where, axes) for where, axes in found if isinstance(axes, Axes)]
     for where, axes in runs:
         check_run(config, where, axes)
+    if runs and not suite.evaluate:
+        raise FreelunchError(f"suites.{name}.evaluate: this key is missing; runs of language models need a task")
     for i, task in enumerate(suite.evaluate):
         if runs and not any(_measures(task, axes) for _, axes in runs):
             raise FreelunchError(f"suites.{name}.evaluate[{i}].only: no run of the suite is so")
-    for model in dict.fromkeys([axes.model for _, axes in runs] or _models_of_defaults(config, name, suite)):
+    models = [axes.model for _, axes in runs] or ([] if found else _models_of_defaults(config, name, suite))
+    for model in dict.fromkeys(models):
         dense = _model(config, model)
         yield _run(config, name, suite, dense, [], model)
         # runs that differ in what their recovery does not look at are one
@@ -150,6 +194,11 @@ def _runs(config: Config, name: str, suite: SuiteConfig) -> Iterator[Run]:
                 subjects.setdefault(subject.manifest, (subject, []))[1].append(axes)
         for subject, same in subjects.values():
             yield _run(config, name, suite, subject, same, model)
+    classified = [(where, axes) for where, axes in found if isinstance(axes, ClassifierAxes)]
+    for where, classifier in classified:
+        check_classifier_run(config, where, classifier)
+    for spec, its in classifier_runs(config, [axes for _, axes in classified]):
+        yield Run(name, spec, its)
 
 
 def _measures(task: EvaluationTask, axes: Axes) -> bool:
@@ -166,7 +215,7 @@ def _models_of_defaults(config: Config, name: str, suite: SuiteConfig) -> list[s
     return models
 
 
-def _expand(config: Config, name: str, within: tuple[str, ...] = ()) -> Iterator[tuple[str, Axes]]:
+def _expand(config: Config, name: str, within: tuple[str, ...] = ()) -> Iterator[tuple[str, Axes | ClassifierAxes]]:
     """Every combination of the axes of every entry of ``runs``, those of included suites first; an axis is a value or
     a list of values."""
     suite = config.suites[name]
@@ -175,22 +224,33 @@ def _expand(config: Config, name: str, within: tuple[str, ...] = ()) -> Iterator
         if other in (*within, name):
             raise FreelunchError(f"suites.{name}.include[{i}]: {other} includes {name}")
         yield from _expand(config, other, (*within, name))
-    shared = _axes(config.defaults, "defaults") | _axes(suite.defaults, f"suites.{name}.defaults")
     for i, entry in enumerate(suite.runs):
         where = f"suites.{name}.runs[{i}]"
-        merged = shared | _axes(entry, where)
-        lists = {axis: value if isinstance(value, list) else [value] for axis, value in merged.items()}
+        own = suite.defaults | entry
+        if "classifier" in own:
+            kind: type[Axes | ClassifierAxes] = ClassifierAxes
+            merged = _axes(suite.defaults, f"suites.{name}.defaults", CLASSIFIER_AXES)
+        else:
+            kind = Axes
+            merged = _axes(config.defaults, "defaults", AXES) | _axes(suite.defaults, f"suites.{name}.defaults", AXES)
+        merged = merged | _axes(entry, where, tuple(kind.model_fields))
+        lists = {axis: _listed(axis, value) for axis, value in merged.items()}
         for axis, values in lists.items():
             if not values:
                 raise FreelunchError(f"{where}.{axis}: the list is empty")
         for combination in product(*lists.values()):
-            yield where, validate(Axes, dict(zip(lists, combination, strict=True)), where)
+            yield where, validate(kind, dict(zip(lists, combination, strict=True)), where)
 
 
-def _axes(entry: dict[str, Any], where: str) -> dict[str, Any]:
+def _listed(axis: str, value: Any) -> list[Any]:
+    """Values to multiply out; ``backends`` of classifiers are one value."""
+    return value if isinstance(value, list) and axis != "backends" else [value]
+
+
+def _axes(entry: dict[str, Any], where: str, known: tuple[str, ...]) -> dict[str, Any]:
     for key in entry:
-        if key not in AXES:
-            raise FreelunchError(f"{where}.{key}: unknown key; {suggest(str(key), AXES)}")
+        if key not in known:
+            raise FreelunchError(f"{where}.{key}: unknown key; {suggest(str(key), known)}")
     return entry
 
 

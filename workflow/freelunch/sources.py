@@ -19,8 +19,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from .artifacts import checksum, replacing
-from .config import Hub, Wheel
 from .errors import FreelunchError, suggest
+from .section import Hub, Wheel
 from .specs import RESULTS
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")

@@ -152,6 +152,16 @@ def torch_threads(stage):
     return threads
 
 
+def classifier_threads(stage):
+    """One where there is no GPU and images are so few that jobs side by side gain more than threads of one job."""
+
+    def threads(wildcards):
+        work = cost(PLAN.config, SPECS[stage][wildcards.name]).operations
+        return 1 if work < 1e15 and GPUS == 0 else TORCH_THREADS
+
+    return threads
+
+
 def trained(wildcards):
     """Whether a model is trained from random weights, not fetched."""
     return SPECS["models"][wildcards.name].source.train is not None
@@ -174,12 +184,7 @@ def memory(stage):
 def evaluations(wildcards):
     """Manifests of everything whose numbers stand in the rows of a suite."""
     runs = PLAN.runs[wildcards.suite]
-    specs = [
-        up
-        for run in runs
-        for up in (run.evaluation, run.evaluation.base, *run.evaluation.overlays)
-    ]
-    return sorted({up.manifest for up in specs})
+    return sorted({up.manifest for run in runs for up in run.read})
 
 
 def exports(suite):

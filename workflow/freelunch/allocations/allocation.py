@@ -18,12 +18,35 @@ class Allocation:
     by_block: ClassVar[bool] = False
     """Whether all matrices of a block get the same sparsity, so that structured patterns can follow it."""
 
+    needs_gram: ClassVar[bool] = False
+    """Whether it looks at Gram matrices of the dense model's inputs."""
+
     def targets(self, matrices: Matrices, pruned: float) -> Mapping[str, float]:
         """Weights to prune of every matrix, ``pruned`` in all; need not be whole numbers, nor add up exactly."""
         raise NotImplementedError
 
     def check(self, blocks: int, pattern: Pattern) -> None:
         """Raise if it does not go with a pattern in a network of so many blocks; before anything is loaded."""
+
+
+def capped(scores: Mapping[str, float], sizes: Mapping[str, int], kept: float, cap: float) -> dict[str, float]:
+    """Weights that stay of every matrix, ``kept`` in all: in proportion to scores, at most ``cap`` of its size.
+
+    The matrix that overflows most is filled first, and the rest is redistributed over the others.
+    """
+    found: dict[str, float] = {}
+    open_, left = dict(scores), kept
+    while open_:
+        total = sum(open_.values())
+        shares = {name: left * score / total if total > 0 else left / len(open_) for name, score in open_.items()}
+        worst = max(open_, key=lambda name: shares[name] / sizes[name])
+        if shares[worst] <= cap * sizes[worst]:
+            found |= shares
+            break
+        found[worst] = cap * sizes[worst]
+        left -= found[worst]
+        del open_[worst]
+    return found
 
 
 def within(targets: Mapping[str, float], limits: Mapping[str, int], total: float) -> dict[str, float]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..errors import FreelunchError
 from ..matrix import Matrices
 from ..patterns import Pattern
-from .allocation import Allocation
+from .allocation import Allocation, capped
 
 
 @dataclass(frozen=True)
@@ -33,19 +33,8 @@ class ERK(Allocation):
 
     def targets(self, matrices: Matrices, pruned: float) -> Mapping[str, float]:
         sizes = matrices.sizes
-        kept: dict[str, float] = {}
-        left = float(sum(sizes.values()) - pruned)
         scores = {name: sum(shape) for name, shape in matrices.shapes.items()}
-        while scores:
-            share = left / sum(scores.values())
-            density = {name: share * score / sizes[name] for name, score in scores.items()}
-            worst = max(density, key=density.__getitem__)
-            if density[worst] <= self.cap:
-                kept |= {name: share * score for name, score in scores.items()}
-                break
-            kept[worst] = self.cap * sizes[worst]
-            left -= kept[worst]
-            del scores[worst]
+        kept = capped(scores, sizes, sum(sizes.values()) - pruned, self.cap)
         return {name: size - kept[name] for name, size in sizes.items()}
 
 

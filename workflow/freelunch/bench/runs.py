@@ -21,7 +21,7 @@ from ..specs import CalibrationSpec, DataSpec, DenseSpec, ModelSpec, PrunedSpec,
 def the_demo() -> tuple[ReconstructedSpec, Facts, ExecutionConfig]:
     """The first reconstruction of the default suite, the shape of its model, and how jobs run."""
     plan = load([Path("config.yaml")])
-    subjects = [run.evaluation.subject for run in plan.runs[plan.config.default_suite]]
+    subjects = [run.subject for run in plan.runs[plan.config.default_suite]]
     demo = next(subject for subject in subjects if isinstance(subject, ReconstructedSpec))
     return demo, facts_of(plan.config, demo.pruned.dense.calibration.model.model), plan.config.execution
 

@@ -12,19 +12,22 @@ from typing import Any
 from ..config import Config
 from ..specs import (
     CalibrationSpec,
+    ClassifierSpec,
     DenseSpec,
     EvaluationSpec,
     ExportSpec,
     GramsSpec,
+    ImagesSpec,
     ModelSpec,
     PrunedSpec,
     ReconstructedSpec,
     RepairedSpec,
     RetrainedSpec,
     ShardSpec,
+    SparseClassifierSpec,
     Spec,
 )
-from . import pruning, streaming, training
+from . import pruning, streaming, training, vision
 from .basis import Cost, forward_operations
 
 __all__ = ["Cost", "cost", "forward_operations"]
@@ -41,6 +44,9 @@ _COSTS: dict[type[Spec], Callable[[Config, Any], Cost]] = {
     RepairedSpec: pruning.repair,
     EvaluationSpec: streaming.evaluate,
     ExportSpec: streaming.export,
+    ImagesSpec: vision.images,
+    ClassifierSpec: vision.train,
+    SparseClassifierSpec: vision.prune,
 }
 
 

@@ -55,11 +55,13 @@ CLAIMS = {
     ),
 }
 """By the name of the view or of the verdict that is about them; the names of both agree where both are."""
+_OF_SECOND = ("allocation", "transition")
 
 
 def statement(name: str, finding: str) -> str:
     """The claim that a view is about, and on a line of its own what the rows say."""
-    return f"Claim ({SOURCE}): {CLAIMS[name]}\nHere: {finding}"
+    source = SECOND if name in _OF_SECOND else SOURCE
+    return f"Claim ({source}): {CLAIMS[name]}\nHere: {finding}"
 
 
 def restructured(text: str) -> str:

@@ -44,7 +44,25 @@ _VALUES = {
         "sparsegpt": "SparseGPT",
         "flap": "FLAP",
     },
-    "allocation": {"uniform": "Uniform", "erk": "ERK", "lamp": "LAMP", "owl": "OWL", "given": "Given"},
+    "allocation": {
+        "uniform": "Uniform",
+        "global": "Global threshold",
+        "erk": "ERK",
+        "lamp": "LAMP",
+        "owl": "OWL",
+        "repairability": "Repairability",
+        "given": "Given",
+    },
+    "backend": {
+        "none": "Not repaired",
+        "recalibrate_cumulative": "Recalibrated (cumulative)",
+        "recalibrate": "Recalibrated",
+        "recalibrate_epsilon": "Recalibrated, epsilon 1e-12",
+        "layer": "Repaired per layer",
+        "channel": "Repaired per channel",
+        "shrink": "Repaired, shrunk",
+        "reconstruct": "Reconstructed",
+    },
     "refinement": {
         "none": "None",
         "dsnot": "DSnoT",
@@ -109,7 +127,7 @@ _HALVES = {"dense": -1.0, NOT_RECOVERED: 0.0, "matrix_exact": 0.1, "matrix": 0.2
            "attention_mlp": 1.0, "block": 2.0, "model": 1e6, "repair": 1e7, "retrain": 1e8}  # fmt: skip
 """Size of windows in half-blocks, and the place of what has no window beside them."""
 _ORDERED = ("criterion", "allocation", "refinement")
-_AS_LISTED = ("recovery", "flow", "loss", "parametrization", "selection")
+_AS_LISTED = ("recovery", "backend", "flow", "loss", "parametrization", "selection")
 _PLAIN = {"full": "Weights", "biases": "biases", "norms": "norms"}
 _CONTROL = re.compile(r"matrix \((.+)\)")
 _PARTS = re.compile(r"([^+(]+)(\([^)]*\))?")

@@ -20,7 +20,23 @@ _COMPARED_FIGURE = (
     "standard error over them. A hollow mark at the upper end stands for a value that is not finite."
 )
 
+_ACCURACY = (
+    "Accuracy is the share of the test images that a network gets right, in percent; higher is better. Not repaired is "
+    "the pruned network with the norms of the dense one. All that follows looks at a few training images without their "
+    "labels: recalibration replaces the running mean and variance of batch norms, layer by layer or (cumulative) as an "
+    "average over batches; repairs scale the outputs of every convolution so that they vary as the dense ones do, with "
+    "one scale per layer, one per channel, or those shrunk towards that of the layer, and recalibrate; epsilon 1e-12 "
+    "recalibrates with a much smaller epsilon, the control of whether a repair does more than escape from it; "
+    "reconstruction solves every layer for its dense outputs on dense inputs, and recalibrates."
+)
+
 TABLES: dict[str, tuple[str, ...]] = {
+    "accuracy": (
+        _ACCURACY,
+        "All layers together have the sparsity given; the allocation says how it is spread over them. Values are means "
+        "with their standard errors over seeds, each with a dense network of its own; where there is one run, ± is the "
+        "standard error of an accuracy measured on so many images.",
+    ),
     "perplexity": (
         "Test perplexity of the dense model, of the pruned model that is not recovered, and after recovery. "
         "Perplexity is that of the joined text of the test split, cut into non-overlapping windows of the length "
@@ -108,6 +124,29 @@ TABLES: dict[str, tuple[str, ...]] = {
     ),
 }
 FIGURES: dict[str, tuple[str, ...]] = {
+    "accuracy": (
+        "Test accuracy against sparsity, one line per allocation; rows are networks, columns what was done to the "
+        "pruned network. The dashed line is the dense network. Bars are standard errors over seeds.",
+        _ACCURACY,
+    ),
+    "allocation": (
+        "Accuracy under ERK less that under LAMP, in points, after recalibration, after repair and after "
+        "reconstruction. Differences are of the same seeds, and so of the same dense networks; ± is their standard "
+        "error. Bold are those of at least one point and more than two standard errors.",
+    ),
+    "density": (
+        "Left the share of its weights that every convolution and the head keep at the highest sparsity, over depth. "
+        "Right the relative repairability of each (arXiv:2605.25508): of its outputs on dense inputs the squared error "
+        "that is left when every channel is scaled to its dense variance, over the error before; lower is better, and "
+        "above 1 scaling adds to the error. Means over seeds.",
+    ),
+    "transition": (
+        "Left what the best of the repairs gains over recalibration alone, in points of accuracy at the same seeds, "
+        "against sparsity; hollow marks are recalibration with an epsilon of 1e-12 instead of 1e-5. A convolution that "
+        "a batch norm follows directly gives the same after recalibration whatever its scale, but for epsilon: a "
+        "repair by scales can help only where variances come near it. Right the least variance of all channels that "
+        "each norm reads at the highest sparsity, over seeds; the dashed line is epsilon.",
+    ),
     "perplexity": (
         "Test perplexity by criterion and pattern: of the pruned model that is not recovered, and after recovery. The "
         "dashed line is the dense model. The scale is logarithmic; lower is better. Perplexity is that of the joined "

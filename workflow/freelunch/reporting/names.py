@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 TABLE_NAMES = (
-    "calibration", "calibration_size", "cost", "criterion", "drift", "flow", "learning_rate", "loss",
+    "accuracy", "calibration", "calibration_size", "cost", "criterion", "drift", "flow", "learning_rate", "loss",
     "parametrization", "perplexity", "published", "retraining", "scale", "seeds", "window", "zero_shot",
 )  # fmt: skip
 FIGURE_NAMES = (
-    "calibration", "calibration_size", "criterion", "drift", "flow", "gain", "learning_rate", "loss", "memory",
-    "parametrization", "perplexity", "retraining", "scale", "validation_loss", "window", "zero_shot",
+    "accuracy", "allocation", "calibration", "calibration_size", "criterion", "density", "drift", "flow", "gain",
+    "learning_rate", "loss", "memory", "parametrization", "perplexity", "retraining", "scale", "transition",
+    "validation_loss", "window", "zero_shot",
 )  # fmt: skip

@@ -21,7 +21,7 @@ def protocol(rows: DataFrame) -> str:
     ``Protocol: m (135M parameters); calibrated on wiki, 32 sequences of 256 tokens; perplexity on test text of wiki in
     windows of 256 tokens; seeds 0, 1.``
     """
-    parts = [_models(rows), _calibration(rows), _perplexity(rows), _tasks(rows), _seeds(rows)]
+    parts = [_models(rows), _calibration(rows), _perplexity(rows), _tasks(rows), _accuracy(rows), _seeds(rows)]
     return f"Protocol: {'; '.join(part for part in parts if part)}."
 
 
@@ -39,8 +39,9 @@ def _calibration(rows: DataFrame) -> str:
         return ""
     length = (runs["calibration_tokens"] // runs["sequences"]).dropna().unique()
     tokens = f" of {_listed(sorted(length))} tokens" if len(length) else ""
-    amount = _values(runs, "sequences")
-    return f"calibrated on {_values(runs, 'calibration')}" + (f", {amount} sequences{tokens}" if amount else "")
+    amount, images = _values(runs, "sequences"), _values(runs, "calibration_images")
+    told = [f", {amount} sequences{tokens}" if amount else "", f", {images} images" if images else ""]
+    return f"calibrated on {_values(runs, 'calibration')}" + "".join(told)
 
 
 def _perplexity(rows: DataFrame) -> str:
@@ -53,6 +54,11 @@ def _perplexity(rows: DataFrame) -> str:
 def _tasks(rows: DataFrame) -> str:
     count = rows[rows["metric"] == "chance"]["dataset"].nunique()
     return f"{count} zero-shot tasks" if count else ""
+
+
+def _accuracy(rows: DataFrame) -> str:
+    found = rows[(rows["metric"] == "accuracy") & (rows["split"] == "test")]
+    return f"accuracy on test images of {_values(found, 'dataset')}" if len(found) else ""
 
 
 def _seeds(rows: DataFrame) -> str:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter
 
+from .classifiers import ClassifierSpec, ImagesSpec, SparseClassifierSpec
 from .dense import CalibrationSpec, DataSpec, DenseSpec, GramsSpec, ModelSpec, QuestionsSpec
 from .pruned import PrunedSpec
 from .recovered import (
@@ -25,9 +26,10 @@ from .spec import RESULTS, STAGES, Spec
 from .training import Training, training_of
 
 __all__ = [
-    "RESULTS", "STAGES", "AnySpec", "CalibrationSpec", "DataSpec", "DenseSpec", "EvaluationSpec", "ExportSpec",
-    "GramsSpec", "ModelSpec", "OverlaySpec", "PrunedSpec", "QuestionsSpec", "ReconstructedSpec", "RecoveredSpec",
-    "RepairedSpec", "RetrainedSpec", "ShardSpec", "Spec", "Training", "parse_spec", "training_of",
+    "RESULTS", "STAGES", "AnySpec", "CalibrationSpec", "ClassifierSpec", "DataSpec", "DenseSpec", "EvaluationSpec",
+    "ExportSpec", "GramsSpec", "ImagesSpec", "ModelSpec", "OverlaySpec", "PrunedSpec", "QuestionsSpec",
+    "ReconstructedSpec", "RecoveredSpec", "RepairedSpec", "RetrainedSpec", "ShardSpec", "SparseClassifierSpec", "Spec",
+    "Training", "parse_spec", "training_of",
 ]  # fmt: skip
 
 AnySpec = (
@@ -44,6 +46,9 @@ AnySpec = (
     | RepairedSpec
     | EvaluationSpec
     | ExportSpec
+    | ImagesSpec
+    | ClassifierSpec
+    | SparseClassifierSpec
 )
 _SPECS: TypeAdapter[Spec] = TypeAdapter(Annotated[AnySpec, Field(discriminator="stage")])
 

@@ -62,7 +62,7 @@ class PrunedSpec(Spec):
     def grams(self) -> GramsSpec | None:
         """The Gram matrices of the dense model, if the method looks at them before it prunes."""
         method = self.method
-        needed = method.needs_gram if self.prune_inputs == "dense" else method.is_global and method.criterion.needs_gram
+        needed = method.needs_gram if self.prune_inputs == "dense" else method.needs_gram_first
         return GramsSpec(dense=self.dense) if needed else None
 
     def upstream(self) -> list[Spec]:

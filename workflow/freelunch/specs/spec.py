@@ -8,13 +8,13 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any, ClassVar, Self
 
-from ..config import Section
+from ..section import Section
 
 RESULTS = "results"
 _LONGEST = 160  # of a label in a folder's name; the key tells cut ones apart
 STAGES = (
     "data", "models", "questions", "calibration", "dense", "grams", "pruned", "shards", "reconstructed", "retrained",
-    "repaired", "evaluation", "export",
+    "repaired", "evaluation", "export", "images", "classifiers", "sparse_classifiers",
 )  # fmt: skip
 """Folders of the stages below ``results``, upstream first."""
 

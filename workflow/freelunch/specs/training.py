@@ -7,7 +7,8 @@ from typing import Literal
 # absolute: provenance follows relative imports, and the code of a method counts only where it is run
 from freelunch.parametrizations import parse_parametrization
 
-from ..config import Axes, Loss, Schedule, Section, Train
+from ..config import Axes, Loss, Schedule, Train
+from ..section import Section
 
 
 class Training(Section):

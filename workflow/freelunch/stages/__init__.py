@@ -27,6 +27,9 @@ FUNCTIONS = {
     "repaired": ("repair", "repair"),
     "evaluation": ("evaluate", "evaluate"),
     "export": ("export", "run_export"),
+    "images": ("images", "prepare_images"),
+    "classifiers": ("classifiers", "train_classifier"),
+    "sparse_classifiers": ("sparse_classifiers", "sparse_classifier"),
 }
 """By the folder of a stage, the module of ``stages`` and the function in it that makes its results."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,17 @@ from ..patterns import parse_pattern
 from ..reporting.rows import to_frame, write
 from ..specs import (
     CalibrationSpec,
+    ClassifierSpec,
     EvaluationSpec,
     ModelSpec,
     PrunedSpec,
     ReconstructedSpec,
     RepairedSpec,
     RetrainedSpec,
+    SparseClassifierSpec,
     Training,
 )
+from .classifier_rows import classifier_rows
 
 _OF_WINDOWS = {
     "best_validation_loss": "best_loss",
@@ -30,12 +33,22 @@ _OF_STEPS = set(Training.model_fields) - {"parametrization", "targets", "loss", 
 """Axes that mean nothing where no step is taken."""
 
 
-def collect(suite: str, evaluations: list[EvaluationSpec], root: Path, folder: Path) -> None:
+def collect(
+    suite: str, evaluations: Sequence[EvaluationSpec | ClassifierSpec | SparseClassifierSpec], root: Path, folder: Path
+) -> None:
     """Write ``rows.csv`` and ``rows.parquet`` of a suite from the manifests of its runs."""
-    records = [record for spec in evaluations for record in rows_of(suite, spec, root)]
+    records = [record for spec in evaluations for record in _rows(suite, spec, root)]
     frame = to_frame(records)
     for name in ("rows.csv", "rows.parquet"):
         write(frame, folder / name)
+
+
+def _rows(
+    suite: str, spec: EvaluationSpec | ClassifierSpec | SparseClassifierSpec, root: Path
+) -> Iterator[dict[str, Any]]:
+    if isinstance(spec, EvaluationSpec):
+        return rows_of(suite, spec, root)
+    return classifier_rows(suite, spec, root)
 
 
 def rows_of(suite: str, spec: EvaluationSpec, root: Path) -> Iterator[dict[str, Any]]:

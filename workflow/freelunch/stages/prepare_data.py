@@ -7,9 +7,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..config import SPLITS, DataConfig, Hub, Split
+from ..config import SPLITS, DataConfig, Split
 from ..documents import FORMATS, Document, Record, deal, documents_of, numbered, read_records, write_documents
 from ..errors import FreelunchError
+from ..section import Hub
 from ..sources import hub_error, wheel_member, wheel_path
 from ..specs import DataSpec
 from .stage import Stage

@@ -86,8 +86,9 @@ class PruningJob:
         leaders = self._statistics.leaders
         blocks = {name: block for block, names in leaders.items() for name in names}
         shapes = {name: self._source.shape(f"{name}.weight") for name in blocks}
-        # allocations look at weights and norms; only a global threshold at scores, and so at Gram matrices
-        self.matrices = Matrices(shapes, blocks, partial(self.load, gram=spec.method.is_global))
+        # most allocations look at weights and norms; a global threshold looks at scores, and so at Gram matrices
+        gram = spec.method.is_global or spec.method.needs_gram_first
+        self.matrices = Matrices(shapes, blocks, partial(self.load, gram=gram))
         self.pruner = Pruner(spec.method, self.matrices, leaders, heads_of(stage.open(model)))
         self._statistics.forget()
 

@@ -17,8 +17,10 @@ from ..reporting.runtimes import Job, job_of
 from ..reporting.verdicts import Evidence, verdicts
 from ..resolved import as_yaml, resolved
 from ..rulegraph import rule_graph
-from ..specs import STAGES, DataSpec, ModelSpec, ShardSpec, Spec
+from ..specs import STAGES, ClassifierSpec, DataSpec, ImagesSpec, ModelSpec, ShardSpec, Spec
+from ..vision.config import ImagesConfig
 
+_KINDS: dict[type[Spec], str] = {ModelSpec: "model", DataSpec: "data", ImagesSpec: "images"}
 TEMPLATE = Path(__file__).parents[2] / "report" / "suite.html.j2"
 
 
@@ -41,7 +43,7 @@ def report(plan: Plan, suite: str, root: Path, configs: Sequence[str], target: P
         files = [(folder / "figures" / f"{name}.{kind}").read_bytes() for kind in ("svg", "png")]
         views.append(figure_view(suite, name, rows, options, *files))
     specs = sorted(plan.needed(suite), key=lambda spec: STAGES.index(spec.stage))
-    models = {spec.model: spec for spec in specs if isinstance(spec, ModelSpec)}
+    models = {spec.model: spec for spec in specs if isinstance(spec, ModelSpec | ClassifierSpec)}
     parameters = {name: Artifact(root / spec.folder, spec).manifest["parameters"] for name, spec in models.items()}
     jobs, edges = rule_graph(plan, suite)
     found = Report(
@@ -70,21 +72,19 @@ def _job(spec: Spec, root: Path) -> Job | None:
 
 
 def _run(run: PlannedRun, root: Path) -> Run:
-    own = [*run.evaluation.overlays, run.evaluation]
+    own = [*run.overlays, run.evaluation]
     return Run(run.name, tuple(job for spec in own if (job := _job(spec, root)) is not None))
 
 
 def _sources(specs: Sequence[Spec]) -> list[Source]:
     return [
-        Source(
-            "model" if isinstance(spec, ModelSpec) else "data", spec.label, _origin(spec.source), spec.source.licence
-        )
+        Source(_KINDS[type(spec)], spec.label, _origin(spec.source), spec.source.licence)
         for spec in specs
-        if isinstance(spec, ModelSpec | DataSpec)
+        if isinstance(spec, ModelSpec | DataSpec | ImagesSpec)
     ]
 
 
-def _origin(source: SourceConfig) -> str:
+def _origin(source: SourceConfig | ImagesConfig) -> str:
     """Where a model or a data set is from, in a line."""
     if source.wheel is not None:
         return f"{source.wheel.member} in package {source.wheel.package} {source.wheel.version}"

@@ -11,16 +11,10 @@ from torch import Tensor, nn
 from ..errors import FreelunchError, suggest
 from ..recovery.repair import Mode
 from . import batchnorm
+from .config import BACKENDS
 from .reconstruct import reconstruct
 from .repair import repair
 
-BACKENDS = (
-    "none", "recalibrate_cumulative", "recalibrate", "recalibrate_epsilon", *get_args(Mode), "reconstruct",
-)  # fmt: skip
-"""Every backend but ``none`` ends with a recalibration: layer by layer, except for the cumulative one.
-
-``recalibrate_epsilon`` is the control that tells whether a repair does more than escape the epsilon of batch norms.
-"""
 EPSILON = 1e-12
 """Of the control's batch norms."""
 

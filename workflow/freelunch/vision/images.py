@@ -6,18 +6,22 @@ import csv
 import gzip
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
-from ..config import Wheel
 from ..errors import FreelunchError
+from ..section import Wheel
 from ..sources import wheel_member
+
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,10 +38,23 @@ class Images:
         """Some of them, in this order."""
         return Images(self.pixels[indices], self.labels[indices])
 
+    def to(self, device: torch.device) -> Images:
+        """On a device."""
+        return Images(self.pixels.to(device), self.labels.to(device))
+
+    def packed(self) -> dict[str, Tensor]:
+        """As they are stored: pixels are bytes. Sources have no finer ones."""
+        return {"pixels": (self.pixels * 255).round().to(torch.uint8), "labels": self.labels}
+
     def normalised(self, like: Images) -> Images:
         """Every channel less its mean over other images, and over its standard deviation there."""
         mean, deviation = (f(like.pixels, dim=(0, 2, 3)).view(1, -1, 1, 1) for f in (torch.mean, torch.std))
         return Images((self.pixels - mean) / deviation.clamp(min=1e-6), self.labels)
+
+
+def unpacked(pixels: Tensor, labels: Tensor) -> Images:
+    """Images of what :meth:`Images.packed` gave."""
+    return Images(pixels.float() / 255, labels)
 
 
 def wheel_images(path: Path, wheel: Wheel) -> Images:
@@ -64,7 +81,7 @@ def read_table(stream: IO[bytes], where: str) -> Images:
     return Images(table[:, :-1].reshape(-1, 1, side, side) / 255, table[:, -1].long())
 
 
-def dataset_images(records: Any, image: str, label: str, size: int) -> Images:
+def dataset_images(records: Iterable[Any], image: str, label: str, size: int) -> Images:
     """The images of a data set of the ``datasets`` library, in colour, their shorter side scaled to ``size``, cropped.
 
     Args:
@@ -74,22 +91,65 @@ def dataset_images(records: Any, image: str, label: str, size: int) -> Images:
         size: side of the square.
 
     Raises:
-        FreelunchError: a field is missing.
+        FreelunchError: a field is missing, or there is no record.
     """
     pixels, labels = [], []
-    for record in records:
+    for record in tqdm(records, "images", unit="", mininterval=5):
         for field in (image, label):
             if field not in record:
                 raise FreelunchError(f"the data set has no field {field!r}; it has {', '.join(record)}")
-        picture = record[image].convert("RGB")
-        scale = size / min(picture.size)
-        if scale != 1:
-            picture = picture.resize([max(size, round(side * scale)) for side in picture.size])
-        left, top = ((side - size) // 2 for side in picture.size)
-        cropped = picture.crop((left, top, left + size, top + size))
-        pixels.append(torch.from_numpy(np.array(cropped)).permute(2, 0, 1))
+        pixels.append(_square(record[image], size))
         labels.append(int(record[label]))
-    return Images(torch.stack(pixels).float() / 255, torch.tensor(labels))
+    return _stacked(pixels, labels)
+
+
+def folder_images(folder: Path, size: int, most: int | None = None) -> Images:
+    """The images below a folder, whose own folders are the classes, numbered in the order of their names.
+
+    Args:
+        folder: has one folder for each class.
+        size: side of the square that each becomes, as in :func:`dataset_images`.
+        most: of all images, taken from the classes in turn; all if not given.
+
+    Raises:
+        FreelunchError: the folder is missing or has no images, or a file in it is none.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    if not folder.is_dir():
+        raise FreelunchError(f"{folder} does not exist")
+    classes = sorted(each for each in folder.iterdir() if each.is_dir())
+    files = [[(path, label) for path in sorted(each.rglob("*")) if path.suffix.lower() in _SUFFIXES]
+             for label, each in enumerate(classes)]  # fmt: skip
+    # in turn, so that the first of them are of all classes
+    order = [found for turn in zip_longest(*files) for found in turn if found is not None][:most]
+    pixels = []
+    for path, _ in tqdm(order, "images", unit="", mininterval=5):
+        try:
+            with Image.open(path) as picture:
+                pixels.append(_square(picture, size))
+        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+            raise FreelunchError(f"{path}: cannot be read as an image ({error})") from None
+    if not pixels:
+        raise FreelunchError(f"{folder} has no folders with images ({', '.join(_SUFFIXES)})")
+    return _stacked(pixels, [label for _, label in order])
+
+
+def _square(image: Any, size: int) -> Tensor:
+    """Bytes ``[3, size, size]`` of a PIL image."""
+    picture = image.convert("RGB")
+    scale = size / min(picture.size)
+    if scale != 1:
+        picture = picture.resize([max(size, round(side * scale)) for side in picture.size])
+    left, top = ((side - size) // 2 for side in picture.size)
+    cropped = picture.crop((left, top, left + size, top + size))
+    return torch.from_numpy(np.array(cropped)).permute(2, 0, 1)
+
+
+def _stacked(pixels: list[Tensor], labels: list[int]) -> Images:
+    if not pixels:
+        raise FreelunchError("the data set has no images")
+    return unpacked(torch.stack(pixels), torch.tensor(labels))
 
 
 def split(images: Images, counts: Mapping[str, int], seed: int) -> dict[str, Images]:

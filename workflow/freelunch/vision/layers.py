@@ -5,6 +5,8 @@ A convolution is the matrix ``[outputs, inputs * height * width]`` that multipli
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -25,17 +27,48 @@ def norms_of(network: nn.Module) -> dict[str, nn.BatchNorm2d]:
     return {name: module for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)}
 
 
-def matrices_of(network: nn.Module, seed: int = 0) -> Matrices:
-    """The prunable matrices of a network; shapes keep all sides of a kernel, which ERK adds up."""
+def matrices_of(network: nn.Module, seed: int = 0, inputs: Mapping[str, Statistics] | None = None) -> Matrices:
+    """The prunable matrices of a network; shapes keep all sides of a kernel, which ERK adds up.
+
+    Without ``inputs`` (see :func:`statistics_of`) nothing is known of what they read.
+    """
     layers = layers_of(network)
 
     def load(name: str) -> Matrix:
         weight = layers[name].weight.detach().flatten(1).float()
+        if inputs is not None:
+            return Matrix(name, weight, inputs[name], seed=seed)
         none = torch.zeros(weight.shape[1], dtype=torch.float64)
         return Matrix(name, weight, Statistics(0, none, none), seed=seed)
 
     shapes = {name: tuple(layer.weight.shape) for name, layer in layers.items()}
     return Matrices(shapes, {name: index for index, name in enumerate(layers)}, load)
+
+
+@torch.no_grad()
+def statistics_of(network: nn.Module, pixels: Tensor) -> dict[str, Statistics]:
+    """Statistics of what every layer reads, Gram matrices too, on images ``[images, channels, height, width]``.
+
+    A token is a patch, as :func:`patches` gives them.
+    """
+    found: dict[str, Statistics] = {}
+
+    def collect(name: str) -> object:
+        def hook(layer: nn.Module, inputs: tuple[Tensor]) -> None:
+            assert isinstance(layer, nn.Conv2d | nn.Linear)
+            rows = patches(layer, inputs[0])
+            sums, squares = rows.sum(0, dtype=torch.float64), rows.square().sum(0, dtype=torch.float64)
+            found[name] = Statistics(len(rows), sums, squares, rows.T @ rows)
+
+        return hook
+
+    handles = [layer.register_forward_pre_hook(collect(name)) for name, layer in layers_of(network).items()]  # type: ignore[arg-type]
+    try:
+        network.eval()(pixels)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
 
 
 def patches(layer: Layer, inputs: Tensor) -> Tensor:

@@ -1,37 +1,15 @@
-"""Convolutional classifiers with the stems that images of 32 pixels want: no pooling, no stride before the first stage.
+"""Convolutional classifiers of the shapes in ``architectures``.
 
-ResNets (He et al. 2016, arXiv 1512.03385; shortcuts are 1×1 convolutions where the shape changes) and DenseNets (Huang
-et al. 2017, arXiv 1608.06993). Every convolution lacks a bias; in ResNets each is directly followed by its batch norm.
+Every convolution lacks a bias; in ResNets each is directly followed by its batch norm.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..errors import FreelunchError, suggest
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Depth of an architecture: blocks of every stage, and of what kind they are."""
-
-    kind: Literal["basic", "bottleneck", "dense"]
-    blocks: tuple[int, ...]
-    width: int
-    """Channels of the first stage of a ResNet, growth rate of a DenseNet."""
-
-
-ARCHITECTURES = {
-    "resnet18": Shape("basic", (2, 2, 2, 2), 64),
-    "resnet34": Shape("basic", (3, 4, 6, 3), 64),
-    "resnet50": Shape("bottleneck", (3, 4, 6, 3), 64),
-    "densenet121": Shape("dense", (6, 12, 24, 16), 32),
-}
+from .architectures import ARCHITECTURES, Shape, check_architecture
 
 
 def build(architecture: str, classes: int, channels: int, seed: int = 0, width: int | None = None) -> nn.Module:
@@ -42,9 +20,7 @@ def build(architecture: str, classes: int, channels: int, seed: int = 0, width: 
     Raises:
         FreelunchError: there is no such architecture.
     """
-    if architecture not in ARCHITECTURES:
-        raise FreelunchError(f"there is no network {architecture!r}; {suggest(architecture, ARCHITECTURES)}")
-    shape = ARCHITECTURES[architecture]
+    shape = ARCHITECTURES[check_architecture(architecture)]
     kind = DenseNet if shape.kind == "dense" else ResNet
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -63,13 +39,13 @@ class ResNet(nn.Module):
         self.stem = _convolution(channels, width, 3)
         self.norm = nn.BatchNorm2d(width)
         blocks: list[nn.Module] = []
-        inputs, expansion = width, 4 if shape.kind == "bottleneck" else 1
+        inputs = width
         for stage, count in enumerate(shape.blocks):
             inner = width * 2**stage
             for index in range(count):
                 stride = 2 if stage and not index else 1
-                blocks.append(Residual(inputs, inner, inner * expansion, stride))
-                inputs = inner * expansion
+                blocks.append(Residual(inputs, inner, inner * shape.expansion, stride))
+                inputs = inner * shape.expansion
         self.blocks = nn.Sequential(*blocks)
         self.head = nn.Linear(inputs, classes)
 

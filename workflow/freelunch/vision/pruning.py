@@ -11,21 +11,27 @@ from ..errors import FreelunchError
 from ..method import Method
 from ..patterns import Structured
 from ..pruning import allocate, prune_matrix
-from .layers import layers_of, matrices_of
+from .layers import layers_of, matrices_of, statistics_of
 
 
 @torch.no_grad()
-def prune(network: nn.Module, method: Method, seed: int = 0) -> tuple[nn.Module, dict[str, Tensor]]:
+def prune(network: nn.Module, method: Method, pixels: Tensor, seed: int = 0) -> tuple[nn.Module, dict[str, Tensor]]:
     """A pruned copy of a network, and its masks by layer in the shapes of their weights (True = kept).
 
-    All layers together lose exactly what the pattern says. The criterion must do without statistics of the inputs.
+    All layers together lose exactly what the pattern says.
+
+    Args:
+        network: dense.
+        method: its criterion must do without statistics of the inputs.
+        pixels: ``[images, channels, height, width]``, for allocations that look at inputs.
+        seed: of random scores.
 
     Raises:
         FreelunchError: the pattern is structured, does not fit a layer, or leaves the allocation nothing to do.
     """
     if isinstance(method.pattern, Structured):
         raise FreelunchError(f"pattern {method.pattern} is one of attention heads; classifiers have none")
-    matrices = matrices_of(network, seed)
+    matrices = matrices_of(network, seed, statistics_of(network, pixels) if method.needs_gram else None)
     method.check(len(matrices.shapes))
     counts = allocate(method.criterion, method.pattern, method.allocation, matrices)
     pruned = copy.deepcopy(network)

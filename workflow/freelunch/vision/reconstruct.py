@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..hessian import masked_least_squares, solvable
 from ..recovery.solve import DAMPING
-from .layers import layers_of, patches
+from .layers import layers_of, statistics_of
 
 
 @torch.no_grad()
@@ -30,24 +30,10 @@ def reconstruct(
         pixels: ``[images, channels, height, width]``, run all at once.
         damping: share of the mean diagonal of a Gram matrix that is added to it.
     """
-    grams: dict[str, Tensor] = {}
-
-    def collect(name: str) -> object:
-        def hook(layer: nn.Module, inputs: tuple[Tensor]) -> None:
-            assert isinstance(layer, nn.Conv2d | nn.Linear)
-            rows = patches(layer, inputs[0])
-            grams[name] = rows.T @ rows
-
-        return hook
-
-    originals, layers = layers_of(dense), layers_of(pruned)
-    handles = [layer.register_forward_pre_hook(collect(name)) for name, layer in originals.items()]  # type: ignore[arg-type]
-    try:
-        dense.eval()(pixels)
-    finally:
-        for handle in handles:
-            handle.remove()
-    for name, layer in layers.items():
-        hessian = solvable(grams.pop(name), damping)
+    originals, inputs = layers_of(dense), statistics_of(dense, pixels)
+    for name, layer in layers_of(pruned).items():
+        gram = inputs[name].gram
+        assert gram is not None
+        hessian = solvable(gram, damping)
         solved = masked_least_squares(originals[name].weight.flatten(1), masks[name].flatten(1), hessian)
         layer.weight.copy_(solved.view_as(layer.weight))

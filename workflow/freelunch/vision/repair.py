@@ -58,20 +58,6 @@ def paired_moments(dense: Tensor, sparse: Tensor) -> Moments:
     return Moments(own, other, common, dense.shape[1])
 
 
-def relative_repairability(moments: Moments) -> float:
-    """Distortion of a layer's centred outputs that channelwise matching leaves, over what it was (arXiv 2605.25508).
-
-    Lower is better; above 1, matching adds to it. 0 of a layer that is not distorted.
-    """
-    gammas = scales(moments, "channel")
-
-    def distortion(factors: Tensor) -> Tensor:
-        return (moments.dense + factors.square() * moments.sparse - 2 * factors * moments.covariance).sum()
-
-    raw = distortion(torch.ones_like(gammas))
-    return float(distortion(gammas) / raw) if float(raw) > 0 else 0.0
-
-
 @contextmanager
 def _hooked(network: nn.Module, hook: Callable[..., Tensor | None]) -> Iterator[None]:
     """Call ``hook(name, layer, inputs, outputs)`` after every convolution."""

@@ -1,0 +1,75 @@
+"""Prepare a data set of images: one file of pixels and labels per split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from ..errors import FreelunchError, naming
+from ..section import Hub
+from ..sources import hub_error, wheel_path
+from ..specs import ImagesSpec
+from ..vision.config import PARTS, ImagesConfig, Part
+from ..vision.images import Images, dataset_images, folder_images, split, wheel_images
+from .stage import Stage
+
+
+def prepare_images(stage: Stage) -> None:
+    """Write ``<split>.safetensors`` for every split: ``pixels`` bytes ``[images, channels, size, size]``, ``labels``.
+
+    Raises:
+        FreelunchError: the source cannot be fetched or read, or is not of the size and classes that the config says.
+    """
+    spec = stage.spec
+    assert isinstance(spec, ImagesSpec)
+    source = spec.source
+    with naming(f"images.{spec.images}"):
+        parts = _parts(stage, source)
+        for name, images in parts.items():
+            _check(images, source, name)
+            stage.write_tensors(f"{name}.safetensors", images.packed())
+    sizes = {name: len(images) for name, images in parts.items()}
+    stage.finish(splits=sizes, classes=source.classes, licence=source.licence)
+
+
+def _parts(stage: Stage, source: ImagesConfig) -> dict[Part, Images]:
+    if source.wheel is not None:
+        counts: dict[str, int] = {name: value for name in PARTS if isinstance(value := source.splits[name], int)}
+        drawn = split(wheel_images(wheel_path(stage.root, source.wheel), source.wheel), counts, source.seed)
+        return {name: drawn[name] for name in PARTS}
+    found: dict[Part, Images] = {}
+    for name in PARTS:
+        asked = str(source.splits[name])
+        if source.hub is not None:
+            records = islice(_hub(source.hub, asked), source.max_images)
+            found[name] = dataset_images(records, source.image, source.label, source.size)
+        else:
+            assert source.path is not None
+            folder = stage.root / Path(source.path).expanduser() / asked
+            found[name] = folder_images(folder, source.size, source.max_images)
+    return found
+
+
+def _hub(hub: Hub, name: str) -> Iterable[Any]:
+    """Records of a split of a hub data set."""
+    from datasets import load_dataset
+
+    try:
+        found: Iterable[Any] = load_dataset(hub.id, hub.subset, split=name, revision=hub.revision)
+        return found
+    except Exception as error:
+        raise hub_error(error, hub) from None
+
+
+def _check(images: Images, source: ImagesConfig, name: Part) -> None:
+    """Refuse images that are not what the config says: the plan counts on it."""
+    size = images.pixels.shape[-1]
+    if size != source.size:
+        raise FreelunchError(f"size is {source.size}, and its images have a side of {size}")
+    largest = int(images.labels.max()) if len(images) else -1
+    if largest + 1 > source.classes:
+        raise FreelunchError(f"classes is {source.classes}, and {name} has the label {largest}")
+    if not len(images):
+        raise FreelunchError(f"splits.{name}: {source.splits[name]!r} has no images")
