@@ -51,8 +51,8 @@ class Transition(Claim):
     rule: ClassVar[str] = (
         "For each network and allocation, accuracy after the best of three repairs less that after recalibration "
         "alone, at the same seeds. The claim holds if at some sparsity repair gains at least one point and more than "
-        "two standard errors; partly if wherever it does, recalibration with an epsilon of 1e-12 gains at least half as "
-        "much, so that what is repaired is the epsilon; it does not hold if repair gains so much nowhere."
+        "two standard errors; partly if wherever it does, recalibration with an epsilon of 1e-12 gains at least half "
+        "as much, so that what is repaired is the epsilon; it does not hold if repair gains so much nowhere."
     )
 
     def cases(self, evidence: Evidence) -> list[Case]:

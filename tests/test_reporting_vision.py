@@ -1,0 +1,202 @@
+"""Tables, figures and verdicts of classifiers, on made-up accuracies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from freelunch.errors import FreelunchError
+from freelunch.reporting import FIGURE_NAMES, describe, draw, tabulate
+from freelunch.reporting.accuracies import accuracies, clear, difference
+from freelunch.reporting.estimates import Estimate
+from freelunch.reporting.protocol import protocol
+from freelunch.reporting.rendering import render
+from freelunch.reporting.rows import to_frame
+from freelunch.reporting.transitions import transitions
+from freelunch.reporting.verdicts import Evidence, verdicts
+
+VIEWS = ("accuracy", "allocation", "density", "transition")
+BASE = {
+    "suite": "v", "parameters": 1000, "dataset": "digits", "calibration": "digits", "calibration_images": 64,
+    "criterion": "magnitude",
+}  # fmt: skip
+SPARSITIES = (0.9, 0.95)
+
+
+def rows_of(
+    shrink: float = 0.0, epsilon: float = 0.0, lamp: float = 0.0, seeds: int = 3, variance: float = 0.02
+) -> pd.DataFrame:
+    """Two networks: recalibration gives 50 % (40 % at the higher sparsity) and ``lamp`` points more under LAMP.
+
+    The shrunk repair gains ``shrink`` points over it, a smaller epsilon ``epsilon`` points.
+    """
+    records: list[dict[str, Any]] = []
+    for model in ("net-a", "net-b"):
+        for seed in range(seeds):
+            wobble = 0.3 * seed
+            run = {key: BASE[key] for key in ("suite", "parameters", "dataset")} | {"model": model, "seed": seed}
+            run |= {"run": f"{model}-{seed}", "criterion": "dense", "pattern": "dense", "recovery": "none"}
+            records.append(run | {"metric": "accuracy", "split": "test", "value": (95 + wobble) / 100})
+            for sparsity in SPARSITIES:
+                for allocation in ("erk", "lamp", "global"):
+                    records += _pruned(model, seed, sparsity, allocation, wobble, shrink, epsilon, lamp, variance)
+    return to_frame(records)
+
+
+def _pruned(
+    model: str, seed: int, sparsity: float, allocation: str, wobble: float, shrink: float, epsilon: float, lamp: float,
+    variance: float,
+) -> list[dict[str, Any]]:  # fmt: skip
+    # the sign turns over with sparsity
+    base = 50 - 200 * (sparsity - 0.9) + wobble + lamp * (allocation == "lamp") * (1 if sparsity == 0.9 else -1)
+    group = " global" if allocation == "global" else " per matrix"
+    values = {"none": 10.0, "recalibrate": base, "recalibrate_epsilon": base + epsilon, "shrink": base + shrink,
+              "reconstruct": 90.0}  # fmt: skip
+    records = []
+    for backend, value in values.items():
+        run = BASE | {"model": model, "seed": seed, "sparsity": sparsity, "backend": backend,
+                      "pattern": f"{100 * sparsity:g}%{group}",
+                      "allocation": "uniform" if allocation == "global" else allocation,
+                      "run": f"{model}-{seed}-{sparsity}-{allocation}-{backend}"}  # fmt: skip
+        records.append(run | {"metric": "accuracy", "split": "test", "value": value / 100, "stderr": 0.01})
+        for step, name in enumerate(("stem", "blocks.0", "head"), 1):
+            at = run | {"position": name, "step": step}
+            if backend == "none":
+                records.append(at | {"metric": "layer_density", "value": (1 - sparsity) * step / 2})
+                records.append(at | {"metric": "relative_repairability", "value": 0.2 * step})
+            else:
+                records.append(at | {"metric": "least_variance", "value": variance / step})
+    return records
+
+
+def test_accuracies_are_percent_and_global_is_an_allocation():
+    frame = accuracies(rows_of(), "view")
+    assert set(frame["allocation"].dropna()) == {"erk", "lamp", "global"}
+    at = frame[(frame["backend"] == "recalibrate") & (frame["sparsity"] == 0.95) & (frame["allocation"] == "erk")]
+    assert sorted(at[at["model"] == "net-a"]["value"].round(9)) == [40, 40.3, 40.6]
+
+
+def test_the_table_has_the_best_allocation_of_every_network_sparsity_and_backend():
+    table = tabulate("accuracy", rows_of(lamp=5.0))
+    text = render(table, "md")
+    assert [column.name for column in table.columns] == [
+        "dense", "none", "recalibrate", "recalibrate_epsilon", "shrink", "reconstruct"
+    ]  # fmt: skip
+    assert len(table.lines) == 2 * (1 + 2 * 3)
+    cells = {key: dict(zip([c.name for c in table.columns], values, strict=True)) for key, values in table.lines}
+    lamp = cells["net-a", "90%", "lamp"]["recalibrate"]
+    assert lamp is not None and lamp.value == pytest.approx(55.3) and lamp.runs == 3
+    assert lamp.stderr == pytest.approx(0.3 / np.sqrt(3), rel=1e-6)
+    assert cells["net-a", "dense", None]["dense"].value == pytest.approx(95.3)
+    (line,) = [line for line in text.splitlines() if line.startswith("| net-b | 90% | LAMP")]
+    assert "**55.3" in line
+
+
+def test_differences_are_of_common_seeds():
+    frame = accuracies(rows_of(lamp=5.0), "view")
+    frame = frame[~((frame["allocation"] == "lamp") & (frame["seed"] == 2))]
+    at = {"model": "net-a", "sparsity": 0.9, "backend": "shrink"}
+    found = difference(frame, {**at, "allocation": "erk"}, {**at, "allocation": "lamp"})
+    assert found is not None and found.runs == 2
+    assert found.value == pytest.approx(-5) and found.stderr == pytest.approx(0, abs=1e-9)
+    assert difference(frame, {**at, "allocation": "erk"}, {**at, "allocation": "owl"}) is None
+
+
+@pytest.mark.parametrize(
+    ("cell", "expected"),
+    [((1.5, 0.5, 3), True), ((1.5, 0.8, 3), False), ((0.9, 0.1, 3), False), ((-3.0, float("nan"), 1), True)],
+)
+def test_differences_count_if_they_are_large_and_beyond_their_error(cell, expected):
+    assert clear(Estimate(*cell)) == expected
+
+
+@pytest.mark.parametrize("name", VIEWS)
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_figures_are_drawn_and_say_what_they_show(name, seeds):
+    rows = rows_of(lamp=5.0, shrink=4.0, seeds=seeds)
+    assert name in FIGURE_NAMES
+    figure = draw(name, rows)
+    assert figure.axes and figure._supxlabel is not None
+    said = describe(name, rows)
+    assert said.startswith("Claim (arXiv:2605.21972): ") and "net-a" in said and "\nHere: " in said
+    assert figure._supxlabel.get_text().replace("\n", " ").startswith(said[:60])
+
+
+def test_captions_have_the_numbers():
+    rows = rows_of(lamp=5.0, shrink=4.0, epsilon=3.0)
+    assert "90% -5.0" in describe("allocation", rows) and "95% +5.0" in describe("allocation", rows)
+    assert "ERK clearly ahead at 1, LAMP clearly ahead at 1 of 2" in describe("allocation", rows)
+    said = describe("transition", rows)
+    assert "the largest gain over recalibration is +4.0" in said
+    assert "clear in 6 of 6 settings, in 6 of which a smaller epsilon does it too" in said
+    assert "The least variance that a norm reads is 0.0067, 667 times epsilon" in said
+    assert "it is clear in none of 6 settings" in describe("transition", rows_of())
+    assert "ERK 2.5% (stem) to 7.5% (head)" in describe("density", rows)
+    assert "90% ERK: not repaired 10.0" in describe("accuracy", rows)
+
+
+def test_views_of_rows_without_classifiers_say_what_they_need():
+    rows = to_frame([{"suite": "s", "run": "r", "model": "m", "metric": "ppl@2", "split": "test", "value": 3.0,
+                      "criterion": "dense", "pattern": "dense"}])  # fmt: skip
+    for name in VIEWS:
+        with pytest.raises(FreelunchError, match=r"needs .*classifiers.*; suite s has none"):
+            draw(name, rows)
+    with pytest.raises(FreelunchError, match="table accuracy needs"):
+        tabulate("accuracy", rows)
+
+
+def test_the_protocol_counts_images():
+    said = protocol(rows_of())
+    assert "calibrated on digits, 64 images" in said and "accuracy on test images of digits" in said
+    assert said.endswith("seeds 0, 1, 2.")
+
+
+def verdict_of(name: str, **changes: Any) -> Any:
+    found = verdicts(Evidence(rows_of(**changes), {}))
+    return next(verdict for verdict in found if verdict.name == name)
+
+
+@pytest.mark.parametrize(("lamp", "outcome"), [(5.0, "holds"), (0.0, "does not hold here")])
+def test_the_allocation_matters_if_each_is_ahead_somewhere(lamp, outcome):
+    verdict = verdict_of("allocation", lamp=lamp)
+    assert verdict.outcome == outcome and len(verdict.cases) == 2
+    assert verdict.source == "arXiv:2605.21972" and "Over 3 seeds." in verdict.reason
+
+
+def test_an_allocation_that_is_ahead_alone_is_part_of_the_claim():
+    rows = rows_of(lamp=5.0)
+    found = verdicts(Evidence(rows[(rows["sparsity"] != 0.95)], {}))
+    assert next(verdict for verdict in found if verdict.name == "allocation").outcome == "holds partly"
+
+
+@pytest.mark.parametrize(
+    ("shrink", "epsilon", "outcome"),
+    [
+        (0.0, 0.0, "does not hold here"),
+        (6.0, 0.5, "holds"),
+        (6.0, 5.0, "holds partly"),
+        (-6.0, 0.0, "does not hold here"),
+    ],
+)
+def test_a_transition_that_a_smaller_epsilon_explains_is_part_of_the_claim(shrink, epsilon, outcome):
+    verdict = verdict_of("transition", shrink=shrink, epsilon=epsilon)
+    assert verdict.outcome == outcome and len(verdict.cases) == 6
+    assert "× epsilon" in verdict.reason
+
+
+def test_points_of_the_transition_are_compared_at_the_same_seeds():
+    (first, *_) = transitions(rows_of(shrink=4.0, epsilon=1.0), "view")
+    assert (first.model, first.allocation, first.sparsity, first.seeds) == ("net-a", "global", 0.9, 3)
+    assert first.gain.value == pytest.approx(4) and first.control is not None
+    assert first.control.value == pytest.approx(1) and first.repair == "shrink"
+    assert first.variance == pytest.approx(0.02 / 3) and first.recovers and not first.escapes
+
+
+def test_without_classifiers_the_claims_cannot_be_tested():
+    rows = to_frame([{"suite": "s", "run": "r", "model": "m", "metric": "ppl@2", "split": "test", "value": 3.0,
+                      "criterion": "dense", "pattern": "dense"}])  # fmt: skip
+    found = {verdict.name: verdict for verdict in verdicts(Evidence(rows, {}))}
+    assert found["allocation"].outcome == found["transition"].outcome == "not testable here"
