@@ -44,7 +44,9 @@ def network(blocks: list[list[tuple[int, ...]]], seed: int = 0) -> Matrices:
             weight = torch.randn(shape, generator=generator).pow(2 * (block % 2) + 1)
             inputs = torch.randn(6, shape[1], generator=generator) * torch.rand(shape[1], generator=generator)
             inputs = inputs.double()
-            found[name] = Matrix(name, weight, Statistics(6, inputs.sum(0), inputs.square().sum(0)))
+            found[name] = Matrix(
+                name, weight, Statistics(6, inputs.sum(0), inputs.square().sum(0), gram=(inputs.T @ inputs).float())
+            )
     return Matrices(shapes, where, found.__getitem__)
 
 
@@ -425,9 +427,45 @@ def test_a_mean_may_be_off_by_what_rounding_brings_about():
         parse_method("magnitude", "33.33333333%", "given(33.2%, 33.2%, 33.2%)", "none").check(3)
 
 
+# --- Repairability -----------------------------------------------------------------------------------------------
+
+
+def centred(name: str, weight: list[list[float]], variances: list[float]) -> Matrix:
+    """A matrix whose inputs are uncorrelated, with mean 0."""
+    none, squares = torch.zeros(len(variances), dtype=torch.float64), 10 * torch.tensor(variances).double()
+    return Matrix(name, torch.tensor(weight), Statistics(10, none, squares, gram=squares.diag().float()))
+
+
+def test_repairability_equals_a_case_worked_out_by_hand():
+    # half of the weights go: a loses its 1, b its 1; outputs vary by 3^2 + 1 = 10 and by 2^2 + 1 = 5, pruned ones by 9, 4
+    found = {"a": centred("a", [[3.0, 1]], [1, 1]), "b": centred("b", [[2.0, 1]], [1, 1])}
+    matrices = Matrices({"a": (1, 2), "b": (1, 2)}, {"a": 0, "b": 0}, found.__getitem__)
+    # raw distortion is 1 in both; matched it is 2 v - 2 sqrt(v u), with v dense and u pruned variances
+    ratios = {"a": 2 * (10 - 90**0.5), "b": 2 * (5 - 20**0.5)}
+    kept = {name: 2 * 2 * ratio / (2 * sum(ratios.values())) for name, ratio in ratios.items()}
+    targets = parse_allocation("repairability").targets(matrices, 2)
+    assert targets == pytest.approx({name: 2 - found for name, found in kept.items()}, rel=1e-5)
+
+
+def test_a_matrix_that_scales_repair_whole_gives_way():
+    # what a loses reads an input that never varies: nothing is distorted
+    found = {"a": centred("a", [[2.0, 1], [4, 1.5]], [1, 0]), "b": centred("b", [[2.0, 1], [1, 2]], [1, 1])}
+    matrices = Matrices({"a": (2, 2), "b": (2, 2)}, {"a": 0, "b": 0}, found.__getitem__)
+    assert parse_allocation("repairability").targets(matrices, 4) == pytest.approx({"a": 4, "b": 0})
+
+
+def test_repairability_asks_for_gram_matrices_before_anything_is_pruned():
+    for text, needed in (("repairability", True), ("erk", False)):
+        method = parse_method("magnitude", "50%", text, "none")
+        assert method.needs_gram == method.needs_gram_first == needed
+    assert parse_method("sparsegpt", "50%", "erk", "none").needs_gram
+    assert not parse_method("sparsegpt", "50%", "erk", "none").needs_gram_first
+    assert parse_method("sparsegpt", "50% global", "uniform", "none").needs_gram_first
+
+
 # --- all of them -----------------------------------------------------------------------------------------------------
 
-ALL = ["uniform", "erk", "erk(cap=0.97)", "lamp", "owl", "owl(lambda=0.3, outlier=2)", "given"]
+ALL = ["uniform", "erk", "erk(cap=0.97)", "lamp", "owl", "owl(lambda=0.3, outlier=2)", "repairability", "given"]
 
 
 def allocation_of(text: str, blocks: int, sparsity: float) -> Allocation:

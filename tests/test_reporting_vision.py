@@ -83,14 +83,14 @@ def test_the_table_has_the_best_allocation_of_every_network_sparsity_and_backend
     table = tabulate("accuracy", rows_of(lamp=5.0))
     text = render(table, "md")
     assert [column.name for column in table.columns] == [
-        "dense", "none", "recalibrate", "recalibrate_epsilon", "shrink", "reconstruct"
+        "none", "recalibrate", "recalibrate_epsilon", "shrink", "reconstruct"
     ]  # fmt: skip
     assert len(table.lines) == 2 * (1 + 2 * 3)
     cells = {key: dict(zip([c.name for c in table.columns], values, strict=True)) for key, values in table.lines}
     lamp = cells["net-a", "90%", "lamp"]["recalibrate"]
     assert lamp is not None and lamp.value == pytest.approx(55.3) and lamp.runs == 3
     assert lamp.stderr == pytest.approx(0.3 / np.sqrt(3), rel=1e-6)
-    assert cells["net-a", "dense", None]["dense"].value == pytest.approx(95.3)
+    assert cells["net-a", "dense", None]["none"].value == pytest.approx(95.3)
     (line,) = [line for line in text.splitlines() if line.startswith("| net-b | 90% | LAMP")]
     assert "**55.3" in line
 

@@ -77,7 +77,8 @@ def told(values: Iterable[tuple[str, Estimate | None]]) -> str:
 
 def signed(found: Estimate) -> str:
     """``+1.2 ± 0.4``."""
-    error = f" ± {found.stderr:.2g}" if np.isfinite(found.stderr) else ""
+    # equal differences leave rounding
+    error = f" ± {found.stderr:.2g}" if np.isfinite(found.stderr) and found.stderr > 1e-9 else ""
     return f"{found.value:+.1f}{error}"
 
 

@@ -6,14 +6,14 @@ from pandas import DataFrame
 
 from .. import labels
 from ..accuracies import accuracies, mean, percent, present
-from ..estimates import Estimate, suite
+from ..estimates import suite
 from ..table import Column, Contest, Line, Table
 
 _LEVELS = ("model", "sparsity", "allocation")
 
 
 def build(rows: DataFrame) -> Table:
-    """One line per network, sparsity and allocation, one column per backend; the dense network first.
+    """One line per network, sparsity and allocation, one column per backend; first the dense network, which has one.
 
     The best allocation of every network, sparsity and backend is bold.
 
@@ -27,20 +27,18 @@ def build(rows: DataFrame) -> Table:
     contests: list[Contest] = []
     for model in present(frame, "model"):
         dense = mean(frame, model=model, criterion="dense")
-        lines.append(((model, "dense", None), (dense, *[None] * len(backends))))
+        lines.append(((model, "dense", None), (dense, *[None] * (len(backends) - 1))))
         for sparsity in present(pruned[pruned["model"] == model], "sparsity"):
             at = pruned[(pruned["model"] == model) & (pruned["sparsity"] == sparsity)]
             first = len(lines)
             for allocation in present(at, "allocation"):
-                cells: list[Estimate | None] = [None]
-                cells += [mean(at, allocation=allocation, backend=backend) for backend in backends]
-                lines.append(((model, percent(sparsity), allocation), tuple(cells)))
+                cells = tuple(mean(at, allocation=allocation, backend=backend) for backend in backends)
+                lines.append(((model, percent(sparsity), allocation), cells))
             rivals = range(first, len(lines))
             if len(rivals) > 1:
-                places = [tuple((line, column + 1) for line in rivals) for column in range(len(backends))]
-                contests += [Contest(cells_, highest=True) for cells_ in places]
-    columns = [Column("dense", "Dense (%)")]
-    columns += [Column(backend, f"{labels.value('backend', backend)} (%)") for backend in backends]
+                places = [tuple((line, column) for line in rivals) for column in range(len(backends))]
+                contests += [Contest(found, highest=True) for found in places]
+    columns = [Column(backend, f"{labels.value('backend', backend)} (%)") for backend in backends]
     title = "Test accuracy in percent; higher is better."
     return Table("accuracy", suite(rows), title, _LEVELS, tuple(columns), lines, contests=tuple(contests),
                  bold="the best allocation of every network, sparsity and backend")  # fmt: skip
