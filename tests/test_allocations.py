@@ -437,7 +437,7 @@ def centred(name: str, weight: list[list[float]], variances: list[float]) -> Mat
 
 
 def test_repairability_equals_a_case_worked_out_by_hand():
-    # half of the weights go: a loses its 1, b its 1; outputs vary by 3^2 + 1 = 10 and by 2^2 + 1 = 5, pruned ones by 9, 4
+    # half of the weights go: both lose their 1; outputs vary by 9 + 1 = 10 and 4 + 1 = 5, pruned ones by 9 and 4
     found = {"a": centred("a", [[3.0, 1]], [1, 1]), "b": centred("b", [[2.0, 1]], [1, 1])}
     matrices = Matrices({"a": (1, 2), "b": (1, 2)}, {"a": 0, "b": 0}, found.__getitem__)
     # raw distortion is 1 in both; matched it is 2 v - 2 sqrt(v u), with v dense and u pruned variances

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from pandas import DataFrame, Series
 
 from ..errors import FreelunchError
-from . import labels
 from .estimates import Estimate, estimate, of, ordered, suite
 
 SETTING = ("model", "sparsity", "allocation", "backend")
@@ -85,11 +84,6 @@ def signed(found: Estimate) -> str:
 def percent(sparsity: float) -> str:
     """``95.5%``."""
     return f"{100 * sparsity:g}%"
-
-
-def named(axis: str, values: Sequence[Any]) -> dict[Any, str]:
-    """Names of the values of an axis."""
-    return {value: percent(value) if axis == "sparsity" else labels.value(axis, value) for value in values}
 
 
 def _by_seed(runs: DataFrame) -> Series[float]:
