@@ -62,6 +62,8 @@ def _pruned(
                       "allocation": "uniform" if allocation == "global" else allocation,
                       "run": f"{model}-{seed}-{sparsity}-{allocation}-{backend}"}  # fmt: skip
         records.append(run | {"metric": "accuracy", "split": "test", "value": value / 100, "stderr": 0.01})
+        if backend != "none":
+            records.append(run | {"metric": "epsilon", "value": 1e-5})
         for step, name in enumerate(("stem", "blocks.0", "head"), 1):
             at = run | {"position": name, "step": step}
             if backend == "none":

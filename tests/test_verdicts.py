@@ -373,7 +373,7 @@ def test_no_language_model_decides_what_is_about_vision() -> None:
     suite = Suite().add(100.0, allocation="erk").add(100.0, allocation="lamp")
     for name in ("allocation", "transition"):
         found = suite.verdict(name)
-        assert found.outcome == UNTESTED and "image classifiers" in found.reason and found.source == claims.SECOND
+        assert found.outcome == UNTESTED and "pruned classifiers" in found.reason and found.source == claims.SECOND
 
 
 def test_a_verdict_does_not_depend_on_the_order_of_rows() -> None:

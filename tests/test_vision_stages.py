@@ -299,6 +299,15 @@ def test_masks_and_metrics_of_a_pruned_classifier(finished: tuple[Path, Plan]):
     assert ratios and all(ratio >= 0 for ratio in ratios)
 
 
+def test_the_epsilon_of_norms_is_that_of_the_config_and_the_control_has_another(tmp_path: Path):
+    plan = plan_of(seed=0, classifiers__epsilon=0.25)
+    spec = plan.runs[SUITE][1].evaluation
+    artifact = Runner(tmp_path, ExecutionConfig(device="cpu"), 1.0).need(spec)
+    records = json.loads(artifact.file("metrics.json").read_text())
+    found = {record["backend"]: record["value"] for record in records if record["metric"] == "epsilon"}
+    assert found == {name: 1e-12 if name == "recalibrate_epsilon" else 0.25 for name in BACKENDS if name != "none"}
+
+
 def test_calibration_images_are_drawn_by_seed():
     images = Images(torch.arange(10.0).view(10, 1, 1, 1), torch.arange(10))
     one, same, other = (drawn(images, 4, seed).flatten().tolist() for seed in (0, 0, 1))

@@ -142,7 +142,7 @@ FIGURES: dict[str, tuple[str, ...]] = {
     ),
     "transition": (
         "Left what the best of the repairs gains over recalibration alone, in points of accuracy at the same seeds, "
-        "against sparsity; hollow marks are recalibration with an epsilon of 1e-12 instead of 1e-5. A convolution that "
+        "against sparsity; hollow marks are recalibration with an epsilon of 1e-12. A convolution that "
         "a batch norm follows directly gives the same after recalibration whatever its scale, but for epsilon: a "
         "repair by scales can help only where variances come near it. Right the least variance of all channels that "
         "each norm reads at the highest sparsity, over seeds; the dashed line is epsilon.",

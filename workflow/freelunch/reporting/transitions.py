@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +10,6 @@ from pandas import DataFrame
 
 from .accuracies import CONTROL, RECALIBRATED, REPAIRS, accuracies, clear, difference, mean, present
 from .estimates import Estimate, of
-
-EPSILON = 1e-5
-"""Of the networks' batch norms, which is torch's default."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +26,7 @@ class Point:
         gain: its accuracy less that of recalibration alone.
         control: the gain of recalibration with a much smaller epsilon.
         variance: the least variance of any channel that a norm reads, over all seeds.
+        epsilon: of the norms.
         seeds: over which the gain is a mean.
     """
 
@@ -40,6 +39,7 @@ class Point:
     gain: Estimate
     control: Estimate | None
     variance: float
+    epsilon: float
     seeds: int
 
     @property
@@ -61,20 +61,20 @@ def transitions(rows: DataFrame, view: str) -> list[Point]:
         FreelunchError: no pruned classifier was measured.
     """
     frame = accuracies(rows, view)
-    variances = rows[(rows["metric"] == "least_variance") & (rows["backend"] == RECALIBRATED)]
+    norms = rows[rows["metric"].isin(["least_variance", "epsilon"]) & (rows["backend"] == RECALIBRATED)]
     points = []
     for model in present(frame, "model"):
         of_model = frame[frame["model"] == model]
         for allocation in present(of_model, "allocation"):
             for sparsity in present(of(of_model, ["allocation"], [allocation]), "sparsity"):
                 at = {"model": model, "allocation": allocation, "sparsity": sparsity}
-                found = _point(frame, variances, at)
+                found = _point(frame, norms, at)
                 if found is not None:
                     points.append(found)
     return points
 
 
-def _point(frame: DataFrame, variances: DataFrame, at: dict[str, Any]) -> Point | None:
+def _point(frame: DataFrame, norms: DataFrame, at: dict[str, Any]) -> Point | None:
     plain = {**at, "backend": RECALIBRATED}
     gains = {repair: difference(frame, {**at, "backend": repair}, plain) for repair in REPAIRS}
     known = {repair: gain for repair, gain in gains.items() if gain is not None}
@@ -82,7 +82,7 @@ def _point(frame: DataFrame, variances: DataFrame, at: dict[str, Any]) -> Point 
         return None
     best = max(known, key=lambda repair: known[repair].value)
     seen = of(frame, list(plain), list(plain.values()))
-    there = variances[variances["run"].isin(seen["run"])]
+    there = norms[norms["run"].isin(seen["run"])].groupby("metric")["value"].min()
     return Point(
         **at,
         recalibrated=mean(frame, **plain),
@@ -90,6 +90,7 @@ def _point(frame: DataFrame, variances: DataFrame, at: dict[str, Any]) -> Point 
         repair=best,
         gain=known[best],
         control=difference(frame, {**at, "backend": CONTROL}, plain),
-        variance=float(there["value"].min()) if len(there) else float("nan"),
+        variance=float(there.get("least_variance", math.nan)),
+        epsilon=float(there.get("epsilon", math.nan)),
         seeds=len(seen["seed"].unique()),
     )

@@ -49,5 +49,5 @@ def images_of(stage: Stage, spec: ImagesSpec, device: torch.device) -> dict[str,
 
 def random_network(spec: ClassifierSpec) -> torch.nn.Module:
     """The network of a spec with random weights."""
-    source = spec.images.source
-    return build(spec.recipe.architecture, source.classes, source.channels, spec.seed, spec.recipe.channels)
+    source, recipe = spec.images.source, spec.recipe
+    return build(recipe.architecture, source.classes, source.channels, spec.seed, recipe.channels, recipe.epsilon)

@@ -18,6 +18,7 @@ from ..vision import batchnorm
 from ..vision.backends import recovered
 from ..vision.diagnostics import Diagnostics, diagnose
 from ..vision.images import Images
+from ..vision.layers import norms_of
 from ..vision.pruning import densities, prune
 from ..vision.supervised import accuracy
 from .classifiers import NETWORK, images_of, random_network
@@ -51,6 +52,7 @@ def sparse_classifier(stage: Stage) -> None:
         records.append(at | _accuracy(found, len(parts["test"])))
         if backend != "none":
             records += [at | each for each in _norms(network)]
+            records.append(at | {"metric": "epsilon", "value": next(iter(norms_of(network).values())).eps})
     records += list(_layers(masks, diagnose(dense, pruned, pixels)))
     stage.write_tensors("masks.safetensors", {name: pack(mask.flatten(1).cpu()) for name, mask in masks.items()})
     stage.write_json("metrics.json", records)

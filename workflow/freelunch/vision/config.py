@@ -92,6 +92,8 @@ class ClassifierConfig(Section):
     learning_rate: Annotated[float, Field(gt=0)] = 0.1
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    epsilon: Annotated[float, Field(gt=0)] = 1e-5
+    """Of the batch norms, in training and after; torch's default."""
     augmentation: Literal["none", "crop", "crop_flip"] = "none"
     """Random crops of images padded by an eighth of their side, and mirror images as well."""
 

@@ -10,12 +10,23 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .architectures import ARCHITECTURES, Shape, check_architecture
+from .batchnorm import set_epsilon
 
 
-def build(architecture: str, classes: int, channels: int, seed: int = 0, width: int | None = None) -> nn.Module:
-    """A network with random weights, in eval mode; ``width`` makes a slimmer one of the same depth.
+def build(
+    architecture: str, classes: int, channels: int, seed: int = 0, width: int | None = None, epsilon: float = 1e-5
+) -> nn.Module:
+    """A network with random weights, in eval mode.
 
     Its input is ``[images, channels, height, width]``, its output logits ``[images, classes]``.
+
+    Args:
+        architecture: one of :data:`ARCHITECTURES`.
+        classes: labels to tell apart.
+        channels: of an image.
+        seed: of the weights.
+        width: makes a slimmer network of the same depth.
+        epsilon: of the batch norms.
 
     Raises:
         FreelunchError: there is no such architecture.
@@ -28,6 +39,7 @@ def build(architecture: str, classes: int, channels: int, seed: int = 0, width: 
         for module in network.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    set_epsilon(network, epsilon)
     return network.eval()
 
 

@@ -12,7 +12,7 @@ from pandas import DataFrame
 from .. import charts, claims, findings, labels, style
 from ..accuracies import CONTROL, RECALIBRATED, percent, present, signed
 from ..layers import per_layer
-from ..transitions import EPSILON, Point, transitions
+from ..transitions import Point, transitions
 
 _VIEW = "figure transition"
 
@@ -42,8 +42,9 @@ def draw(rows: DataFrame) -> Figure:
         left.set_ylabel("Gain over recalibration\n(points of accuracy)")
         left.set_title(model)
         shown = frame[frame["model"] == model]["value"]
-        style.log_scale(right, min(EPSILON, float(shown.min())), float(shown.max()), margin=0.08)
-        charts.level(right, EPSILON, style.BLACK, charts.DASHES, said=False)
+        epsilon = next(p.epsilon for p in points if p.model == model)
+        style.log_scale(right, min(epsilon, float(shown.min())), max(epsilon, float(shown.max())), margin=0.08)
+        charts.level(right, epsilon, style.BLACK, charts.DASHES, said=False)
         right.set_ylabel("Least variance of a channel\nthat the norm reads")
         right.set_title(f"{model}, {percent(float(frame[frame['model'] == model]['sparsity'].max()))}")
         right.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -52,7 +53,7 @@ def draw(rows: DataFrame) -> Figure:
     keys = [charts.key(labels.value("allocation", each), look, "-") for each, look in looks.items()]
     hollow = charts.key(labels.value("backend", CONTROL), style.Look(style.GREY, "o"))
     hollow.set_fillstyle("none")
-    level = charts.key("Epsilon of the norms (1e-5)", style.Look(style.BLACK, ""), charts.DASHES)
+    level = charts.key("Epsilon of the norms", style.Look(style.BLACK, ""), charts.DASHES)
     return charts.legend(figure, [*keys, hollow, level], _statement(points))
 
 
@@ -93,8 +94,8 @@ def _told(points: list[Point]) -> str:
         )
     else:
         told += f"; it is clear in none of {len(points)} settings"
-    variances = [point.variance for point in points if math.isfinite(point.variance)]
-    if variances:
-        ratio = min(variances) / EPSILON
-        told += f". The least variance that a norm reads is {min(variances):.2g}, {ratio:,.3g} times epsilon"
+    least = min(points, key=lambda point: point.variance)
+    if math.isfinite(least.variance):
+        ratio = least.variance / least.epsilon
+        told += f". The least variance that a norm reads is {least.variance:.2g}, {ratio:,.3g} times epsilon"
     return told
