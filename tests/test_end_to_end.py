@@ -256,3 +256,16 @@ def test_a_bad_config_stops_before_any_job_with_one_line(finished: Path) -> None
     assert result.returncode != 0
     assert "exection: unknown key; did you mean 'execution'?" in result.stdout + result.stderr
     assert "Traceback" not in result.stdout + result.stderr
+
+
+def test_classifiers_go_from_images_to_a_report_and_are_not_made_twice(copied: Path) -> None:
+    result = snakemake(copied, "--", "tiny_vision")
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
+    rows = pd.read_csv(copied / "results/tiny_vision/rows.csv")
+    accuracy = rows[(rows["metric"] == "accuracy") & (rows["split"] == "test")]
+    assert len(accuracy) == 2 * (1 + 4 * 8)
+    report = Checked((copied / "results/tiny_vision/report.html").read_text(encoding="utf-8"))
+    assert "Recalibrated (epsilon 1e-12)" in report.text
+    for view in ("accuracy", "allocation", "density", "transition"):
+        assert (copied / f"results/tiny_vision/figures/{view}.pdf").stat().st_size > 0
+    assert "Nothing to be done" in snakemake(copied, "--dry-run", "--", "tiny_vision").stdout
