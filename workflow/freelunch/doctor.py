@@ -14,7 +14,7 @@ from typing import Literal
 from .budget import budget, warnings
 from .plan import Plan
 from .provenance import PACKAGE
-from .specs import RESULTS, DataSpec, ModelSpec
+from .specs import RESULTS, DataSpec, ImagesSpec, ModelSpec
 
 LOCK = PACKAGE.parents[1] / "requirements.lock"
 _NEEDED = ("torch", "transformers", "tokenizers", "safetensors", "datasets", "numpy", "snakemake", "pydantic")
@@ -101,7 +101,7 @@ def check_needs(plan: Plan, suite: str, root: Path) -> Iterator[Finding]:
 
 def check_hub(plan: Plan, suite: str) -> Finding:
     """What a suite needs from the Hugging Face hub and is set for it; nothing is asked of the network."""
-    specs = [spec for spec in plan.needed(suite) if isinstance(spec, ModelSpec | DataSpec)]
+    specs = [spec for spec in plan.needed(suite) if isinstance(spec, ModelSpec | DataSpec | ImagesSpec)]
     names = sorted({spec.source.hub.id for spec in specs if spec.source.hub is not None})
     if not names:
         return Finding("hub", "ok", f"suite {suite} needs none")
