@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from freelunch.blocks import find_blocks
 from freelunch.costs import cost, forward_operations
+from freelunch.costs.memory.machine import machine_of
 from freelunch.device import products
 from freelunch.errors import FreelunchError
 from freelunch.evaluation.drift import _distances, drifts
