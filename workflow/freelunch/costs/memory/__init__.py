@@ -5,7 +5,7 @@ ones, ``s`` bytes of a number in files and ``p`` of one in products, the larger 
 
 * ``E (s + p)`` and ``B p + L s`` where weights are read,
 * ``B p`` and the activations of a batch where blocks are run, with two blocks' Gram matrices where they are collected,
-* ``22 c² + 8 L`` or ``32 L`` where a matrix is pruned, with and without a Gram matrix,
+* ``22 c² + 8 L`` or ``30 L`` where a matrix is pruned, with and without a Gram matrix,
 * ``w (17 + s)`` in a step and ``w (17 + 2 s)`` in validation where a window is trained with AdamW, its other weights
   ``p``, and the activations of a step.
 

@@ -31,7 +31,7 @@ def _matrix(spec: PrunedSpec, shape: Shape) -> list[float]:
     method, kept = spec.method, 1 - spec.method.pattern.sparsity
     shapes = shape.facts.matrices.values()
     # float32 weights, scores, and what is made of them on the way
-    scored = 32.0 * shape.largest
+    scored = 30.0 * shape.largest
     if not method.needs_gram:
         return [scored]
     square = shape.columns**2
