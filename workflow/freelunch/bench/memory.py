@@ -2,7 +2,7 @@
 
 Runs the real stages, each in a process of its own, on few tokens: memory is looked at, not time. The same with twice
 and four times the blocks, and with four times the calibration tokens: what a stage holds should depend on neither. What
-takes long and holds nothing else then is run once.
+takes longest is run in the first case alone, at the end.
 """
 
 from __future__ import annotations
@@ -49,11 +49,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_text(root / "text.jsonl", demo)
-        found: dict[str, dict[str, Peak]] = {}
-        for case, (depth, times) in CASES.items():
-            found[case] = {}
+        found: dict[str, dict[str, Peak]] = {case: {} for case in CASES}
+        first, *_ = CASES
+        for case, last in [*((case, False) for case in CASES), (first, True)]:
+            depth, times = CASES[case]
             for label, spec in _specs(demo, depth, times, root):
-                if label in ONCE and len(found) > 1:
+                later = bool(label) and (label in ONCE) != last
+                if later or (root / spec.manifest).exists():
                     continue
                 manifest = alone(run, spec, root, execution)
                 if label:
@@ -61,7 +63,7 @@ def main() -> None:
                     print(f"{case:12} {label:28} {found[case][label]}", flush=True)
     print(f"\npeak GiB of {'the accelerator' if choose('auto').type == 'cuda' else 'the process'}, and predicted")
     print(f"{'stage':28}" + "".join(f"{case:>12} {'predicted':>9} {'ratio':>6}" for case in CASES))
-    for label in found["1 block"]:
+    for label in found[first]:
         line = (str(found[case][label]) if label in found[case] else f"{'-':>12} {'':16}" for case in CASES)
         print(f"{label:28}" + "".join(line).rstrip())
 
@@ -77,7 +79,7 @@ def _measured(manifest: dict[str, Any]) -> float:
 
 
 def _specs(demo: ReconstructedSpec, depth: int, times: int, root: Path) -> Iterator[tuple[str, Spec]]:
-    """Stages in order, with the label of those that are measured."""
+    """Stages in order, with the label of those that are measured; those that take longest at the end."""
     model = random_dense(demo, EIGHT_B, depth, root).calibration
     calibration = CalibrationSpec(
         model=model.model, data=model.data, sequences=SEQUENCES * times, validation_sequences=VALIDATION_SEQUENCES,
@@ -91,7 +93,6 @@ def _specs(demo: ReconstructedSpec, depth: int, times: int, root: Path) -> Itera
     wanda = pruned_from(dense, "wanda", "2:4")
     yield "prune (wanda)", wanda
     yield "grams", GramsSpec(dense=dense)
-    yield "prune (sparsegpt)", pruned_from(dense, "sparsegpt", "2:4")
     for window in WINDOWS:
         yield f"reconstruct ({window})", demo.changed(pruned=wanda, dense=dense, window=window)
     task = PerplexityTask(data="words", splits=("test",), length=LENGTH, sequences=SEQUENCES * times)
@@ -100,3 +101,4 @@ def _specs(demo: ReconstructedSpec, depth: int, times: int, root: Path) -> Itera
     yield "", questions
     asked = ZeroShotTask(metric="zero_shot", tasks=("article_last_word",), data="words", limit=4)
     yield "zero-shot", EvaluationSpec(subject=wanda, data=(questions,), tasks=(asked,))
+    yield "prune (sparsegpt)", pruned_from(dense, "sparsegpt", "2:4")
