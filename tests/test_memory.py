@@ -169,7 +169,7 @@ def test_a_job_asks_for_the_memory_of_its_host() -> None:
         assert cost(plan.config, spec).memory == memory(plan.config, spec).host > 0
 
 
-# --- what fits ---------------------------------------------------------------------------------------------------------
+# --- what fits -------------------------------------------------------------------------------------------------------
 
 
 def test_what_does_not_fit_is_named() -> None:

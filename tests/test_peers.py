@@ -64,7 +64,7 @@ def test_without_its_environment_it_says_how_to_make_one(tmp_path: Path, monkeyp
 def test_what_the_script_says_is_its_last_line_and_a_failure_is_told() -> None:
     told = "import json; print('a log'); print(json.dumps({'seconds': 1.5}))"
     assert peers._told([sys.executable, "-c", told]) == {"seconds": 1.5}
-    with pytest.raises(FreelunchError, match="llm-compressor failed: .*no such thing"):
+    with pytest.raises(FreelunchError, match=r"llm-compressor failed: .*no such thing"):
         peers._told([sys.executable, "-c", "raise SystemExit('no such thing')"])
 
 

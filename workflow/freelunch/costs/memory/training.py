@@ -11,8 +11,8 @@ from .peak import HOLES, NETWORK, Peak, Phase, peak
 from .pruning import prune
 from .shape import Shape, shape_of, streamed
 
-VALIDATION_TOKENS = 2048
-"""Of a batch that is validated."""
+WINDOW_TOKENS, RETRAINED_TOKENS = 2048, 1024
+"""Of a batch of windows that is validated, and of one of whole models."""
 SCATTERED = 1.05
 """Weights in training, with all that is kept of them, over their sum: allocators leave gaps between tensors."""
 
@@ -34,8 +34,7 @@ def reconstruct(config: Config, spec: ReconstructedSpec) -> Peak:
         # what else its blocks hold is not trained
         frozen = blocks * shape.block - trained * shape.computed
         step = _step(spec.training, calibration)
-        validated = max(1, VALIDATION_TOKENS // calibration.length)
-        validated = min(validated, calibration.validation_sequences) * calibration.length
+        validated = _validated(WINDOW_TOKENS, calibration)
         stepping, validating = _weights(spec.training, shape)
         phases += [
             shape.reading_block(max(0.0, blocks - 1) * shape.block, overlaid=True),
@@ -67,18 +66,22 @@ def _pairs(spec: ReconstructedSpec, shape: Shape, tokens: int) -> float:
 
 
 def retrain(config: Config, spec: RetrainedSpec) -> Peak:
-    """All blocks, and the logits of a step."""
+    """All blocks in training or being validated, and the logits of what they are run on."""
     calibration, training = spec.calibration, spec.training
     shape = shape_of(config, calibration.model)
     facts, step = shape.facts, _step(training, calibration)
-    logits = 3 * 4 * step * facts.vocab_size * (2 if spec.dense else 1)
+    validated = _validated(RETRAINED_TOKENS, calibration)
+    logits = 4 * facts.vocab_size * (2 if spec.dense else 1)
     kept = 1 if config.execution.checkpointing else facts.num_hidden_layers
     states = facts.num_hidden_layers * 4 * step * facts.hidden_size
     outside = (1 if facts.tie_word_embeddings else 2) * shape.embedding * shape.computed
-    weights = block_weights(facts) * max(_weights(training, shape))
-    device = weights + outside + logits + states + _activations(shape, step, kept)
-    reading = shape.reading(shape.embedding)
-    return peak(shape.machine, NETWORK, [Phase(device), reading])
+    stepping, validating = (SCATTERED * block_weights(facts) * each + outside for each in _weights(training, shape))
+    phases = [
+        shape.reading(shape.embedding),
+        Phase(stepping + 3 * logits * step + states + _activations(shape, step, kept)),
+        Phase(validating + 2 * logits * validated + shape.batch(validated)),
+    ]
+    return peak(shape.machine, NETWORK + HOLES, phases)
 
 
 def pretrain(config: Config, spec: ModelSpec, train: Train) -> Peak:
@@ -94,6 +97,11 @@ def pretrain(config: Config, spec: ModelSpec, train: Train) -> Peak:
 def _step(training: Training, calibration: CalibrationSpec) -> int:
     """Tokens that go forward and backward at a time."""
     return -(-training.batch_size // training.accumulation) * calibration.length
+
+
+def _validated(tokens: int, calibration: CalibrationSpec) -> int:
+    """Tokens that are validated at a time."""
+    return min(max(1, tokens // calibration.length), calibration.validation_sequences) * calibration.length
 
 
 def _weights(training: Training, shape: Shape) -> tuple[float, float]:
