@@ -4,7 +4,7 @@ BIN := .venv/bin
 SNAKEMAKE := $(BIN)/snakemake
 STAMP := .venv/.installed
 
-.PHONY: demo test end-to-end slurm lint format bench api venv
+.PHONY: demo test end-to-end slurm lint format bench bench-peers api venv
 
 demo: $(STAMP)
 	$(SNAKEMAKE) demo
@@ -46,6 +46,14 @@ api: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m freelunch.bench
+
+bench-peers: $(STAMP) .peers/.installed
+	$(BIN)/python -m freelunch.bench.peers
+
+.peers/.installed: requirements-peers.lock
+	$(PYTHON) -m venv .peers
+	.peers/bin/python -m pip install --quiet --requirement requirements-peers.lock
+	@touch $@
 
 venv: $(STAMP)
 

@@ -963,9 +963,13 @@ def test_costs_grow_with_what_is_done():
     assert needs(window="block", flow="sparse_local").operations > plain.operations
     assert needs(window="block", training_sequences=16).operations > plain.operations
     assert needs(window="block", parametrization="mask_lora").memory < plain.memory < needs(window="model").memory
-    assert needs(window="block", accumulation=2).memory < plain.memory
+    large = {"window": "block", "batch_size": 8, "validation_sequences": 1}
+    assert needs(**large, accumulation=2).memory < needs(**large).memory
     retrained = needs(recovery="retrain")
-    assert retrained.memory > plain.memory and needs(recovery="retrain", loss="kl").memory > retrained.memory
+    assert (
+        retrained.memory > needs(window="block", validation_sequences=1).memory
+        and needs(recovery="retrain", loss="kl").memory > retrained.memory
+    )
     sharded = plan_of({FIRST + "window": "block", "execution.shards": 4})
     (each,) = {cost(sharded.config, spec) for spec in sharded.stage("shards").values()}
     assert 4 * each.operations == pytest.approx(plain.operations) and each.memory == plain.memory

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from freelunch.blocks import find_blocks
 from freelunch.costs import cost, forward_operations
+from freelunch.costs.memory.machine import machine_of
 from freelunch.device import products
 from freelunch.errors import FreelunchError
 from freelunch.evaluation.drift import _distances, drifts
@@ -228,7 +229,7 @@ def test_a_drift_takes_three_passes_and_the_states_twice_and_of_the_dense_model_
     many, more = (
         cost(plan.config, evaluations(plan_of(DRIFT | {"sequences": count}))[1]).memory for count in (1000, 1001)
     )
-    assert more - many == 2 * 64 * facts.hidden_size * 2
+    assert more - many == 2 * 64 * facts.hidden_size * machine_of(plan.config.execution).products["bfloat16"]
 
 
 def test_the_stage_writes_drifts_of_pruned_models_only(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from .budget import TFLOPS, budget
+from .capacity import peaks, tables
 from .commands import run_one
 from .config import parse_config, read_yaml
 from .doctor import examine
@@ -35,6 +36,10 @@ def main(arguments: list[str] | None = None) -> int:
     one = commands.add_parser("run", help="make one result of the plan, and what it lacks, without Snakemake")
     one.add_argument("name", help="name, key, label, folder or manifest of a result")
     one.add_argument("--dry-run", action="store_true", help="list what would run")
+    sizes = commands.add_parser("memory", help="memory of models by stage and window, and what fits on which GPU")
+    sizes.add_argument("suite", nargs="?", help="whose defaults are taken (default: default_suite)")
+    of = "model of the config, may be given more than once (default: those of the suite)"
+    sizes.add_argument("--model", action="append", metavar="NAME", help=of)
     check = commands.add_parser("doctor", help="check whether this machine can run a suite")
     check.add_argument("suite", nargs="?", help="name of the suite (default: default_suite)")
     options = parser.parse_args(arguments)
@@ -71,6 +76,11 @@ def _other(options: argparse.Namespace) -> int:
         plan = load(options.config or [Path("config.yaml")])
         if options.command == "run":
             run_one(plan, options.name, Path(), options.dry_run)
+            return 0
+        if options.command == "memory":
+            suite = _suite(plan, options.suite)
+            models = options.model or list(dict.fromkeys(run.evaluation.base.model for run in plan.runs[suite]))
+            print(tables(peaks(plan.config, suite, models)))
             return 0
         found = list(examine(plan, _suite(plan, options.suite), Path()))
     except FreelunchError as error:

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from .config import Config
-from .costs import Cost, cost
+from .costs import Cost, cost, memory
 from .plan import Plan, Run
 from .specs import STAGES, ReconstructedSpec, Spec
 
@@ -21,13 +21,15 @@ gives (1,979 with sparsity). 38 to 43 % is what Llama 3 was trained at (arXiv:24
 
 @dataclass(frozen=True)
 class Need:
-    """What some jobs take together: operations, bytes that stay on disk, bytes of memory of the largest of them."""
+    """What some jobs take together: operations, bytes that stay on disk, and bytes of memory, of the host and of an
+    accelerator, of the largest of them."""
 
     jobs: int = 0
     done: int = 0
     operations: float = 0.0
     disk: float = 0.0
     memory: float = 0.0
+    device: float = 0.0
 
     def __add__(self, other: Need) -> Need:
         return Need(
@@ -36,6 +38,7 @@ class Need:
             self.operations + other.operations,
             self.disk + other.disk,
             max(self.memory, other.memory),
+            max(self.device, other.device),
         )
 
     def hours(self, tflops: float) -> float:
@@ -102,10 +105,10 @@ def budget(plan: Plan, suite: str, match: str = "*") -> Budget:
 
 
 def _need(config: Config, spec: Spec) -> Need:
-    found = cost(config, spec)
+    found, device = cost(config, spec), memory(config, spec).device
     if isinstance(spec, ReconstructedSpec) and spec.split(config.execution.shards):
         found = Cost(memory=found.memory)  # its shards do the work, and their files become its own
-    return Need(1, int(Path(spec.manifest).exists()), found.operations, found.disk, found.memory)
+    return Need(1, int(Path(spec.manifest).exists()), found.operations, found.disk, found.memory, device)
 
 
 def warnings(need: Need, root: Path) -> list[str]:

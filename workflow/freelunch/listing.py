@@ -8,7 +8,7 @@ from typing import TextIO
 
 from .budget import Budget, Need, warnings
 
-HEADER = f"{'operations':>11} {'GPU hours':>10} {'disk GiB':>10} {'memory GiB':>11}"
+HEADER = f"{'operations':>11} {'GPU hours':>10} {'disk GiB':>10} {'memory GiB':>11} {'GPU GiB':>8}"
 
 
 def print_budget(found: Budget, tflops: float, runs: bool) -> None:
@@ -33,6 +33,7 @@ def print_budget(found: Budget, tflops: float, runs: bool) -> None:
         print(f"{stage:13} {need.jobs:5} {need.done:5} {_row(need, tflops)}")
     print(
         f"\n{len(found.runs)} runs. Sums over jobs, 2 operations per multiply-add; memory is that of the largest job.\n"
+        "GPU GiB: memory of a GPU, 0 where jobs are planned for the CPU (execution.device), whose memory it is then.\n"
         f"GPU hours: operations at {tflops:g} TFLOP/s (--tflops), an estimate without downloads, reading and idling."
     )
     if runs:
@@ -43,7 +44,7 @@ def print_budget(found: Budget, tflops: float, runs: bool) -> None:
 
 def write_csv(found: Budget, tflops: float, sink: TextIO) -> None:
     """One line per run, all digits; what it shares with other runs and is the first to need in columns of its own."""
-    names = ("operations", "gpu_hours", "disk_gib", "memory_gib")
+    names = ("operations", "gpu_hours", "disk_gib", "memory_gib", "gpu_gib")
     writer = csv.writer(sink, lineterminator="\n")
     writer.writerow(["run", "model", "done", *names, *(f"shared_{name}" for name in names)])
     for each in found.runs:
@@ -58,13 +59,13 @@ def _state(manifest: str) -> str:
     return "done" if Path(manifest).exists() else "to do"
 
 
-def _values(need: Need, tflops: float) -> tuple[float, float, float, float]:
-    return need.operations, need.hours(tflops), need.disk / 2**30, need.memory / 2**30
+def _values(need: Need, tflops: float) -> tuple[float, float, float, float, float]:
+    return need.operations, need.hours(tflops), need.disk / 2**30, need.memory / 2**30, need.device / 2**30
 
 
 def _row(need: Need, tflops: float) -> str:
-    operations, hours, disk, memory = _values(need, tflops)
-    return f"{operations:11.2e} {_hours(hours):>10} {disk:10,.3f} {memory:11.2f}"
+    operations, hours, disk, memory, device = _values(need, tflops)
+    return f"{operations:11.2e} {_hours(hours):>10} {disk:10,.3f} {memory:11.2f} {device:8.2f}"
 
 
 def _hours(hours: float) -> str:

@@ -1,7 +1,8 @@
 """Prune a model with llm-compressor, in an environment of its own that has neither this package nor its pins.
 
-Run as a script: ``peer_oneshot.py MODEL TOKENS CRITERION SPARSITY MASK OUTPUT``, where TOKENS is a safetensors file with
-``calibration [sequences, length]``, MASK ``0:0`` (unstructured) or ``2:4``. Prints one line of JSON.
+Run as a script: ``peer_oneshot.py MODEL TOKENS CRITERION SPARSITY MASK DTYPE OUTPUT``. TOKENS is a safetensors file
+with ``calibration [sequences, length]``, MASK ``0:0`` (unstructured) or ``2:4``, and DTYPE what the model is held and
+computed in. Prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import time
 
 def main() -> None:
     """Run it."""
-    model_folder, tokens_file, criterion, sparsity, mask, output = sys.argv[1:]
+    model_folder, tokens_file, criterion, sparsity, mask, dtype, output = sys.argv[1:]
     import torch
     from datasets import Dataset
     from llmcompressor import __version__, oneshot
@@ -25,7 +26,7 @@ def main() -> None:
     modifier = {"wanda": WandaPruningModifier, "sparsegpt": SparseGPTModifier}[criterion]
     rows = load_file(tokens_file)["calibration"].long()
     data = Dataset.from_dict({"input_ids": rows.tolist(), "attention_mask": torch.ones_like(rows).tolist()})
-    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype="auto")
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=dtype)
     started = time.perf_counter()
     oneshot(
         model=model,

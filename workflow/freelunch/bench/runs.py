@@ -77,13 +77,14 @@ def run(spec: dict[str, Any], root: Path, execution: dict[str, Any]) -> dict[str
     from ..stages.prepare_data import prepare_data
     from ..stages.prepare_model import prepare_model
     from ..stages.prune import prune
+    from ..stages.questions import questions
     from ..stages.reconstruct import reconstruct, shard
     from ..stages.stage import Stage
 
     stages: dict[str, Callable[[Stage], None]] = {
         "models": prepare_model, "data": prepare_data, "calibration": calibrate, "dense": partial(dense, max_gib=64.0),
         "grams": grams, "pruned": prune, "reconstructed": reconstruct, "shards": shard,
-        "evaluation": evaluate,
+        "evaluation": evaluate, "questions": questions,
     }  # fmt: skip
     stage = Stage(parse_spec(spec), root, ExecutionConfig.model_validate(execution), code="benchmark")
     with (root / "log").open("a") as log:

@@ -7,6 +7,7 @@ pass twice that; attention adds ``4 T L d`` per block for sequences of ``L`` tok
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from ..config import Config
@@ -29,8 +30,9 @@ from ..specs import (
 )
 from . import pruning, streaming, training, vision
 from .basis import Cost, forward_operations
+from .memory import Peak, memory
 
-__all__ = ["Cost", "cost", "forward_operations"]
+__all__ = ["Cost", "Peak", "cost", "forward_operations", "memory"]
 
 _COSTS: dict[type[Spec], Callable[[Config, Any], Cost]] = {
     ModelSpec: streaming.model,
@@ -51,5 +53,6 @@ _COSTS: dict[type[Spec], Callable[[Config, Any], Cost]] = {
 
 
 def cost(config: Config, spec: Spec) -> Cost:
-    """Needs of one stage run."""
-    return _COSTS[type(spec)](config, spec) if type(spec) in _COSTS else Cost()
+    """Needs of one stage run; memory is that of the host."""
+    found = _COSTS[type(spec)](config, spec) if type(spec) in _COSTS else Cost()
+    return replace(found, memory=memory(config, spec).host)

@@ -18,6 +18,8 @@ COLOURS = {"wheel": 1, "hub": 3, "path": 3}
 Part = Literal["train", "test"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
+Repair = Literal["channel", "layer", "shrink"]
+"""Those of ``recovery.repair``, where torch is imported."""
 Backend = Literal[
     "none", "recalibrate_cumulative", "recalibrate", "recalibrate_epsilon", "channel", "layer", "shrink", "reconstruct",
 ]  # fmt: skip

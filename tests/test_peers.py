@@ -1,0 +1,75 @@
+"""The comparison with llm-compressor, as far as it goes without its environment."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+from freelunch.bench import peers
+from freelunch.bench.peers import CASES, SCRIPT, Result, command, table
+from freelunch.bench.pruning import EIGHT_B
+from freelunch.bench.runs import random_dense, the_demo
+from freelunch.errors import FreelunchError
+from freelunch.patterns import parse_pattern
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_script_gets_the_weights_the_tokens_and_the_pattern() -> None:
+    demo, *_ = the_demo()
+    calibration = random_dense(demo, EIGHT_B, 1, Path("root")).calibration
+    masks = {}
+    for criterion, pattern in CASES:
+        python, isolated, script, *given = command(
+            Path("root"), calibration, criterion, pattern, "float32", Path("out")
+        )
+        assert (python, isolated, script) == (str(peers.PYTHON), "-P", str(SCRIPT)) and SCRIPT.is_file()
+        model, tokens, wanted, sparsity, masks[criterion, pattern], dtype, output = given
+        assert Path(model) == Path("root") / calibration.model.folder
+        assert Path(tokens) == Path("root") / calibration.folder / "tokens.safetensors"
+        assert (wanted, dtype, output) == (criterion, "float32", "out")
+        assert float(sparsity) == parse_pattern(pattern).sparsity
+    assert set(masks.values()) == {"0:0", "2:4"}
+    assert all((mask == "2:4") == (pattern == "2:4") for (_, pattern), mask in masks.items())
+
+
+def test_the_script_needs_nothing_of_this_package() -> None:
+    tree = ast.parse(SCRIPT.read_text(encoding="utf-8"))
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    assert all(node.level == 0 and not (node.module or "").startswith("freelunch") for node in imports)
+
+
+def test_results_stand_in_one_table() -> None:
+    found = [
+        Result("wanda", "2:4", "freelunch", "sparse", 12.34, 1.2345, 45.678),
+        Result("wanda", "2:4", "llm-compressor", "sparse", 99.5, 2.0, 45.0),
+    ]
+    assert table(found).splitlines() == [
+        "| criterion | pattern | who | inputs | seconds | peak GiB | perplexity |",
+        "| --- | --- | --- | --- | ---: | ---: | ---: |",
+        "| wanda | 2:4 | freelunch | sparse | 12 | 1.23 | 45.68 |",
+        "| wanda | 2:4 | llm-compressor | sparse | 100 | 2.00 | 45.00 |",
+    ]
+
+
+def test_without_its_environment_it_says_how_to_make_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FreelunchError, match="make bench-peers"):
+        peers.main()
+
+
+def test_what_the_script_says_is_its_last_line_and_a_failure_is_told() -> None:
+    told = "import json; print('a log'); print(json.dumps({'seconds': 1.5}))"
+    assert peers._told([sys.executable, "-c", told]) == {"seconds": 1.5}
+    with pytest.raises(FreelunchError, match=r"llm-compressor failed: .*no such thing"):
+        peers._told([sys.executable, "-c", "raise SystemExit('no such thing')"])
+
+
+def test_its_packages_are_pinned_exactly_and_by_nothing_but_their_names() -> None:
+    lines = (ROOT / "requirements-peers.lock").read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if not line.startswith("#")]
+    assert all(len(pin.split("==")) == 2 and "+" not in pin and "/" not in pin for pin in pins)
+    assert any(pin.startswith("llmcompressor==") for pin in pins)
