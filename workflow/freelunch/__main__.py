@@ -79,7 +79,7 @@ def _other(options: argparse.Namespace) -> int:
             return 0
         if options.command == "memory":
             suite = _suite(plan, options.suite)
-            models = options.model or list(dict.fromkeys(run.evaluation.base.model for run in plan.runs[suite]))
+            models = options.model or list(dict.fromkeys(run.model for run in plan.runs[suite] if run.subject))
             print(tables(peaks(plan.config, suite, models)))
             return 0
         found = list(examine(plan, _suite(plan, options.suite), Path()))

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import ExecutionConfig, ModelConfig, PerplexityTask, Wheel
+from ..config import ExecutionConfig, ModelConfig, PerplexityTask
 from ..errors import FreelunchError
+from ..section import Wheel
 from ..sources import fetch_wheel, wheel_path
 from ..specs import CalibrationSpec, DenseSpec, EvaluationSpec, GramsSpec, ModelSpec, PrunedSpec, Spec
 from .runs import alone, pruned_from, run, the_demo
