@@ -32,6 +32,10 @@ rule all:
         suite_targets(PLAN.config.default_suite),
 
 
+onstart:
+    writable("results")
+
+
 include: "workflow/rules/suites.smk"
 include: "workflow/rules/prepare.smk"
 include: "workflow/rules/calibrate.smk"

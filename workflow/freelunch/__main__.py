@@ -12,6 +12,7 @@ from .commands import run_one
 from .config import parse_config, read_yaml
 from .doctor import examine
 from .errors import FreelunchError, suggest
+from .job import foreseen
 from .listing import print_budget, write_csv
 from .plan import Plan, make_plan
 from .specs import ExportSpec, ModelSpec
@@ -73,8 +74,11 @@ def _other(options: argparse.Namespace) -> int:
             run_one(plan, options.name, Path(), options.dry_run)
             return 0
         found = list(examine(plan, _suite(plan, options.suite), Path()))
-    except FreelunchError as error:
-        print(error, file=sys.stderr)
+    except Exception as error:
+        line = foreseen(error)
+        if line is None:
+            raise
+        print(line, file=sys.stderr)
         return 1
     print(*found, sep="\n")
     return int(any(each.level == "problem" for each in found))

@@ -11,7 +11,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from .errors import FreelunchError
 from .specs import Spec
 
 MANIFEST = "manifest.json"
+SEAL = "seal"
+"""Key of a manifest's own checksum; manifests of earlier versions have none."""
 
 
 def checksum(path: Path) -> str:
@@ -36,18 +39,17 @@ def replacing(path: Path) -> Iterator[Path]:
         FreelunchError: the disk is full or not writable; says where and how much is free.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        with part.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        part.replace(path)
-    except Exception as error:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-        if is_disk_error(error):
-            raise FreelunchError(f"cannot write {path}: {disk_state(path.parent, error)}") from None
-        raise
+    with naming_disk_errors(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield part
+            with part.open("rb+") as stream:
+                os.fsync(stream.fileno())
+            part.replace(path)
+        except Exception:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -64,8 +66,37 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise FreelunchError(f"cannot read {path}: {error}; delete {path.parent} to have it made again") from None
+
+
+def check_writable(folder: Path) -> None:
+    """Try whether files can be made in a folder, and make it if it is missing.
+
+    Raises:
+        FreelunchError: they cannot; says why and what to do.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise FreelunchError(f"cannot write to {folder}: {error.strerror}; free it or change its owner") from None
+
+
+@contextmanager
+def naming_disk_errors(path: Path) -> Iterator[None]:
+    """Make one line of a disk that takes nothing.
+
+    Raises:
+        FreelunchError: says that ``path`` could not be written, why, and how much is free.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_disk_error(error):
+            raise
+        raise FreelunchError(f"cannot write {path}: {disk_state(path.parent, error)}") from None
 
 
 def is_disk_error(error: Exception) -> bool:
@@ -84,22 +115,32 @@ def disk_state(folder: Path, error: Exception) -> str:
     return f"{reason} ({free:.2f} GiB free)"
 
 
+def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest with the checksum of everything else in it: rows are made of its numbers, which no file vouches for."""
+    # what a reader gets: keys are text, tuples are lists
+    plain: dict[str, Any] = json.loads(json.dumps({key: its for key, its in manifest.items() if key != SEAL}))
+    return plain | {SEAL: hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()}
+
+
 class Artifact:
     """A finished result directory.
 
     Raises:
-        FreelunchError: on opening, if the manifest is missing, unreadable or belongs to another spec.
+        FreelunchError: on opening, if the manifest is missing, unreadable, altered, or belongs to another spec.
     """
 
     def __init__(self, folder: Path, spec: Spec | None = None) -> None:
         self.folder = folder
         manifest = read_json(folder / MANIFEST)
+        repair = f"delete {folder} to have it made again"
         if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
-            raise FreelunchError(f"{folder / MANIFEST}: is no manifest; delete {folder} to have it made again")
+            raise FreelunchError(f"{folder / MANIFEST}: is no manifest; {repair}")
         self.manifest: dict[str, Any] = manifest
         found = manifest.get("key")
         if spec is not None and found != spec.key:
-            raise FreelunchError(f"{folder / MANIFEST}: is the manifest of key {found}, not of {spec.key}")
+            raise FreelunchError(f"{folder / MANIFEST}: is the manifest of key {found}, not of {spec.key}; {repair}")
+        if SEAL in manifest and sealed(manifest) != manifest:
+            raise FreelunchError(f"{folder / MANIFEST}: was altered after it was written; {repair}")
         self._checked: set[str] = set()
 
     @property

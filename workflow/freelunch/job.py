@@ -23,11 +23,24 @@ def put_on_path(package_root: Path) -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join([str(package_root), *others])
 
 
+def foreseen(error: Exception) -> str | None:
+    """What to print of a failure that is no defect; None of one that is."""
+    if isinstance(error, FreelunchError):
+        return str(error)
+    if not is_disk_error(error):
+        return None
+    where = getattr(error, "filename", None)
+    return f"cannot write {where or 'results'}: {disk_state(Path(where).parent if where else Path.cwd(), error)}"
+
+
 @contextmanager
 def logged(path: Path) -> Iterator[None]:
     """Send stdout and stderr, of C code too, to a log; exit with status 1 on a foreseen failure."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    except OSError as error:
+        sys.exit(f"error: {foreseen(error) or error}")
     sys.stdout.flush()
     sys.stderr.flush()
     os.dup2(descriptor, 1)
@@ -38,13 +51,11 @@ def logged(path: Path) -> Iterator[None]:
     warnings.simplefilter("default")
     try:
         yield
-    except FreelunchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
     except Exception as error:
-        if not is_disk_error(error):
+        line = foreseen(error)
+        if line is None:
             raise
-        print(f"error: cannot write results: {disk_state(Path.cwd(), error)}", file=sys.stderr)
+        print(f"error: {line}", file=sys.stderr)
         sys.exit(1)
 
 

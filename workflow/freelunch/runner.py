@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .artifacts import Artifact
+from .artifacts import Artifact, check_writable
 from .config import Config, ExecutionConfig
 from .errors import FreelunchError
 from .job import quiet_libraries
@@ -147,7 +147,7 @@ def _each_once(spec: Spec) -> list[Spec]:
 def _alone(root: Path) -> Iterator[None]:
     """Keep other runners out of a directory; the system lifts the lock of a process that dies."""
     path = root / RESULTS / ".runner.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(path.parent)
     if any((root / ".snakemake" / "locks").glob("*")):
         raise FreelunchError(f"{root}: Snakemake is at work here, or was killed; wait, or run `snakemake --unlock`")
     with path.open("w") as lock:

@@ -5,6 +5,7 @@ from hashlib import sha256
 from os.path import exists, relpath
 from pathlib import Path
 
+from freelunch.artifacts import check_writable
 from freelunch.config import parse_config
 from freelunch.costs import cost
 from freelunch.errors import FreelunchError, suggest
@@ -18,6 +19,18 @@ from freelunch.resolved import as_yaml, resolved
 from freelunch.sources import wheel_path
 from freelunch.specs import STAGES
 from snakemake.exceptions import WorkflowError
+
+def writable(folder):
+    """Stop with one line if nothing can be written to a folder."""
+    try:
+        check_writable(Path(folder))
+    except FreelunchError as error:
+        raise WorkflowError(str(error)) from None
+
+
+# Snakemake keeps its notes there, also in a dry run, and would show a traceback
+if workflow.is_main_process:
+    writable(".snakemake")
 
 try:
     PLAN = make_plan(parse_config(config))
