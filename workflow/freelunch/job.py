@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .accelerators import take_one
 from .artifacts import disk_state, is_disk_error
 from .config import parse_config
 from .errors import FreelunchError
@@ -71,6 +72,8 @@ def run(compute: Callable[..., None], job: Any, **options: Any) -> None:
         from .stages.stage import Stage
 
         plan = make_plan(parse_config(job.config))
+        if plan.config.execution.device != "cpu" and getattr(job.resources, "gpu", False):
+            take_one()
         _use_threads(int(job.threads))
         spec = plan.specs[job.output[0]]
         stage = Stage(spec, Path.cwd(), plan.config.execution, job.params.code)

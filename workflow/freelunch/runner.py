@@ -6,7 +6,6 @@ The functions, the hash of the code and the folders are those of the rules, and 
 from __future__ import annotations
 
 import fcntl
-import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,43 +16,9 @@ from .config import Config, ExecutionConfig
 from .errors import FreelunchError
 from .job import quiet_libraries
 from .plan import walk
-from .provenance import code_digest, sources
-from .questions import FOLDER
 from .sources import fetch_wheel, wheel_path
-from .specs import RESULTS, DataSpec, EvaluationSpec, ModelSpec, Spec
-
-FUNCTIONS = {
-    "models": ("prepare_model", "prepare_model"),
-    "data": ("prepare_data", "prepare_data"),
-    "questions": ("questions", "questions"),
-    "calibration": ("calibrate", "calibrate"),
-    "dense": ("dense", "dense"),
-    "grams": ("grams", "grams"),
-    "pruned": ("prune", "prune"),
-    "shards": ("reconstruct", "shard"),
-    "reconstructed": ("reconstruct", "reconstruct"),
-    "retrained": ("retrain", "retrain"),
-    "repaired": ("repair", "repair"),
-    "evaluation": ("evaluate", "evaluate"),
-    "export": ("export", "run_export"),
-}
-"""By the folder of a stage, the module of ``stages`` and the function in it that makes its results."""
-
-
-def code_of(spec: Spec) -> str:
-    """Hash of the source files that a stage runs for a spec: its module, the methods it uses, local tasks it asks."""
-    modules = [f"stages.{FUNCTIONS[spec.stage][0]}", *getattr(spec, "modules", ())]
-    files = {file for module in modules for file in sources(module)}
-    if isinstance(spec, EvaluationSpec) and spec.questions:
-        files |= set(map(str, FOLDER.glob("*.yaml")))
-    return code_digest(files)
-
-
-def function_of(spec: Spec) -> Callable[..., None]:
-    """The function that makes a spec's result; imports torch."""
-    module, name = FUNCTIONS[spec.stage]
-    found: Callable[..., None] = getattr(importlib.import_module(f"freelunch.stages.{module}"), name)
-    return found
+from .specs import RESULTS, DataSpec, ModelSpec, Spec
+from .stages import code_of, function_of
 
 
 @dataclass

@@ -17,7 +17,7 @@ rule calibrate:
         mem_mb=memory("calibration"),
         runtime=60,
     params:
-        code=code("stages.calibrate"),
+        code=stage_code("calibration"),
     message:
         "sample calibration {wildcards.name}"
     script:

@@ -12,12 +12,12 @@ from freelunch.errors import FreelunchError, suggest
 from freelunch.facts import facts_of
 from freelunch.plan import make_plan
 from freelunch.provenance import code_digest, sources
-from freelunch.questions import FOLDER
 from freelunch.reporting.names import FIGURE_NAMES, TABLE_NAMES
 from freelunch.reporting.references import REFERENCES
 from freelunch.resolved import as_yaml, resolved
 from freelunch.sources import wheel_path
 from freelunch.specs import STAGES
+from freelunch.stages import code_of
 from snakemake.exceptions import WorkflowError
 
 def writable(folder):
@@ -38,14 +38,6 @@ except FreelunchError as error:
     raise WorkflowError(f"config.yaml: {error}") from None
 
 SPECS = {stage: PLAN.stage(stage) for stage in STAGES}
-
-MODULES = {
-    "models": "stages.prepare_model",
-    "pruned": "stages.prune",
-    "shards": "stages.reconstruct",
-    "reconstructed": "stages.reconstruct",
-    "retrained": "stages.retrain",
-}
 
 # Snakemake lowers this to the cores it was given; on a cluster it is what a GPU job asks for.
 TORCH_THREADS = 8
@@ -111,20 +103,13 @@ def upstream(stage):
     return paths
 
 
-def method_code(stage):
-    """The stage's own code and, of all methods, parametrizations and ways to make a model, only those that it uses."""
+def stage_code(stage):
+    """Of the code that a stage runs: of all methods and ways to make a model, only what its spec uses."""
 
     def digest(wildcards):
-        return code(MODULES[stage], *SPECS[stage][wildcards.name].modules)
+        return code_of(SPECS[stage][wildcards.name])
 
     return digest
-
-
-def evaluation_code(wildcards):
-    """The stage's own code and, where they are asked, the files of local zero-shot tasks."""
-    asked = SPECS["evaluation"][wildcards.name].questions
-    local = map(str, FOLDER.glob("*.yaml")) if asked else ()
-    return code_digest({*sources("stages.evaluate"), *local})
 
 
 def evaluation_minutes(wildcards):

@@ -18,7 +18,7 @@ rule dense:
         runtime=480,
         gpu=GPUS,
     params:
-        code=code("stages.dense"),
+        code=stage_code("dense"),
     message:
         "dense pass {wildcards.name}"
     script:
@@ -42,7 +42,7 @@ rule grams:
         runtime=480,
         gpu=GPUS,
     params:
-        code=code("stages.grams"),
+        code=stage_code("grams"),
     message:
         "Gram matrices {wildcards.name}"
     script:

@@ -18,7 +18,7 @@ rule evaluate:
         runtime=evaluation_minutes,
         gpu=GPUS,
     params:
-        code=evaluation_code,
+        code=stage_code("evaluation"),
     message:
         "evaluate {wildcards.name}"
     script:

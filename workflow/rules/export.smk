@@ -16,7 +16,7 @@ rule export_model:
         mem_mb=memory("export"),
         runtime=120,
     params:
-        code=code("stages.export"),
+        code=stage_code("export"),
     message:
         "export {wildcards.name}"
     script:

@@ -36,7 +36,7 @@ rule model:
         runtime=lambda wildcards: 1440 if trained(wildcards) else 240,
         gpu=lambda wildcards: GPUS if trained(wildcards) else 0,
     params:
-        code=method_code("models"),
+        code=stage_code("models"),
     message:
         "prepare model {wildcards.name}"
     script:
@@ -58,7 +58,7 @@ rule data:
         mem_mb=memory("data"),
         runtime=120,
     params:
-        code=code("stages.prepare_data"),
+        code=stage_code("data"),
     message:
         "prepare data {wildcards.name}"
     script:
@@ -80,7 +80,7 @@ rule questions:
         mem_mb=memory("questions"),
         runtime=60,
     params:
-        code=code("stages.questions"),
+        code=stage_code("questions"),
     message:
         "make questions {wildcards.name}"
     script:

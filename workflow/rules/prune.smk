@@ -18,7 +18,7 @@ rule prune:
         runtime=240,
         gpu=lambda wildcards: 0 if small(wildcards) else GPUS,
     params:
-        code=method_code("pruned"),
+        code=stage_code("pruned"),
     message:
         "prune {wildcards.name}"
     script:

@@ -18,7 +18,7 @@ rule shard:
         runtime=1440,
         gpu=GPUS,
     params:
-        code=method_code("shards"),
+        code=stage_code("shards"),
     message:
         "reconstruct, shard {wildcards.name}"
     script:
@@ -43,7 +43,7 @@ rule reconstruct:
         runtime=1440,
         gpu=GPUS,
     params:
-        code=method_code("reconstructed"),
+        code=stage_code("reconstructed"),
     message:
         "reconstruct {wildcards.name}"
     script:
@@ -67,7 +67,7 @@ rule retrain:
         runtime=1440,
         gpu=GPUS,
     params:
-        code=method_code("retrained"),
+        code=stage_code("retrained"),
     message:
         "retrain {wildcards.name}"
     script:
@@ -91,7 +91,7 @@ rule repair:
         runtime=240,
         gpu=GPUS,
     params:
-        code=code("stages.repair"),
+        code=stage_code("repaired"),
     message:
         "repair {wildcards.name}"
     script:

@@ -1,12 +1,15 @@
-"""``python -m freelunch.bench [stages|shards|pruning]``: how well the machine is used, and what pruning takes."""
+"""``python -m freelunch.bench [PART …]``: use of the machine, cost of pruning, peak memory, blocks of large models."""
 
 from __future__ import annotations
 
 import argparse
 
-from . import pruning, shards, stages
+from . import blocks, memory, pruning, shards, sparse, stages
 
-PARTS = {"stages": stages.main, "shards": shards.main, "pruning": pruning.main}
+PARTS = {
+    "stages": stages.main, "shards": shards.main, "pruning": pruning.main, "memory": memory.main,
+    "blocks": blocks.main, "sparse": sparse.main,
+}  # fmt: skip
 
 
 def main() -> None:

@@ -28,8 +28,7 @@ def the_demo() -> tuple[ReconstructedSpec, Facts, ExecutionConfig]:
 
 def random_dense(demo: ReconstructedSpec, facts: Facts, depth: int, root: Path) -> DenseSpec:
     """The demo's dense pass on a random model of its widths and of ``depth`` blocks, on random words."""
-    shape = facts.model_dump(exclude={"mlp_matrices"}) | {"num_hidden_layers": depth}
-    model = ModelSpec(model=f"random-{depth}", source=ModelConfig(random=RandomModel(config=shape)))
+    model = random_model(facts, depth)
     splits: Any = {"calibration": 0.5, "validation": 0.25, "test": 0.25}
     data = DataSpec(data="words", source=DataConfig(path=str(root / "text.jsonl"), splits=splits))
     old = demo.pruned.dense.calibration
@@ -38,6 +37,12 @@ def random_dense(demo: ReconstructedSpec, facts: Facts, depth: int, root: Path) 
         length=old.length, sampling="packed", seed=0,
     )  # fmt: skip
     return DenseSpec(calibration=calibration)
+
+
+def random_model(facts: Facts, depth: int) -> ModelSpec:
+    """A model of random weights, of some widths and of ``depth`` blocks."""
+    shape = facts.model_dump(exclude={"mlp_matrices"}) | {"num_hidden_layers": depth}
+    return ModelSpec(model=f"random-{depth}", source=ModelConfig(random=RandomModel(config=shape)))
 
 
 def pruned_from(dense: DenseSpec, criterion: str, pattern: str, refinement: str = "none") -> PrunedSpec:

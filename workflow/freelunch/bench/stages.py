@@ -7,7 +7,6 @@ in a process of its own, and prints one table.
 from __future__ import annotations
 
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from ..costs import forward_operations
 from ..facts import Facts
 from ..specs import EvaluationSpec, ReconstructedSpec, Spec
 from ..windows import parse_window
+from .rate import matmul_rate
 from .runs import alone, pruned_from, random_dense, run, the_demo, write_text
 
 SHALLOW, DEEP = 8, 32
@@ -27,7 +27,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_text(root / "text.jsonl", demo)
-        kind, peak = alone(_matmul_rate)
+        kind, peak = alone(matmul_rate)
         print(f"{kind} matrix products: {peak / 1e9:.0f} GFLOP/s\n")
         results: dict[int, dict[str, dict[str, Any]]] = {}
         for depth in (SHALLOW, DEEP):
@@ -92,23 +92,3 @@ def _specs(demo: ReconstructedSpec, facts: Facts, depth: int, root: Path) -> dic
         **{f"reconstruct ({name})": spec for name, spec in windows.items()},
         "perplexity": EvaluationSpec(subject=windows["block"], data=(calibration.data,), tasks=(task,)),
     }
-
-
-def _matmul_rate(seconds: float = 2.0) -> tuple[str, float]:
-    """Operations per second of large matrix products, of the kind that a bfloat16 model is computed with; the best of
-    several timings.
-    """
-    import torch
-
-    from ..device import choose, products
-
-    device = choose("auto")
-    kind = products(torch.bfloat16, device)
-    size = 2048 if device.type == "cpu" else 8192
-    one, other = (torch.randn(size, size, dtype=kind, device=device) for _ in range(2))
-    best, until = float("inf"), time.perf_counter() + seconds
-    while time.perf_counter() < until:
-        started = time.perf_counter()
-        (one @ other)[0, 0].item()
-        best = min(best, time.perf_counter() - started)
-    return str(kind).removeprefix("torch."), 2 * size**3 / best

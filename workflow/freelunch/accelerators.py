@@ -1,0 +1,64 @@
+"""On a machine with several GPUs, each job takes one that no other job has.
+
+Snakemake counts GPUs (``--resources gpu=4``), but does not say which one a job may use. A cluster does: its jobs see no
+GPU but their own, and there is nothing to choose.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+log = logging.getLogger(__name__)
+
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
+_DEVICES = Path("/dev")
+_HELD: list[IO[str]] = []
+"""Locks of this process; the system lifts them when it ends, however it ends."""
+
+
+def visible(environment: Mapping[str, str], devices: Path = _DEVICES) -> list[str]:
+    """What the GPUs that a process may use are called: as its environment lists them, else by number."""
+    if _VISIBLE in environment:
+        return [name.strip() for name in environment[_VISIBLE].split(",") if name.strip()]
+    count = sum(path.name.removeprefix("nvidia").isdigit() for path in devices.glob("nvidia*"))
+    return [str(index) for index in range(count)]
+
+
+def claim(names: Sequence[str], locks: Path) -> str | None:
+    """Take the first of these GPUs that no other process has, until this process ends.
+
+    Args:
+        names: of the GPUs.
+        locks: folder with a file for each, by which the processes of a machine know of each other; made if missing.
+
+    Returns:
+        Its name; None if others have them all.
+    """
+    locks.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        handle = (locks / name.replace(os.sep, "_")).open("w")
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            handle.close()
+            continue
+        _HELD.append(handle)
+        return name
+    return None
+
+
+def take_one() -> None:
+    """Let this process see one GPU only, where there are several. To be called before torch looks for any."""
+    names = visible(os.environ)
+    if len(names) < 2:
+        return
+    name = claim(names, Path(tempfile.gettempdir()) / f"freelunch-gpus-{os.getuid()}")
+    if name is None:
+        log.warning("other jobs have all %d GPUs, and this one shares the first; lower `--resources gpu`", len(names))
+    os.environ[_VISIBLE] = name or names[0]
