@@ -33,7 +33,8 @@ rule all:
 
 
 onstart:
-    writable("results")
+    with one_line():
+        check_writable(Path("results"))
 
 
 include: "workflow/rules/suites.smk"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from freelunch.artifacts import Artifact
-from freelunch.config import ExecutionConfig, parse_config, read_yaml
+from freelunch.config import ExecutionConfig, parse_config
 from freelunch.plan import Plan, make_plan, walk
 from freelunch.specs import Spec
 from freelunch.stages.calibrate import calibrate
@@ -22,6 +22,7 @@ from freelunch.stages.reconstruct import reconstruct, shard
 from freelunch.stages.repair import repair
 from freelunch.stages.retrain import retrain
 from freelunch.stages.stage import Stage
+from freelunch.yaml_files import read_yaml
 
 ROOT = Path(__file__).parents[1]
 EXECUTION = ExecutionConfig(device="cpu", stream_tokens=128)

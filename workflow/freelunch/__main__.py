@@ -9,13 +9,14 @@ from pathlib import Path
 
 from .budget import TFLOPS, budget
 from .commands import run_one
-from .config import parse_config, read_yaml
+from .config import parse_config
 from .doctor import examine
 from .errors import FreelunchError, suggest
 from .job import foreseen
 from .listing import print_budget, write_csv
 from .plan import Plan, make_plan
 from .specs import ExportSpec, ModelSpec
+from .yaml_files import read_yaml
 
 
 def main(arguments: list[str] | None = None) -> int:

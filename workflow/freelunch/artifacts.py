@@ -22,7 +22,8 @@ from .specs import Spec
 
 MANIFEST = "manifest.json"
 SEAL = "seal"
-"""Key of a manifest's own checksum; manifests of earlier versions have none."""
+"""Key of the checksum of a manifest or record itself; those of earlier versions have none."""
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 def checksum(path: Path) -> str:
@@ -100,10 +101,10 @@ def naming_disk_errors(path: Path) -> Iterator[None]:
 
 
 def is_disk_error(error: Exception) -> bool:
-    """Whether a write failed for want of room or of permission."""
+    """Whether a write failed for want of room or of permission, or because the disk is broken."""
     # safetensors reports a full disk as its own exception with the text of the I/O error in it
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
-    return full or "No space left" in str(error) or "os error 28" in str(error)
+    known = isinstance(error, OSError) and error.errno in _DISK
+    return known or "No space left" in str(error) or "os error 28" in str(error)
 
 
 def disk_state(folder: Path, error: Exception) -> str:
@@ -115,11 +116,16 @@ def disk_state(folder: Path, error: Exception) -> str:
     return f"{reason} ({free:.2f} GiB free)"
 
 
-def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """A manifest with the checksum of everything else in it: rows are made of its numbers, which no file vouches for."""
+def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest or record with the checksum of all else in it: its numbers become rows, and nothing else has one."""
     # what a reader gets: keys are text, tuples are lists
-    plain: dict[str, Any] = json.loads(json.dumps({key: its for key, its in manifest.items() if key != SEAL}))
+    plain: dict[str, Any] = json.loads(json.dumps({key: its for key, its in record.items() if key != SEAL}))
     return plain | {SEAL: hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()}
+
+
+def is_altered(record: Mapping[str, Any]) -> bool:
+    """Whether a sealed record is not what was written."""
+    return SEAL in record and sealed(record)[SEAL] != record[SEAL]
 
 
 class Artifact:
@@ -133,13 +139,13 @@ class Artifact:
         self.folder = folder
         manifest = read_json(folder / MANIFEST)
         repair = f"delete {folder} to have it made again"
-        if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        if not _is_manifest(manifest):
             raise FreelunchError(f"{folder / MANIFEST}: is no manifest; {repair}")
         self.manifest: dict[str, Any] = manifest
         found = manifest.get("key")
         if spec is not None and found != spec.key:
             raise FreelunchError(f"{folder / MANIFEST}: is the manifest of key {found}, not of {spec.key}; {repair}")
-        if SEAL in manifest and sealed(manifest) != manifest:
+        if is_altered(manifest):
             raise FreelunchError(f"{folder / MANIFEST}: was altered after it was written; {repair}")
         self._checked: set[str] = set()
 
@@ -174,6 +180,19 @@ class Artifact:
             raise FreelunchError(f"{path}: its contents are not what the manifest says (SHA-256 differs); {repair}")
         self._checked.add(name)
         return path
+
+
+def _is_manifest(raw: Any) -> bool:
+    """Whether files are listed in it as they should be, each by a path that stays in the folder."""
+    files = raw.get("files") if isinstance(raw, dict) else None
+    return isinstance(files, dict) and all(
+        isinstance(entry, dict)
+        and isinstance(entry.get("bytes"), int)
+        and isinstance(entry.get("sha256"), str)
+        and not Path(name).is_absolute()
+        and ".." not in Path(name).parts
+        for name, entry in files.items()
+    )
 
 
 def describe(path: Path) -> dict[str, Any]:

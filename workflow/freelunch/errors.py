@@ -19,6 +19,11 @@ def suggest(word: str, allowed: Iterable[str]) -> str:
     return f"{hint}allowed: {', '.join(names)}"
 
 
+def first_line(error: BaseException) -> str:
+    """What an exception of a library says, or what it is called if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+
+
 @contextmanager
 def naming(what: str) -> Iterator[None]:
     """Put the name of a matrix, say, in front of the message of a failure."""

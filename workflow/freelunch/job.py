@@ -31,7 +31,9 @@ def foreseen(error: Exception) -> str | None:
     if not is_disk_error(error):
         return None
     where = getattr(error, "filename", None)
-    return f"cannot write {where or 'results'}: {disk_state(Path(where).parent if where else Path.cwd(), error)}"
+    # a file without a name is one that was being written; one with a name may have been read
+    what = f"cannot use {where}" if where else "cannot write results"
+    return f"{what}: {disk_state(Path(where).parent if where else Path.cwd(), error)}"
 
 
 @contextmanager

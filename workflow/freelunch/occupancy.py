@@ -1,8 +1,9 @@
 """One process at a time makes a result: a stage that starts sweeps its folder, and would sweep away another's files.
 
-Snakemake keeps other Snakemakes out of a directory, and the runner other runners; this is for all other pairs. Locks are
-those of POSIX, on one byte per result of one file: the system lifts them when a process dies, in whatever way, and
-clusters' file systems pass them on from node to node.
+Snakemake keeps other Snakemakes out of a directory, and the runner other runners. This is for all other pairs: the two
+of them, and a job whose Snakemake was killed and started again while the job still runs. Locks are those of POSIX, on
+one byte per result of one file: the system lifts them when a process dies, in whatever way, and clusters' file systems
+pass them on from node to node. They are the process's, so that it may make a result twice.
 """
 
 from __future__ import annotations

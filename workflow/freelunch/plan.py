@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import islice, product
 from typing import Any
 
 from .config import AXES, LOSSES, Axes, Config, EvaluationTask, SuiteConfig, TextTask, Wheel, ZeroShotTask, validate
@@ -38,6 +38,10 @@ RULES = (
 )  # fmt: skip
 RESERVED = frozenset({"all", *RULES, *STAGES, "wheels", "logs", "benchmarks"})
 """What a suite cannot be called: targets and folders of that name exist already."""
+
+
+LARGEST = 100_000
+"""Runs of a suite; every axis that is a list multiplies them."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,9 @@ def _exports(runs: list[Run]) -> list[ExportSpec]:
 
 def _runs(config: Config, name: str, suite: SuiteConfig) -> Iterator[Run]:
     """For every model its dense run, then those that the entries multiply out to, each once."""
-    runs = list(_expand(config, name))
+    runs = list(islice(_expand(config, name), LARGEST + 1))
+    if len(runs) > LARGEST:
+        raise FreelunchError(f"suites.{name}.runs: are more than {LARGEST:,}; split the suite")
     for where, axes in runs:
         check_run(config, where, axes)
     for i, task in enumerate(suite.evaluate):

