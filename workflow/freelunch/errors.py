@@ -21,7 +21,9 @@ def suggest(word: str, allowed: Iterable[str]) -> str:
 
 def first_line(error: BaseException) -> str:
     """What an exception of a library says, or what it is called if it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    # a line that ends like this says what the next is about
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:300]
 
 
 @contextmanager

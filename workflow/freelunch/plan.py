@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice, product
+from math import prod
 from typing import Any
 
 from .config import AXES, LOSSES, Axes, Config, EvaluationTask, SuiteConfig, TextTask, Wheel, ZeroShotTask, validate
@@ -189,6 +190,8 @@ def _expand(config: Config, name: str, within: tuple[str, ...] = ()) -> Iterator
         for axis, values in lists.items():
             if not values:
                 raise FreelunchError(f"{where}.{axis}: the list is empty")
+        if prod(map(len, lists.values())) > LARGEST:
+            raise FreelunchError(f"{where}: its lists multiply to more than {LARGEST:,} runs; shorten them")
         for combination in product(*lists.values()):
             yield where, validate(Axes, dict(zip(lists, combination, strict=True)), where)
 

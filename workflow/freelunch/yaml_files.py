@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from .errors import FreelunchError
+from .errors import FreelunchError, first_line
 
 LARGEST = 1_000_000
 """Values of a file, with what its anchors stand for; a large config has some thousands."""
@@ -39,8 +39,8 @@ def parse_yaml(text: str) -> Any:
     Raises:
         FreelunchError: see :func:`read_yaml`; begins with a space, and the line where there is one.
     """
-    loader = yaml.SafeLoader(text)
     try:
+        loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
         if root is None:
             return None
@@ -49,16 +49,14 @@ def parse_yaml(text: str) -> Any:
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f" line {where.line + 1}:" if where else ""
-        raise FreelunchError(f"{line} {getattr(error, 'problem', None) or error}") from None
+        raise FreelunchError(f"{line} {getattr(error, 'problem', None) or first_line(error)}") from None
     except RecursionError:
         raise FreelunchError(" is nested too deeply") from None
     except FreelunchError:
         raise
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         # the date 2001-99-99, an integer of 5000 digits, `!!bool perhaps`
-        raise FreelunchError(f" a value is not what it is written as: {error}") from None
-    finally:
-        loader.dispose()
+        raise FreelunchError(f" a value is not what it is written as: {first_line(error)}") from None
 
 
 def _count(node: yaml.Node, known: dict[int, int], above: set[int]) -> int:

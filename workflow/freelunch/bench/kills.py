@@ -3,12 +3,15 @@
 A suite is run once without a break, which gives the reference and the time it takes. Then it is run from nothing, its
 whole process group is killed (SIGKILL) after a random time, and it is started again, to its end or to its next kill.
 After every kill what is finished is compared with the reference, at the end of every run everything that was computed.
-A line says what each kill hit; the exit status is 1 if a bit is different.
+A line says what each kill hit; the exit status is 1 if a bit is different. With ``--one-process`` the suite is run
+without Snakemake, which starts a process per job: far more of the moments are then those of a stage at work.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import os
 import random
 import shutil
@@ -19,16 +22,26 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from ..artifacts import MANIFEST, checksum
+from ..artifacts import MANIFEST, SEAL, checksum, read_json
+from ..config import parse_config
 from ..errors import FreelunchError
+from ..plan import make_plan
+from ..runner import Runner
 from ..specs import RESULTS, STAGES
+from ..yaml_files import read_yaml
 
 PROJECT = Path(__file__).parents[3]
 PARTS = ("Snakefile", "config.yaml", "workflow", "profiles", "envs", "tests")
 """What of the repository a pipeline needs, that of the tests included."""
 Contents = dict[str, str]
 """Checksums of files by their path."""
+_VARY = frozenset({
+    "digest", "files", "finished", "inputs", "peak_gib", "pruning_seconds", "resumed_at", "resumed_windows", "seconds",
+    "train_seconds", SEAL,
+})  # fmt: skip
+"""Keys of manifests and records for times, memory, and checksums of what holds these."""
 
 
 class Pipeline:
@@ -38,10 +51,11 @@ class Pipeline:
         folder: for the copy; made if it is not there.
         config: path of the configuration file within the repository.
         suite: its name.
+        one_process: whether to run it without Snakemake.
     """
 
-    def __init__(self, folder: Path, config: str, suite: str) -> None:
-        self.folder, self._config, self._suite = folder, config, suite
+    def __init__(self, folder: Path, config: str, suite: str, one_process: bool = False) -> None:
+        self.folder, self._config, self._suite, self._one_process = folder, config, suite, one_process
         folder.mkdir(parents=True, exist_ok=True)
         for part in PARTS:
             if (PROJECT / part).is_dir():
@@ -69,8 +83,8 @@ class Pipeline:
         """Start it, and kill all its processes after so many seconds; False if it ended before."""
         self._unlock()
         process = subprocess.Popen(
-            self._command(), cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            start_new_session=True,
+            self._command(), cwd=self.folder, env=self._environment, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         try:
             status = process.wait(seconds)
@@ -94,13 +108,13 @@ class Pipeline:
         return sum(len(list(folder.glob("window-*.json"))) for folder in unfinished)
 
     def contents(self) -> Contents:
-        """What was computed and is complete; manifests and records are left out, since they hold times."""
+        """What was computed and is complete; of manifests and records what does not vary from run to run."""
         found = {}
         for folder in self.finished():
             for path in sorted(folder.rglob("*")):
-                timed = path.name == MANIFEST or path.match("window-*.json")
-                if path.is_file() and not timed:
-                    found[str(path.relative_to(self.folder))] = checksum(path)
+                if path.is_file():
+                    varies = path.name == MANIFEST or path.match("window-*.json")
+                    found[str(path.relative_to(self.folder))] = _steady(path) if varies else checksum(path)
         return found
 
     def _folders(self) -> Iterator[Path]:
@@ -113,13 +127,41 @@ class Pipeline:
             self._call("--unlock")
 
     def _call(self, *arguments: str) -> None:
-        run = subprocess.run(self._command(*arguments), cwd=self.folder, capture_output=True, text=True, check=False)
+        run = subprocess.run(
+            self._command(*arguments), cwd=self.folder, env=self._environment, capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
         if run.returncode:
             raise FreelunchError(f"the pipeline failed:\n{(run.stdout + run.stderr)[-4000:]}")
 
+    @property
+    def _environment(self) -> dict[str, str]:
+        """With the package of the copy, which no edit changes while it runs."""
+        return os.environ | {"PYTHONPATH": str(self.folder / "workflow")}
+
     def _command(self, *arguments: str) -> list[str]:
+        if self._one_process:
+            code = f"from freelunch.bench.kills import run_suite; run_suite({self._config!r}, {self._suite!r})"
+            return [sys.executable, "-c", code]
         options = ["--configfile", self._config, "--config", "execution={device: cpu}", *arguments]
         return [sys.executable, "-m", "snakemake", *options, "--", self._suite]
+
+
+def run_suite(config: str, suite: str) -> None:
+    """Run a suite in this process and directory, without Snakemake, on the CPU."""
+    plan = make_plan(parse_config(read_yaml(Path(config)) | {"execution": {"device": "cpu"}}))
+    runner = Runner.of(plan.config, Path())
+    for run in plan.runs[suite]:
+        runner.need(run.evaluation)
+
+
+def _steady(path: Path) -> str:
+    def kept(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: kept(its) for key, its in value.items() if key not in _VARY}
+        return [kept(its) for its in value] if isinstance(value, list) else value
+
+    return hashlib.sha256(json.dumps(kept(read_json(path)), sort_keys=True).encode()).hexdigest()
 
 
 def different(found: Contents, reference: Contents) -> list[str]:
@@ -183,11 +225,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
     parser.add_argument("--config", default="tests/tiny.yaml", help="within the repository (default: %(default)s)")
     parser.add_argument("--suite", default="tiny", help="of that config (default: %(default)s)")
+    parser.add_argument("--one-process", action="store_true", help="run the suite without Snakemake")
     options = parser.parse_args(arguments)
     if options.count < 1 or options.each < 1:
         parser.error("--count and --each must be 1 or more")
     with tempfile.TemporaryDirectory(prefix="freelunch-kills-") as folder:
-        pipeline = Pipeline(Path(folder), options.config, options.suite)
+        pipeline = Pipeline(Path(folder), options.config, options.suite, options.one_process)
         started = time.perf_counter()
         try:
             pipeline.run()

