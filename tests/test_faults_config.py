@@ -17,13 +17,15 @@ from freelunch.plan import make_plan
 from freelunch.yaml_files import read_yaml
 from stage_runs import ROOT, tiny_config, tiny_plan
 
-LAUGHS = "\n".join(
-    ["a0: &a0 [lol, lol, lol, lol, lol, lol, lol, lol, lol]"]
-    + [f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]" for level in range(1, 12)]
-)
-MERGES = "\n".join(
-    ["a0: &a0 {x: 1, y: 2}"] + [f"a{level}: &a{level} {{<<: [{', '.join([f'*a{level - 1}'] * 9)}]}}" for level in range(1, 12)]
-)  # fmt: skip
+
+def bomb(first: str, level: str) -> str:
+    """Anchors of anchors: a few lines that stand for 9 ** 12 values."""
+    lines = [f"a{each}: &a{each} " + level.format(", ".join([f"*a{each - 1}"] * 9)) for each in range(1, 12)]
+    return "\n".join([f"a0: &a0 {first}", *lines])
+
+
+LAUGHS = bomb("[lol, lol, lol]", "[{}]")
+MERGES = bomb("{x: 1, y: 2}", "{{<<: [{}]}}")
 
 
 @pytest.mark.parametrize(

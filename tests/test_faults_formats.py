@@ -127,7 +127,8 @@ def test_damaged_wheels_are_one_line(damage: Callable[[bytes], bytes], tmp_path:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"GGUF", b"GGUF" + b"\xff" * 500, b"GGUF\x03\0\0\0" + struct.pack("<QQ", 2**60, 2**60), b"x" * 99],
+    "content",
+    [b"", b"GGUF", b"GGUF" + b"\xff" * 500, b"GGUF\x03\0\0\0" + struct.pack("<QQ", 2**60, 2**60), b"x" * 99],
     ids=["empty", "magic", "ones", "huge counts", "text"],
 )
 def test_a_gguf_of_garbage_is_one_line(content: bytes, tmp_path: Path) -> None:

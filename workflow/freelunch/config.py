@@ -15,6 +15,7 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    JsonValue,
     Tag,
     TypeAdapter,
     ValidationError,
@@ -66,7 +67,7 @@ class Hub(Section):
 class Random(Section):
     """A randomly initialised model with a byte-level tokenizer, for trying things out."""
 
-    config: dict[str, Any]
+    config: dict[str, JsonValue]
     seed: int = 0
 
 
@@ -83,7 +84,7 @@ class Train(Section):
     Keys that are axes as well mean the same here. The state of the lowest loss on the validation split is kept.
     """
 
-    config: dict[str, Any]
+    config: dict[str, JsonValue]
     """Of Hugging Face; the tokenizer has its ``vocab_size`` entries."""
     data: Name
     sequences: Positive

@@ -28,6 +28,7 @@ from .specs import RESULTS
 
 _EXPANSION = 200
 """Times its packed size (of a MiB, if it is less) that a member may unpack to; text gets to twenty."""
+_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError)
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")
 _UNREACHABLE = re.compile(
     r"connection broken|NewConnectionError|NameResolutionError|Connection refused|ConnectTimeout|ReadTimeout|timed out"
@@ -103,23 +104,31 @@ def wheel_member(path: Path, member: str, expected_sha: str) -> Iterator[IO[byte
     if name.is_absolute() or ".." in name.parts or "\\" in member:
         raise FreelunchError(f"{path}: {member!r} is not the name of a wheel member")
     try:
-        with zipfile.ZipFile(path) as wheel:
-            members = [entry for entry in wheel.namelist() if not entry.endswith("/")]
-            if member not in members:
-                raise FreelunchError(f"{path}: has no member {member!r}; {_near(member, members)}")
-            entry = wheel.getinfo(member)
-            # no more than this is ever read of a member, whatever it holds
-            if entry.file_size > _EXPANSION * max(entry.compress_size, 2**20):
-                raise FreelunchError(
-                    f"{path}: {member!r} unpacks from {entry.compress_size:,} bytes to {entry.file_size:,}; refused"
-                )
-            with wheel.open(entry) as stream:
-                yield stream
+        wheel = zipfile.ZipFile(path)
+        stream = wheel.open(_entry(wheel, path, member))
     except FreelunchError:
         raise
-    # what zipfile raises at damaged members, at those with a password and at methods that it does not know
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError, RuntimeError) as error:
+    # what zipfile raises at damaged archives, at members with a password and at methods that it does not know
+    except (*_DAMAGED, struct.error, ValueError, RuntimeError, OSError) as error:
         raise FreelunchError(f"{path}: cannot be read: {first_line(error)}") from None
+    with wheel, stream:
+        try:
+            yield stream
+        except _DAMAGED as error:
+            raise FreelunchError(f"{path}: cannot be read: {first_line(error)}") from None
+
+
+def _entry(wheel: zipfile.ZipFile, path: Path, member: str) -> zipfile.ZipInfo:
+    members = [name for name in wheel.namelist() if not name.endswith("/")]
+    if member not in members:
+        raise FreelunchError(f"{path}: has no member {member!r}; {_near(member, members)}")
+    entry = wheel.getinfo(member)
+    # no more than this is ever read of a member, whatever it holds
+    if entry.file_size > _EXPANSION * max(entry.compress_size, 2**20):
+        raise FreelunchError(
+            f"{path}: {member!r} unpacks from {entry.compress_size:,} bytes to {entry.file_size:,}; refused"
+        )
+    return entry
 
 
 def _near(member: str, members: list[str]) -> str:
