@@ -18,6 +18,7 @@ from freelunch.stages.grams import grams
 from freelunch.stages.prepare_data import prepare_data
 from freelunch.stages.prepare_model import prepare_model
 from freelunch.stages.prune import prune
+from freelunch.stages.questions import questions
 from freelunch.stages.reconstruct import reconstruct, shard
 from freelunch.stages.repair import repair
 from freelunch.stages.retrain import retrain
@@ -27,7 +28,7 @@ from freelunch.yaml_files import read_yaml
 ROOT = Path(__file__).parents[1]
 EXECUTION = ExecutionConfig(device="cpu", stream_tokens=128)
 STAGES: dict[str, Callable[..., object]] = {
-    "models": prepare_model, "data": prepare_data, "calibration": calibrate, "dense": dense, "grams": grams,
+    "models": prepare_model, "data": prepare_data, "questions": questions, "calibration": calibrate, "dense": dense, "grams": grams,
     "pruned": prune, "shards": shard, "reconstructed": reconstruct, "retrained": retrain, "repaired": repair,
     "evaluation": evaluate, "export": run_export,
 }  # fmt: skip
