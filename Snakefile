@@ -33,8 +33,10 @@ rule all:
 
 
 onstart:
-    with one_line():
+    try:
         check_writable(Path("results"))
+    except FreelunchError as error:
+        raise WorkflowError(str(error)) from None
 
 
 include: "workflow/rules/suites.smk"

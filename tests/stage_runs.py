@@ -28,7 +28,8 @@ from freelunch.yaml_files import read_yaml
 ROOT = Path(__file__).parents[1]
 EXECUTION = ExecutionConfig(device="cpu", stream_tokens=128)
 STAGES: dict[str, Callable[..., object]] = {
-    "models": prepare_model, "data": prepare_data, "questions": questions, "calibration": calibrate, "dense": dense, "grams": grams,
+    "models": prepare_model, "data": prepare_data, "questions": questions, "calibration": calibrate,
+    "dense": dense, "grams": grams,
     "pruned": prune, "shards": shard, "reconstructed": reconstruct, "retrained": retrain, "repaired": repair,
     "evaluation": evaluate, "export": run_export,
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Results that are not what was written: truncated, a bit flipped, swapped, altered. Of every stage, seen by all that read them."""
+"""Results that are not what was written (truncated, a bit flipped, swapped, altered): every stage sees it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from freelunch.stages.collect import rows_of
 from one_of_each import SHARDED, SPECS, above, make_all
 from stage_runs import run
 
+Damage = Callable[[list[Path]], None]
 READS = [(reader, read) for reader in STAGES for read in dict.fromkeys(each.stage for each in above(SPECS[reader]))]
 
 

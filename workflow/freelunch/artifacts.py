@@ -102,6 +102,8 @@ def naming_disk_errors(path: Path) -> Iterator[None]:
 
 def is_disk_error(error: Exception) -> bool:
     """Whether a write failed for want of room or of permission, or because the disk is broken."""
+    if isinstance(error, FreelunchError):
+        return False  # it is a line already
     # safetensors reports a full disk as its own exception with the text of the I/O error in it
     known = isinstance(error, OSError) and error.errno in _DISK
     return known or "No space left" in str(error) or "os error 28" in str(error)

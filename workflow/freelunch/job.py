@@ -79,11 +79,8 @@ def run(compute: Callable[..., None], job: Any, **options: Any) -> None:
         _use_threads(int(job.threads))
         spec = plan.specs[job.output[0]]
         stage = Stage(spec, Path.cwd(), plan.config.execution, job.params.code)
-        try:
+        with stage.computing():
             compute(stage, **options)
-        except BaseException:
-            stage.abandon()
-            raise
 
 
 def quiet_libraries() -> None:

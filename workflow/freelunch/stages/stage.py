@@ -114,6 +114,22 @@ class Stage:
         found: dict[str, Any] = self._files[name]
         return found
 
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Abandon the stage if what is done inside fails.
+
+        Raises:
+            FreelunchError: the disk took something no more that has no name of its own.
+        """
+        try:
+            yield
+        except BaseException as error:
+            self.abandon()
+            if getattr(error, "filename", None):
+                raise
+            with naming_disk_errors(self.folder):
+                raise
+
     def abandon(self) -> None:
         """Give up, and remove what no later attempt can use: temporary files, and all of a stage that starts over."""
         self._tidy()
