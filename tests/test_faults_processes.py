@@ -34,6 +34,14 @@ occupy(Path(sys.argv[1]), parse_spec(json.loads(sys.argv[2])))
 print("held", flush=True)
 time.sleep(600)
 """
+ALONE = """
+import fcntl, sys, time
+with open(sys.argv[1], "w") as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    print("held", flush=True)
+    time.sleep(600)
+"""
+NAMES = ("$(touch ran) `touch ran`; touch ran", "{name} [0-9]* ? 'q' \"q\"", "naïve 日本 🙂", "-rf")
 SPEC = SPECS["models"]
 
 
@@ -98,11 +106,8 @@ def test_results_that_are_deleted_and_made_again_can_be_occupied(tmp_path: Path)
 
 
 def test_two_runners_and_a_runner_beside_snakemake(tmp_path: Path) -> None:
-    hold = (
-        "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True)"
-    )
     (tmp_path / RESULTS).mkdir()
-    command = [sys.executable, "-c", f"{hold}; time.sleep(600)", str(tmp_path / RESULTS / ".runner.lock")]
+    command = [sys.executable, "-c", ALONE, str(tmp_path / RESULTS / ".runner.lock")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "held\n"
     runner = Runner(tmp_path, SHARDED, 1.0)
@@ -112,9 +117,7 @@ def test_two_runners_and_a_runner_beside_snakemake(tmp_path: Path) -> None:
     process.wait()
     (tmp_path / ".snakemake" / "locks").mkdir(parents=True)
     (tmp_path / ".snakemake" / "locks" / "0.output.lock").touch()
-    with pytest.raises(
-        FreelunchError, match=r"Snakemake is at work here, or was killed; wait, or run `snakemake --unl"
-    ):
+    with pytest.raises(FreelunchError, match="Snakemake is at work here, or was killed; wait, or run"):
         runner.need(SPEC)
 
 
@@ -139,9 +142,7 @@ def test_a_source_dated_in_the_future_is_named(tmp_path: Path) -> None:
     runner = Runner(tmp_path, SHARDED, 1.0)
     runner.need(spec)
     os.utime(documents, (time.time() + 3e7, time.time() + 3e7))
-    with pytest.raises(
-        FreelunchError, match=f"^{documents}: is dated in the future, .*; correct the clock, or `touch`"
-    ):
+    with pytest.raises(FreelunchError, match=f"^{documents}: is dated in the future, .*; correct the clock, or"):
         Runner(tmp_path, SHARDED, 1.0).pending(spec)
     os.utime(documents, (1e9, 1e9))
     assert Runner(tmp_path, SHARDED, 1.0).pending(spec) == []
@@ -150,9 +151,7 @@ def test_a_source_dated_in_the_future_is_named(tmp_path: Path) -> None:
     assert Runner(tmp_path, SHARDED, 1.0).pending(spec) == [spec]
 
 
-@pytest.mark.parametrize(
-    "name", ["$(touch ran) `touch ran`; touch ran", "{name} [0-9]* ? 'q' \"q\"", "naïve 日本 🙂", "-rf"]
-)
+@pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
 def test_directories_can_be_called_anything(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     root = tmp_path / name
@@ -164,12 +163,6 @@ def test_directories_can_be_called_anything(name: str, tmp_path: Path, monkeypat
     made = Runner(root, SHARDED, 1.0).need(spec)
     assert made.file("tokens.safetensors").is_file() and not list(tmp_path.rglob("ran"))
     assert [path.name for path in tmp_path.iterdir()] == [name]
-
-
-def test_a_pipeline_that_is_killed_ends_with_the_same_bits(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--count", "2", "--each", "2", "--seed", "3", "--suite", "small", "--one-process"]
-    assert kills.main(arguments) == 0, capsys.readouterr().err
-    assert "2 kills, and no bit is different" in capsys.readouterr().out
 
 
 def test_a_bit_that_is_different_is_told(tmp_path: Path) -> None:
