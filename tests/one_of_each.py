@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from freelunch.config import ExecutionConfig
-from freelunch.specs import STAGES, EvaluationSpec, ExportSpec, QuestionsSpec, ReconstructedSpec, Spec
+from freelunch.specs import STAGES, ExportSpec, ReconstructedSpec, Spec
 from stage_runs import run, tiny_config, tiny_plan, upstream
 
 SHARDED = ExecutionConfig(device="cpu", stream_tokens=128, shards=2)
@@ -54,8 +54,3 @@ def make_all(root: Path) -> None:
         for each in [*upstream(spec), *above(spec), spec]:
             if not (root / each.manifest).exists():
                 run(each, root, SHARDED)
-
-
-def reads_questions(spec: Spec) -> bool:
-    """Whether lm-eval, which takes seconds to load, is needed."""
-    return isinstance(spec, EvaluationSpec) and any(isinstance(each, QuestionsSpec) for each in spec.upstream())

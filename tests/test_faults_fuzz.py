@@ -4,65 +4,34 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
 from freelunch.artifacts import MANIFEST, Artifact, checksum
 from freelunch.config import AXES, parse_config
 from freelunch.documents import read_records
-from freelunch.errors import FreelunchError
 from freelunch.facts import facts_of_file
 from freelunch.models import checked_config, model_from_gguf, parameter_count
 from freelunch.overlays import SafetensorsFiles
 from freelunch.plan import make_plan
 from freelunch.sources import wheel_member
 from freelunch.yaml_files import parse_yaml
+from fuzzing import FUZZED, KEYS, SCALARS, VALUES, json_of, only_foreseen
 from stage_runs import tiny_config
 from test_faults_formats import zipped
-
-FUZZED = settings(
-    max_examples=int(os.environ.get("FREELUNCH_FUZZ", "60")), deadline=None, database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)  # fmt: skip
-
-SCALARS = (
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.dates()
-    | st.sampled_from(["50%", "2:4", "wanda", "auto", "1e400", "block", "path", "../x", "-1", "nan", "full + norms"])
-)  # fmt: skip
-KEYS = (
-    st.text(max_size=8) | st.sampled_from(["path", "hub", "splits", "runs", "metric", "model", *AXES]) | st.integers()
-)
-VALUES = st.recursive(
-    SCALARS, lambda below: st.lists(below, max_size=4) | st.dictionaries(KEYS, below, max_size=4), max_leaves=8
-)
 
 FILES = st.dictionaries(st.text(max_size=5), VALUES | st.fixed_dictionaries({"bytes": SCALARS, "sha256": SCALARS}))
 OF_MODELS = ("model_type", "hidden_size", "num_attention_heads", "auto_map", "vocab_size", "quantization_config",
              "rope_scaling", "dtype", "architectures")  # fmt: skip
-
-
-def json_of(value: Any) -> str:
-    """JSON of any value; dates are text."""
-    return json.dumps(value, default=str)
-
-
-@contextmanager
-def only_foreseen() -> Iterator[None]:
-    """A failure is one that a user reads: it says something, and not for pages."""
-    try:
-        yield
-    except FreelunchError as error:
-        assert str(error).strip() and len(str(error)) < 20_000
 
 
 def places(raw: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

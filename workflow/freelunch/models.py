@@ -17,6 +17,7 @@ WEIGHTS = "model.safetensors"
 PICKLED = "pytorch_model*.bin"
 SMALL = ("*.json", "*.txt", "*.model", "*.jinja")
 """Config and tokenizer files; no code (``*.py``) and nothing pickled (``*.bin``) is among them."""
+_FLOATS = ("F64", "F32", "F16", "BF16")
 END = "<|endoftext|>"
 
 
@@ -83,16 +84,26 @@ def small_files(folder: Path) -> list[str]:
 
 
 def parameter_count(paths: list[Path]) -> int:
-    """Numbers stored in safetensors files, read from their headers."""
+    """Numbers stored in safetensors files, read from their headers.
+
+    Raises:
+        FreelunchError: a file cannot be read, or a weight is not stored as a floating-point number.
+    """
     from safetensors import safe_open
 
     count = 0
     for path in paths:
         try:
             with safe_open(path, framework="pt") as file:
-                count += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+                slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+                kinds = {name: str(each.get_dtype()) for name, each in slices.items()}
+                count += sum(math.prod(each.get_shape()) for each in slices.values())
         except Exception as error:
             raise FreelunchError(f"{path}: is not a readable safetensors file: {error}") from None
+        # not all quantised models say so in their config
+        for name, kind in kinds.items():
+            if name.endswith(".weight") and kind not in _FLOATS:
+                raise FreelunchError(f"{path}: {name} is {kind}, which is quantised; use the model it was made from")
     return count
 
 
