@@ -32,6 +32,13 @@ rule all:
         suite_targets(PLAN.config.default_suite),
 
 
+onstart:
+    try:
+        check_writable(Path("results"))
+    except FreelunchError as error:
+        raise WorkflowError(str(error)) from None
+
+
 include: "workflow/rules/suites.smk"
 include: "workflow/rules/prepare.smk"
 include: "workflow/rules/calibrate.smk"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from freelunch.artifacts import Artifact
-from freelunch.config import ExecutionConfig, parse_config, read_yaml
+from freelunch.config import ExecutionConfig, parse_config
 from freelunch.plan import Plan, make_plan, walk
 from freelunch.specs import Spec
 from freelunch.stages.calibrate import calibrate
@@ -18,15 +18,18 @@ from freelunch.stages.grams import grams
 from freelunch.stages.prepare_data import prepare_data
 from freelunch.stages.prepare_model import prepare_model
 from freelunch.stages.prune import prune
+from freelunch.stages.questions import questions
 from freelunch.stages.reconstruct import reconstruct, shard
 from freelunch.stages.repair import repair
 from freelunch.stages.retrain import retrain
 from freelunch.stages.stage import Stage
+from freelunch.yaml_files import read_yaml
 
 ROOT = Path(__file__).parents[1]
 EXECUTION = ExecutionConfig(device="cpu", stream_tokens=128)
 STAGES: dict[str, Callable[..., object]] = {
-    "models": prepare_model, "data": prepare_data, "calibration": calibrate, "dense": dense, "grams": grams,
+    "models": prepare_model, "data": prepare_data, "questions": questions, "calibration": calibrate,
+    "dense": dense, "grams": grams,
     "pruned": prune, "shards": shard, "reconstructed": reconstruct, "retrained": retrain, "repaired": repair,
     "evaluation": evaluate, "export": run_export,
 }  # fmt: skip

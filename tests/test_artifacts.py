@@ -146,7 +146,7 @@ def test_a_file_appears_under_its_name_only_when_it_is_whole(tmp_path):
     assert path.read_text() == "all of it" and files_in(tmp_path) == {"new/file.txt"}
 
 
-@pytest.mark.parametrize("error", [ValueError("x"), FreelunchError("x"), OSError(errno.EIO, "x")], ids=repr)
+@pytest.mark.parametrize("error", [ValueError("x"), FreelunchError("x"), OSError(errno.EBADF, "x")], ids=repr)
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, error):
     path = tmp_path / "file.txt"
     path.write_text("old")

@@ -15,7 +15,7 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from freelunch.config import AXES, Axes, parse_config, read_yaml
+from freelunch.config import AXES, Axes, parse_config
 from freelunch.costs import cost
 from freelunch.errors import FreelunchError
 from freelunch.facts import facts_of
@@ -31,6 +31,7 @@ from freelunch.specs import (
     ShardSpec,
     parse_spec,
 )
+from freelunch.yaml_files import read_yaml
 from stage_runs import tiny_plan
 
 ROOT = Path(__file__).parents[1]

@@ -17,6 +17,10 @@ import pandas as pd
 import pytest
 import yaml
 
+from freelunch.bench import kills
+from freelunch.config import parse_config
+from freelunch.plan import make_plan
+from freelunch.yaml_files import read_yaml
 from pages import Checked
 
 ROOT = Path(__file__).parents[1]
@@ -39,6 +43,11 @@ def jobs(folder: Path, *arguments: str) -> dict[str, int]:
     lines = text.split("Job stats:")[1].split("total")[0].splitlines()
     rows = [line.split() for line in lines if line.strip()]
     return {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdigit()}
+
+
+def of(folder: Path) -> dict[str, str]:
+    """The environment, with the package of a copy of the repository."""
+    return os.environ | {"PYTHONPATH": str(folder / "workflow")}
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -237,6 +246,56 @@ def test_killed_while_reconstructing_it_goes_on_and_ends_with_the_same_bits(fini
     assert contents(folder) == contents(finished)
 
 
+@pytest.mark.parametrize(
+    "arguments", [["--one-process", "--count", "3", "--each", "3"], ["--count", "2", "--each", "2"]]
+)
+def test_killed_at_random_moments_it_ends_with_the_same_bits(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert kills.main([*arguments, "--suite", "small", "--seed", "3"]) == 0, capsys.readouterr().err
+    assert "kills, and no bit is different" in capsys.readouterr().out
+
+
+def test_two_pipelines_at_once_do_not_touch_each_others_files(tmp_path: Path) -> None:
+    folder = copy_repository(tmp_path / "repository")
+    command = [sys.executable, "-m", "snakemake", "--configfile", "tests/tiny.yaml", "--", "small"]
+    first = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not list((folder / ".snakemake").glob("locks/*")):
+        assert first.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    second = snakemake(folder, "--", "small")
+    assert second.returncode and "Directory cannot be locked" in second.stdout + second.stderr
+    (model,) = make_plan(parse_config(read_yaml(ROOT / "tests/tiny.yaml"))).stage("models").values()
+    runner = [sys.executable, "-m", "freelunch", "--config", "tests/tiny.yaml", "run", model.name]
+    third = subprocess.run(runner, cwd=folder, env=of(folder), capture_output=True, text=True, check=False)
+    assert third.returncode == 1 and "Snakemake is at work here, or was killed" in third.stderr
+    assert len(third.stderr.splitlines()) == 1
+    assert first.wait(600) == 0
+
+
+def test_a_job_that_outlives_its_snakemake_keeps_its_result_to_itself(tmp_path: Path) -> None:
+    folder = copy_repository(tmp_path / "repository")
+    (spec,) = make_plan(parse_config(read_yaml(ROOT / "tests/tiny.yaml"))).stage("models").values()
+    job = f"""
+import time
+from pathlib import Path
+from freelunch.occupancy import occupy
+from freelunch.specs import parse_spec
+occupy(Path(), parse_spec({spec.model_dump()!r}))
+print("held", flush=True)
+time.sleep(600)
+"""
+    left = subprocess.Popen([sys.executable, "-c", job], cwd=folder, env=of(folder), stdout=subprocess.PIPE, text=True)
+    assert left.stdout is not None and left.stdout.readline() == "held\n"
+    result = snakemake(folder, "--", spec.manifest)
+    assert result.returncode
+    assert "another process is making this result; wait until it is done" in result.stdout + result.stderr
+    left.kill()
+    left.wait()
+    assert snakemake(folder, "--", spec.manifest).returncode == 0
+
+
 def test_damaged_results_are_named_before_they_are_used(copied: Path) -> None:
     victim = next((copied / "results/reconstructed").glob("*-block-????????")) / "window-002.safetensors"
     victim.write_bytes(victim.read_bytes()[:-64])
@@ -249,6 +308,14 @@ def test_damaged_results_are_named_before_they_are_used(copied: Path) -> None:
     assert f"error: {copied / victim.relative_to(copied)}: has " in text
     assert "Traceback" not in text
     assert not evaluation.exists()
+
+
+def test_a_key_that_is_there_twice_stops_before_any_job_with_one_line(finished: Path, tmp_path: Path) -> None:
+    twice = tmp_path / "twice.yaml"
+    twice.write_text("execution: {device: cpu}\nexecution: {device: auto}\n")
+    result = snakemake(finished, str(twice), "--dry-run", "--", "tiny")
+    assert result.returncode and f"{twice}: line 2: the key 'execution' is there twice" in result.stdout + result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
 
 
 def test_a_bad_config_stops_before_any_job_with_one_line(finished: Path) -> None:

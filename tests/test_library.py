@@ -15,6 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from freelunch import FreelunchError, Pruned, perplexity, prune, reconstruct, save
+from freelunch.artifacts import sealed
 from freelunch.reference import reference
 from freelunch.specs import STAGES, parse_spec
 from freelunch.stages import FUNCTIONS, code_of, function_of
@@ -91,7 +92,7 @@ def test_what_is_there_is_taken_and_what_is_stale_is_made_again(
     assert calls == [1]
     (manifest,) = (tmp_path / "results/calibration").glob(f"*{key(one)}*/manifest.json")
     content = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps(content | {"inputs": dict.fromkeys(content["inputs"], "0")}))
+    manifest.write_text(json.dumps(sealed(content | {"inputs": dict.fromkeys(content["inputs"], "0")})))
     prune(model, TEXTS, work=tmp_path, **SMALL)
     assert calls == [1] and json.loads(manifest.read_text())["inputs"] == content["inputs"]  # the same tokens again
 

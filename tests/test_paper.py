@@ -11,11 +11,12 @@ import torch
 import yaml
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from freelunch.config import parse_config, read_yaml
+from freelunch.config import parse_config
 from freelunch.facts import TABLE, Facts, facts_of
 from freelunch.plan import Plan, Run, make_plan
 from freelunch.specs import ModelSpec, PrunedSpec, ReconstructedSpec, RetrainedSpec
 from freelunch.validity import check_task
+from freelunch.yaml_files import read_yaml
 
 CONFIG = Path(__file__).parents[1] / "config.yaml"
 ROWS: dict[str, dict[str, Any]] = yaml.safe_load(TABLE.read_text())

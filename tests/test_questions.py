@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from freelunch.artifacts import Artifact
-from freelunch.config import ExecutionConfig, parse_config, read_yaml
+from freelunch.config import ExecutionConfig, parse_config
 from freelunch.errors import FreelunchError
 from freelunch.plan import make_plan
 from freelunch.questions import FOLDER, QUESTION_SETS, WORDS, Article, beginning, descriptions, last_words, topics
@@ -20,6 +20,7 @@ from freelunch.specs import QuestionsSpec
 from freelunch.stages.prepare_data import prepare_data
 from freelunch.stages.questions import questions
 from freelunch.stages.stage import Stage
+from freelunch.yaml_files import read_yaml
 
 ROOT = Path(__file__).parents[1]
 TOPICS = ("Rivers", "Birds", "Bridges", "Letters", "Markets")

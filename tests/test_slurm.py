@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from freelunch.config import parse_config, read_yaml
+from freelunch.config import parse_config
 from freelunch.plan import make_plan
+from freelunch.yaml_files import read_yaml
 from test_end_to_end import copy_repository
 
 ROOT = Path(__file__).parents[1]

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from freelunch.artifacts import Artifact
-from freelunch.config import ExecutionConfig, parse_config, read_yaml
+from freelunch.config import ExecutionConfig, parse_config
 from freelunch.costs import cost
 from freelunch.errors import FreelunchError
 from freelunch.overlays import unpack
@@ -31,6 +31,7 @@ from freelunch.vision.config import BACKENDS, ClassifierConfig
 from freelunch.vision.images import Images, folder_images
 from freelunch.vision.layers import layers_of
 from freelunch.vision.networks import build
+from freelunch.yaml_files import read_yaml
 
 ROOT = Path(__file__).parents[1]
 SUITE = "tiny_vision"

@@ -10,12 +10,14 @@ from pathlib import Path
 from .budget import TFLOPS, budget
 from .capacity import peaks, tables
 from .commands import run_one
-from .config import parse_config, read_yaml
+from .config import parse_config
 from .doctor import examine
 from .errors import FreelunchError, suggest
+from .job import foreseen
 from .listing import print_budget, write_csv
 from .plan import Plan, make_plan
 from .specs import ExportSpec, ModelSpec
+from .yaml_files import read_yaml
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -83,8 +85,11 @@ def _other(options: argparse.Namespace) -> int:
             print(tables(peaks(plan.config, suite, models)))
             return 0
         found = list(examine(plan, _suite(plan, options.suite), Path()))
-    except FreelunchError as error:
-        print(error, file=sys.stderr)
+    except Exception as error:
+        line = foreseen(error)
+        if line is None:
+            raise
+        print(line, file=sys.stderr)
         return 1
     print(*found, sep="\n")
     return int(any(each.level == "problem" for each in found))

@@ -5,16 +5,16 @@ Imports neither torch nor transformers: every job of the workflow reads the conf
 
 from __future__ import annotations
 
-from pathlib import Path
+import reprlib
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
     Discriminator,
     Field,
+    JsonValue,
     Tag,
     TypeAdapter,
     ValidationError,
@@ -37,7 +37,7 @@ from .windows import canonical_targets, parse_window
 class Random(Section):
     """A randomly initialised model with a byte-level tokenizer, for trying things out."""
 
-    config: dict[str, Any]
+    config: dict[str, JsonValue]
     seed: int = 0
 
 
@@ -51,7 +51,7 @@ class Train(Section):
     Keys that are axes as well mean the same here. The state of the lowest loss on the validation split is kept.
     """
 
-    config: dict[str, Any]
+    config: dict[str, JsonValue]
     """Of Hugging Face; the tokenizer has its ``vocab_size`` entries."""
     data: Name
     sequences: Positive
@@ -385,22 +385,6 @@ class Config(Section):
     suites: dict[Name, SuiteConfig]
 
 
-def read_yaml(path: Path) -> Any:
-    """Parse a YAML file.
-
-    Raises:
-        FreelunchError: the file is missing or is not YAML; names the line.
-    """
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise FreelunchError(f"cannot read {path}: {error}") from None
-    except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" line {where.line + 1}:" if where else ""
-        raise FreelunchError(f"{path}:{line} {getattr(error, 'problem', None) or error}") from None
-
-
 def parse_config(raw: Any) -> Config:
     """Validate a parsed ``config.yaml``, without looking at what the suites expand to (``plan`` does that).
 
@@ -413,6 +397,10 @@ def parse_config(raw: Any) -> Config:
 
 
 Kind = TypeVar("Kind", bound=BaseModel)
+_QUOTES = "'\""
+_SHOWN = reprlib.Repr()
+"""Shows what was found, cut: a value may be as large as the file."""
+_SHOWN.maxlevel, _SHOWN.maxstring, _SHOWN.maxother, _SHOWN.maxlong = 3, 100, 100, 100
 
 
 def validate(kind: type[Kind], raw: Any, where: str = "") -> Kind:
@@ -436,12 +424,13 @@ def _explain(kind: type[BaseModel], problem: dict[str, Any], where: str) -> str:
     if problem["type"] == "missing":
         return f"{key}: this key is missing"
     if problem["type"] == "union_tag_invalid":
-        return f"{key}.metric: {problem['ctx']['tag']!r} is not possible; {suggest(problem['ctx']['tag'], TASKS)}"
+        shown = _SHOWN.repr(problem["ctx"]["tag"])
+        return f"{key}.metric: {shown} is not possible; {suggest(shown.strip(_QUOTES), TASKS)}"
+    shown = _SHOWN.repr(problem["input"])
     if problem["type"] == "literal_error":
         allowed = [word.strip(" '") for word in problem["ctx"]["expected"].replace(" or ", ", ").split(",")]
-        return f"{key}: {problem['input']!r} is not possible; {suggest(str(problem['input']), allowed)}"
+        return f"{key}: {shown} is not possible; {suggest(shown.strip(_QUOTES), allowed)}"
     message = problem["msg"].removeprefix("Value error, ")
-    shown = repr(problem["input"])
     found = f" (found {shown})" if len(shown) < 80 and shown not in message else ""
     return f"{key}: {message}{found}" if key else f"{message}{found}"
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
+from .artifacts import check_writable
 from .budget import budget, warnings
+from .errors import FreelunchError
 from .plan import Plan
 from .provenance import PACKAGE
 from .specs import RESULTS, DataSpec, ImagesSpec, ModelSpec
@@ -73,7 +74,6 @@ def check_torch(plan: Plan) -> Finding:
         import torch
 
         from .device import choose, products
-        from .errors import FreelunchError
     except ImportError as error:
         return Finding("torch", "problem", f"cannot be imported ({error}); run `make venv`")
     try:
@@ -131,9 +131,7 @@ def check_writing(root: Path) -> Finding:
     """Whether results can be written."""
     folder = root / RESULTS
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        return Finding("results", "problem", f"cannot write to {folder}: {error.strerror}; free it or change its owner")
+        check_writable(folder)
+    except FreelunchError as error:
+        return Finding("results", "problem", str(error))
     return Finding("results", "ok", f"{folder} can be written to")

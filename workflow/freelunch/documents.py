@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from .config import SPLITS, DataConfig, Split
-from .errors import FreelunchError
+from .errors import FreelunchError, first_line
 
 FORMATS = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".txt", ".parquet")
 Record = tuple[str, dict[str, Any]]
@@ -59,12 +59,12 @@ def _json(stream: IO[bytes], name: str) -> Iterator[tuple[str, Any]]:
     try:
         head = json.loads(first)
         by_line = isinstance(head, dict) and not (head and all(isinstance(value, dict) for value in head.values()))
-    except ValueError:
+    except (ValueError, RecursionError):
         by_line = False
     if not by_line:
         try:
             whole = json.loads(first + stream.read())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise FreelunchError(f"{name}: is not JSON: {error}") from None
         if isinstance(whole, dict):
             yield from whole.items()
@@ -76,12 +76,12 @@ def _json(stream: IO[bytes], name: str) -> Iterator[tuple[str, Any]]:
             continue
         try:
             yield "", json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise FreelunchError(f"{name}: line {number} is not JSON: {error}") from None
 
 
 def _parquet(stream: IO[bytes]) -> Iterator[Record]:
-    from pyarrow import ArrowInvalid
+    from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
 
     try:
@@ -89,8 +89,8 @@ def _parquet(stream: IO[bytes]) -> Iterator[Record]:
         source = stream if isinstance(stream, io.BufferedReader) else io.BytesIO(stream.read())
         for batch in ParquetFile(source).iter_batches(batch_size=1024):
             yield from (("", record) for record in batch.to_pylist())
-    except ArrowInvalid as error:
-        raise OSError(str(error)) from None
+    except ArrowException as error:
+        raise OSError(first_line(error)) from None
 
 
 def documents_of(records: Iterable[Record], source: DataConfig, where: str) -> Iterator[Document]:
@@ -107,7 +107,12 @@ def documents_of(records: Iterable[Record], source: DataConfig, where: str) -> I
         text = record[source.text]
         if not isinstance(text, str | None):
             raise FreelunchError(f"{where}.text: {source.text!r} of record {number} is a {type(text).__name__}")
-        yield Document(str(record[source.identifier]) if source.identifier else key, text or "")
+        document = Document(str(record[source.identifier]) if source.identifier else key, text or "")
+        try:
+            "".join(document).encode()
+        except UnicodeEncodeError as error:  # JSON can hold half of a surrogate pair
+            raise FreelunchError(f"{where}.text: record {number} is no text: {error}") from None
+        yield document
 
 
 def numbered(documents: Iterable[Document]) -> Iterator[Document]:

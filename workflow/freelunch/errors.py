@@ -19,6 +19,13 @@ def suggest(word: str, allowed: Iterable[str]) -> str:
     return f"{hint}allowed: {', '.join(names)}"
 
 
+def first_line(error: BaseException) -> str:
+    """What an exception of a library says, or what it is called if it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    # a line that ends like this says what the next is about
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:300]
+
+
 @contextmanager
 def naming(what: str) -> Iterator[None]:
     """Put the name of a matrix, say, in front of the message of a failure."""

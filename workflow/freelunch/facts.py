@@ -13,9 +13,10 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from .config import Config, ModelConfig, read_yaml, validate
+from .config import Config, ModelConfig, validate
 from .errors import FreelunchError, naming, suggest
 from .section import Section
+from .yaml_files import read_yaml
 
 TABLE = Path(__file__).parents[1] / "references" / "models.yaml"
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
@@ -99,7 +100,9 @@ def facts_of_file(path: Path) -> Facts:
     """
     try:
         return validate(Facts, json.loads(path.read_text(encoding="utf-8")), str(path))
-    except (OSError, json.JSONDecodeError) as error:
+    except FreelunchError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
         raise FreelunchError(f"cannot read {path}: {error}") from None
 
 

@@ -24,11 +24,26 @@ def put_on_path(package_root: Path) -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join([str(package_root), *others])
 
 
+def foreseen(error: Exception) -> str | None:
+    """What to print of a failure that is no defect; None of one that is."""
+    if isinstance(error, FreelunchError):
+        return str(error)
+    if not is_disk_error(error):
+        return None
+    where = getattr(error, "filename", None)
+    # a file without a name is one that was being written; one with a name may have been read
+    what = f"cannot use {where}" if where else "cannot write results"
+    return f"{what}: {disk_state(Path(where).parent if where else Path.cwd(), error)}"
+
+
 @contextmanager
 def logged(path: Path) -> Iterator[None]:
     """Send stdout and stderr, of C code too, to a log; exit with status 1 on a foreseen failure."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    except OSError as error:
+        sys.exit(f"error: {foreseen(error) or error}")
     sys.stdout.flush()
     sys.stderr.flush()
     os.dup2(descriptor, 1)
@@ -39,13 +54,11 @@ def logged(path: Path) -> Iterator[None]:
     warnings.simplefilter("default")
     try:
         yield
-    except FreelunchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
     except Exception as error:
-        if not is_disk_error(error):
+        line = foreseen(error)
+        if line is None:
             raise
-        print(f"error: cannot write results: {disk_state(Path.cwd(), error)}", file=sys.stderr)
+        print(f"error: {line}", file=sys.stderr)
         sys.exit(1)
 
 
@@ -66,11 +79,8 @@ def run(compute: Callable[..., None], job: Any, **options: Any) -> None:
         _use_threads(int(job.threads))
         spec = plan.specs[job.output[0]]
         stage = Stage(spec, Path.cwd(), plan.config.execution, job.params.code)
-        try:
+        with stage.computing():
             compute(stage, **options)
-        except BaseException:
-            stage.abandon()
-            raise
 
 
 def quiet_libraries() -> None:

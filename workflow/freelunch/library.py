@@ -18,6 +18,7 @@ from typing import Any
 from .artifacts import Artifact, read_json, replacing
 from .config import parse_config
 from .errors import FreelunchError
+from .models import read_object
 from .plan import Plan, Run, make_plan
 from .runner import Runner
 from .specs import RESULTS, ExportSpec, ModelSpec, Spec
@@ -222,11 +223,11 @@ def _directory(model: str | Path) -> Path:
 
 def _name(source: Path) -> str:
     """A directory's name as a model of a config can have it."""
-    return re.sub(r"^[^A-Za-z0-9]+|[^A-Za-z0-9._-]", "-", source.name).lstrip("-._") or "model"
+    return re.sub(r"^[^A-Za-z0-9]+|[^A-Za-z0-9._-]", "-", source.name).lstrip("-._")[:100] or "model"
 
 
 def _dtype(source: Path) -> str:
-    config = read_json(source / "config.json")
+    config = read_object(source / "config.json")
     return str(config.get("dtype") or config.get("torch_dtype") or "float32")
 
 

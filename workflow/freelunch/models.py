@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .config import Random
-from .errors import FreelunchError, suggest
+from .errors import FreelunchError, first_line, suggest
 from .facts import Facts
 
 INDEX = "model.safetensors.index.json"
@@ -17,6 +17,7 @@ WEIGHTS = "model.safetensors"
 PICKLED = "pytorch_model*.bin"
 SMALL = ("*.json", "*.txt", "*.model", "*.jinja")
 """Config and tokenizer files; no code (``*.py``) and nothing pickled (``*.bin``) is among them."""
+_FLOATS = ("F64", "F32", "F16", "BF16")
 END = "<|endoftext|>"
 
 
@@ -30,7 +31,7 @@ def checked_config(folder: Path) -> Any:
 
     for name in ("config.json", "tokenizer_config.json"):
         path = folder / name
-        raw = _json(path) if name == "config.json" or path.exists() else {}
+        raw = read_object(path) if name == "config.json" or path.exists() else {}
         if raw.get("auto_map"):
             raise FreelunchError(
                 f"{path}: asks for code of its own (auto_map), which is never run; use a model that transformers has"
@@ -39,8 +40,8 @@ def checked_config(folder: Path) -> Any:
             raise FreelunchError(f"{path}: the model is quantised (quantization_config); use the one it was made from")
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (ValueError, KeyError, OSError) as error:
-        raise FreelunchError(f"{folder / 'config.json'}: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # a family's config raises whatever it likes at a value that it cannot take
+        raise FreelunchError(f"{folder / 'config.json'}: {first_line(error)}") from None
 
 
 def compare_facts(expected: Facts, config: Any, where: str) -> None:
@@ -64,10 +65,13 @@ def compare_facts(expected: Facts, config: Any, where: str) -> None:
 def weight_files(folder: Path) -> list[str]:
     """Names of the safetensors files that make up a model, from its index if it has one."""
     if (folder / INDEX).exists():
-        names = sorted(set(_json(folder / INDEX).get("weight_map", {}).values()))
+        listed = read_object(folder / INDEX).get("weight_map")
+        names = sorted({str(name) for name in listed.values()}) if isinstance(listed, dict) else []
         bad = [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]
         if bad or not names:
-            raise FreelunchError(f"{folder / INDEX}: names no safetensors files of this directory: {', '.join(bad)}")
+            raise FreelunchError(
+                f"{folder / INDEX}: names no safetensors files of this directory: {', '.join(bad)[:200] or 'none'}"
+            )
         return names
     return [WEIGHTS]
 
@@ -80,16 +84,26 @@ def small_files(folder: Path) -> list[str]:
 
 
 def parameter_count(paths: list[Path]) -> int:
-    """Numbers stored in safetensors files, read from their headers."""
+    """Numbers stored in safetensors files, read from their headers.
+
+    Raises:
+        FreelunchError: a file cannot be read, or a weight is not stored as a floating-point number.
+    """
     from safetensors import safe_open
 
     count = 0
     for path in paths:
         try:
             with safe_open(path, framework="pt") as file:
-                count += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+                slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+                kinds = {name: str(each.get_dtype()) for name, each in slices.items()}
+                count += sum(math.prod(each.get_shape()) for each in slices.values())
         except Exception as error:
             raise FreelunchError(f"{path}: is not a readable safetensors file: {error}") from None
+        # not all quantised models say so in their config
+        for name, kind in kinds.items():
+            if name.endswith(".weight") and kind not in _FLOATS:
+                raise FreelunchError(f"{path}: {name} is {kind}, which is quantised; use the model it was made from")
     return count
 
 
@@ -103,8 +117,8 @@ def load_tokenizer(folder: Path) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (ValueError, KeyError, OSError, ImportError) as error:
-        raise FreelunchError(f"{folder}: has no usable tokenizer: {str(error).strip().splitlines()[0]}") from None
+    except Exception as error:  # tokenizers raises no narrower class
+        raise FreelunchError(f"{folder}: has no usable tokenizer: {first_line(error)}") from None
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
@@ -129,8 +143,7 @@ def model_from_gguf(path: Path, dtype: Any) -> tuple[Any, Any]:
         read, report = loaded
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     except Exception as error:  # tokenizers raises no narrower class
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise FreelunchError(f"{path.name}: cannot be converted: {reason}") from None
+        raise FreelunchError(f"{path.name}: cannot be converted: {first_line(error)}") from None
     if missing := sorted(report["missing_keys"]):
         raise FreelunchError(f"{path.name}: lacks {len(missing)} tensors of the model, first {missing[0]}")
     # what was read counts as quantised and refuses to be saved, dequantised as it is
@@ -161,8 +174,7 @@ def model_from_pickle(folder: Path, dtype: Any, where: str) -> Any:
             output_loading_info=True,
         )  # fmt: skip
     except Exception as error:  # torch raises UnpicklingError, transformers OSError and others
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise FreelunchError(f"{where}: {PICKLED} cannot be converted: {reason[:300]}") from None
+        raise FreelunchError(f"{where}: {PICKLED} cannot be converted: {first_line(error)}") from None
     model, report = loaded
     if missing := sorted(report["missing_keys"]):
         raise FreelunchError(f"{where}: {PICKLED} lacks {len(missing)} tensors of the model, first {missing[0]}")
@@ -227,10 +239,15 @@ def byte_tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END)
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object of a model directory.
+
+    Raises:
+        FreelunchError: the file cannot be read, or holds something else.
+    """
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise FreelunchError(f"cannot read {path}: {error}") from None
     if not isinstance(raw, dict):
         raise FreelunchError(f"{path}: is not a JSON object")

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import islice, product
+from math import prod
 from typing import Any
 
 from freelunch.vision.config import CLASSIFIER_AXES, ClassifierAxes
@@ -46,6 +47,10 @@ RULES = (
 )  # fmt: skip
 RESERVED = frozenset({"all", *RULES, *STAGES, "wheels", "logs", "benchmarks"})
 """What a suite cannot be called: targets and folders of that name exist already."""
+
+
+LARGEST = 100_000
+"""Runs of a suite; every axis that is a list multiplies them."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +178,9 @@ def _exports(runs: list[Run]) -> list[ExportSpec]:
 
 def _runs(config: Config, name: str, suite: SuiteConfig) -> Iterator[Run]:
     """For every model its dense run, then those that the entries multiply out to, each once; then classifiers."""
-    found = list(_expand(config, name))
+    found = list(islice(_expand(config, name), LARGEST + 1))
+    if len(found) > LARGEST:
+        raise FreelunchError(f"suites.{name}.runs: are more than {LARGEST:,}; split the suite")
     runs = [(where, axes) for where, axes in found if isinstance(axes, Axes)]
     for where, axes in runs:
         check_run(config, where, axes)
@@ -238,6 +245,8 @@ def _expand(config: Config, name: str, within: tuple[str, ...] = ()) -> Iterator
         for axis, values in lists.items():
             if not values:
                 raise FreelunchError(f"{where}.{axis}: the list is empty")
+        if prod(map(len, lists.values())) > LARGEST:
+            raise FreelunchError(f"{where}: its lists multiply to more than {LARGEST:,} runs; shorten them")
         for combination in product(*lists.values()):
             yield where, validate(kind, dict(zip(lists, combination, strict=True)), where)
 

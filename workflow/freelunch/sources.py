@@ -7,22 +7,28 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import lzma
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from .artifacts import checksum, replacing
-from .errors import FreelunchError, suggest
+from .errors import FreelunchError, first_line, suggest
 from .section import Hub, Wheel
 from .specs import RESULTS
 
+_EXPANSION = 200
+"""Times its packed size (of a MiB, if it is less) that a member may unpack to; text gets to twenty."""
+_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError)
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")
 _UNREACHABLE = re.compile(
     r"connection broken|NewConnectionError|NameResolutionError|Connection refused|ConnectTimeout|ReadTimeout|timed out"
@@ -86,7 +92,8 @@ def wheel_member(path: Path, member: str, expected_sha: str) -> Iterator[IO[byte
     """Open one member of a wheel for reading; nothing is unpacked, so names in the archive never become paths.
 
     Raises:
-        FreelunchError: the wheel is missing, has another checksum or is damaged, or has no such member.
+        FreelunchError: the wheel is missing, has another checksum or is damaged, has no such member, or one that
+            unpacks to far more than its size.
     """
     if not path.is_file():
         raise FreelunchError(f"{path}: the wheel is missing; run the workflow to fetch it, or put it there by hand")
@@ -97,14 +104,31 @@ def wheel_member(path: Path, member: str, expected_sha: str) -> Iterator[IO[byte
     if name.is_absolute() or ".." in name.parts or "\\" in member:
         raise FreelunchError(f"{path}: {member!r} is not the name of a wheel member")
     try:
-        with zipfile.ZipFile(path) as wheel:
-            members = [entry for entry in wheel.namelist() if not entry.endswith("/")]
-            if member not in members:
-                raise FreelunchError(f"{path}: has no member {member!r}; {_near(member, members)}")
-            with wheel.open(member) as stream:
-                yield stream
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise FreelunchError(f"{path}: cannot be read: {error}") from None
+        wheel = zipfile.ZipFile(path)
+        stream = wheel.open(_entry(wheel, path, member))
+    except FreelunchError:
+        raise
+    # what zipfile raises at damaged archives, at members with a password and at methods that it does not know
+    except (*_DAMAGED, struct.error, ValueError, RuntimeError, OSError) as error:
+        raise FreelunchError(f"{path}: cannot be read: {first_line(error)}") from None
+    with wheel, stream:
+        try:
+            yield stream
+        except _DAMAGED as error:
+            raise FreelunchError(f"{path}: cannot be read: {first_line(error)}") from None
+
+
+def _entry(wheel: zipfile.ZipFile, path: Path, member: str) -> zipfile.ZipInfo:
+    members = [name for name in wheel.namelist() if not name.endswith("/")]
+    if member not in members:
+        raise FreelunchError(f"{path}: has no member {member!r}; {_near(member, members)}")
+    entry = wheel.getinfo(member)
+    # no more than this is ever read of a member, whatever it holds
+    if entry.file_size > _EXPANSION * max(entry.compress_size, 2**20):
+        raise FreelunchError(
+            f"{path}: {member!r} unpacks from {entry.compress_size:,} bytes to {entry.file_size:,}; refused"
+        )
+    return entry
 
 
 def _near(member: str, members: list[str]) -> str:
@@ -151,8 +175,8 @@ def repository_error(error: BaseException, where: str, revision: str = "main", o
     names = " ".join(kind.__name__ for link in chain for kind in type(link).__mro__)
     text = " ".join(str(link) for link in chain)
     full = any(isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT) for link in chain)
-    if full or "No space left" in text or "os error 28" in text:
-        return FreelunchError(f"{where}: no space left on the disk of the Hugging Face cache; set HF_HOME to another")
+    if full or any(words in text for words in ("No space left", "os error 28", "Not enough disk space")):
+        return FreelunchError(f"{where}: no space left on the disk; free some, or set HF_HOME to a cache on another")
     if any(isinstance(link, hub_errors.GatedRepoError) for link in chain) or "gated dataset" in text:
         return FreelunchError(
             f"{where}: is gated; accept its licence on its hub page and set HF_TOKEN to a token of that account"

@@ -5,6 +5,7 @@ from hashlib import sha256
 from os.path import exists, relpath
 from pathlib import Path
 
+from freelunch.artifacts import check_writable
 from freelunch.config import parse_config
 from freelunch.costs import cost
 from freelunch.errors import FreelunchError, suggest
@@ -17,7 +18,19 @@ from freelunch.resolved import as_yaml, resolved
 from freelunch.sources import wheel_path
 from freelunch.specs import STAGES
 from freelunch.stages import code_of
+from freelunch.yaml_files import read_yaml
 from snakemake.exceptions import WorkflowError
+
+# Snakemake shows this kind of exception without a traceback.
+try:
+    if workflow.is_main_process:
+        # it keeps its notes there, also in a dry run
+        check_writable(Path(".snakemake"))
+        # it has read these, and taken the last of keys that are there twice
+        for path in map(Path, workflow.configfiles):
+            read_yaml(path)
+except FreelunchError as error:
+    raise WorkflowError(str(error)) from None
 
 try:
     PLAN = make_plan(parse_config(config))

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 from pandas import DataFrame, Series
 
+from ..artifacts import replacing
 from ..errors import FreelunchError, suggest
 
 DTYPES = {
@@ -101,17 +102,17 @@ def read_rows(path: Path) -> DataFrame:
     """Read ``rows.csv`` or ``rows.parquet``; both give the same frame.
 
     Raises:
-        FreelunchError: the file cannot be read, or its columns are not those of rows.
+        FreelunchError: the file cannot be read or was altered, or its columns are not those of rows.
     """
     try:
         if path.suffix == ".parquet":
-            frame = pd.read_parquet(path)
+            frame = pd.read_parquet(path, page_checksum_verification=True)
         else:
             # "none" and "None" are values here; only an empty field is missing
             dtypes: Any = DTYPES
             frame = pd.read_csv(path, dtype=dtypes, keep_default_na=False, na_values=[""])
     except (OSError, ValueError) as error:
-        raise FreelunchError(f"cannot read {path}: {error}") from None
+        raise FreelunchError(f"cannot read {path}: {error}; delete it to have it made again") from None
     if tuple(frame.columns) != COLUMNS:
         different = sorted(set(frame.columns) ^ set(COLUMNS)) or ["their order"]
         raise FreelunchError(f"{path}: these are not the columns of rows; different: {', '.join(different)}")
@@ -120,11 +121,12 @@ def read_rows(path: Path) -> DataFrame:
 
 def write(frame: DataFrame, path: Path) -> None:
     """Write rows as CSV or Parquet, by the suffix of ``path``: equal rows, equal bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".parquet":
-        frame.to_parquet(path, index=False)
-    else:
-        frame.to_csv(path, index=False, lineterminator="\n")
+    with replacing(path) as part:
+        if path.suffix == ".parquet":
+            # tables and figures are drawn from this file, and no manifest vouches for it
+            frame.to_parquet(part, index=False, write_page_checksum=True)
+        else:
+            frame.to_csv(part, index=False, lineterminator="\n")
 
 
 def _column(name: str, values: list[Any]) -> Series[Any]:

@@ -9,7 +9,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..artifacts import describe, read_json, write_json
+from ..artifacts import describe, is_altered, read_json, sealed, write_json
 from ..errors import FreelunchError
 from ..overlays import SafetensorsFiles
 from .stage import Stage
@@ -44,7 +44,7 @@ class Checkpoint:
         self._stage.forget(name)
         seconds = self.spent + time.perf_counter() - self._started
         record = about | {"file": name, "signature": self._stage.signature, "seconds": seconds}
-        write_json(folder / _ABOUT, record | describe(folder / name))
+        write_json(folder / _ABOUT, sealed(record | describe(folder / name)))
         for path in folder.glob("checkpoint-*.safetensors"):
             if path.name != name:
                 path.unlink()
@@ -58,7 +58,8 @@ class Checkpoint:
             about: dict[str, Any] = read_json(path)
             file = path.parent / about["file"]
             found = describe(file)
-            if about["signature"] == self._stage.signature and found == {key: about[key] for key in found}:
+            known = about["signature"] == self._stage.signature and not is_altered(about)
+            if known and found == {key: about[key] for key in found}:
                 source = SafetensorsFiles([file])
                 self.spent, self.resumed_at = about["seconds"], about["step"]
                 log.info("going on after step %d", self.resumed_at)

@@ -15,7 +15,7 @@ from ..artifacts import MANIFEST, Artifact, read_json
 from ..card import card
 from ..device import DTYPES
 from ..export import Export, export, kept_units, skeleton
-from ..models import INDEX, WEIGHTS, checked_config, small_files
+from ..models import INDEX, WEIGHTS, checked_config
 from ..overlays import Masked
 from ..packing import sizes
 from ..patterns import NM
@@ -45,7 +45,8 @@ def run_export(stage: Stage, shard_bytes: int = SHARD_BYTES) -> None:
     spec = stage.spec
     assert isinstance(spec, ExportSpec)
     artifact = stage.open(spec.subject.base)
-    for name in small_files(artifact.folder):
+    small = [name for name in artifact.files if not name.endswith(".safetensors")]
+    for name in small:
         artifact.file(name)
     config, dtype = checked_config(artifact.folder), DTYPES[spec.subject.base.source.dtype]
     source = open_source(stage, spec.subject.base, spec.subject.overlays)
@@ -62,7 +63,7 @@ def run_export(stage: Stage, shard_bytes: int = SHARD_BYTES) -> None:
     for reason in reasons:
         log.info("%s", reason)
 
-    for name in small_files(artifact.folder):
+    for name in small:
         if name not in ("config.json", INDEX):
             with stage.writing(name) as path:
                 shutil.copyfile(artifact.folder / name, path)

@@ -15,6 +15,7 @@ from functools import partial
 from tqdm import tqdm
 
 from ..activations import States
+from ..artifacts import SEAL
 from ..blocks import matrices
 from ..errors import FreelunchError
 from ..recovery.fit import totals
@@ -45,7 +46,7 @@ def reconstruct(stage: Stage) -> None:
     if not any(record["trainable_parameters"] for record in records):
         raise FreelunchError(f"targets {spec.training.targets}: parametrization {spec.training.parametrization} finds "
                              "nothing to train in any window")  # fmt: skip
-    hidden = ("files", "signature", "pruned")
+    hidden = ("files", "signature", "pruned", SEAL)
     stage.finish(
         **job.student.summary(records),
         windows=[{key: value for key, value in record.items() if key not in hidden} for record in records],

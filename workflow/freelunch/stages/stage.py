@@ -14,9 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..artifacts import MANIFEST, Artifact, describe, files_digest, replacing, write_json
+from ..artifacts import MANIFEST, Artifact, describe, files_digest, naming_disk_errors, replacing, sealed, write_json
 from ..config import ExecutionConfig
 from ..device import DTYPES, choose, products
+from ..occupancy import occupy, vacate
 from ..overlays import SafetensorsFiles
 from ..provenance import versions
 from ..specs import Spec
@@ -33,6 +34,10 @@ class Stage:
         root: directory that holds ``results``.
         execution: device and batch sizes.
         code: hash of the source files the stage runs; a result of other code is not resumed.
+
+    Raises:
+        FreelunchError: an upstream result is missing or damaged, the folder cannot be written to, or another process
+            is making the same result.
     """
 
     def __init__(self, spec: Spec, root: Path, execution: ExecutionConfig, code: str) -> None:
@@ -42,9 +47,11 @@ class Stage:
         self._files: dict[str, Any] = {}
         self.inputs = {str(up.folder): self.open(up).digest for up in spec.upstream()}
         self._started = time.perf_counter()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / MANIFEST).unlink(missing_ok=True)
-        self.abandon()
+        with naming_disk_errors(self.folder):
+            occupy(root, spec)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / MANIFEST).unlink(missing_ok=True)
+            self._tidy()
 
     def open(self, spec: Spec) -> Artifact:
         """A finished upstream result; its files are checked once per job."""
@@ -107,8 +114,28 @@ class Stage:
         found: dict[str, Any] = self._files[name]
         return found
 
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Abandon the stage if what is done inside fails.
+
+        Raises:
+            FreelunchError: the disk took something no more that has no name of its own.
+        """
+        try:
+            yield
+        except BaseException as error:
+            self.abandon()
+            if getattr(error, "filename", None):
+                raise
+            with naming_disk_errors(self.folder):
+                raise
+
     def abandon(self) -> None:
-        """Remove what no later attempt can use: temporary files, and all files of a stage that is not resumed."""
+        """Give up, and remove what no later attempt can use: temporary files, and all of a stage that starts over."""
+        self._tidy()
+        vacate(self.root, self.spec)
+
+    def _tidy(self) -> None:
         if self.spec.resumed:
             for part in self.folder.rglob(".*.part"):
                 part.unlink()
@@ -134,8 +161,9 @@ class Stage:
             **_machine(),
             **results,
         }
-        write_json(self.folder / MANIFEST, manifest)
+        write_json(self.folder / MANIFEST, sealed(manifest))
         self._sweep()
+        vacate(self.root, self.spec)
         return manifest
 
     def _sweep(self) -> None:

@@ -39,7 +39,9 @@ def train_model(stage: Stage) -> tuple[Any, Any, dict[str, Any]]:
     documents = {split: read_documents(data.file(f"{split}.jsonl")) for split in ("calibration", "validation")}
     with naming(where):
         texts = (document.text + separator for document in documents["calibration"])
-        tokenizer = train_bpe(texts, train.config["vocab_size"])
+        size = train.config["vocab_size"]
+        assert isinstance(size, int)  # the plan has read it as facts
+        tokenizer = train_bpe(texts, size)
         crops = sample(
             documents["calibration"], tokenizer, sequences=train.sequences, length=train.length, sampling="packed",
             seed=train.seed, separator=separator, name=f"data.{spec.data.data} (calibration)",

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..artifacts import describe, read_json, replacing, write_json
+from ..artifacts import describe, is_altered, read_json, replacing, sealed, write_json
 from ..errors import FreelunchError
 from ..recovery.fit import Trained
 from ..specs import ShardSpec
@@ -44,7 +44,7 @@ def write_window(
         "pruning_seconds": round(pruning_seconds, 3),
         **result.record(),
     }
-    stage.write_json(about, record)
+    stage.write_json(about, sealed(record))
     return record
 
 
@@ -56,7 +56,7 @@ def finished_window(stage: Stage, window: Window) -> Record | None:
     try:
         record: Record = read_json(stage.folder / about)
         files: dict[str, Any] = record["files"]
-        known = record["signature"] == stage.signature
+        known = record["signature"] == stage.signature and not is_altered(record)
         if known and all(describe(stage.folder / name) == entry for name, entry in files.items()):
             for name in (*files, about):
                 stage.add(name)
@@ -78,7 +78,7 @@ def adopt_shards(stage: Stage, shards: Iterable[ShardSpec], keep: bool) -> dict[
             if name.endswith(".json"):
                 record: Record = read_json(path) | {"signature": stage.signature}
                 found[record["index"]] = record
-                write_json(stage.folder / name, record)
+                write_json(stage.folder / name, sealed(record))
             else:
                 _link(path, stage.folder / name)
             if keep:
