@@ -37,8 +37,9 @@ def draw(rows: DataFrame) -> Figure:
             inside = frame[(frame["model"] == model) & (frame["allocation"] == allocation)]
             _variances(right, inside[inside["sparsity"] == inside["sparsity"].max()], look)
         left.axhline(0, color=style.GREY, linewidth=0.6, zorder=1)
-        largest = max((abs(p.gain.value) for p in points if p.model == model), default=1.0)
-        left.set_ylim(-1.3 * max(largest, 1.0), 1.3 * max(largest, 1.0))
+        reach = [end for p in points if p.model == model for end in _reach(p)]
+        room = 0.12 * max(1.0, max(reach) - min(reach))
+        left.set_ylim(min(-1.0, *reach) - room, max(1.0, *reach) + room)
         left.set_ylabel("Gain over recalibration\n(points of accuracy)")
         left.set_title(model)
         shown = frame[frame["model"] == model]["value"]
@@ -55,6 +56,13 @@ def draw(rows: DataFrame) -> Figure:
     hollow.set_fillstyle("none")
     level = charts.key("Epsilon of the norms", style.Look(style.BLACK, ""), charts.DASHES)
     return charts.legend(figure, [*keys, hollow, level], _statement(points))
+
+
+def _reach(point: Point) -> list[float]:
+    """Where its mark, the ends of its bar and the mark of the control are."""
+    error = point.gain.stderr if math.isfinite(point.gain.stderr) else 0.0
+    control = [] if point.control is None else [point.control.value]
+    return [point.gain.value - error, point.gain.value + error, *control]
 
 
 def _gains(axis: Axes, points: list[Point], look: style.Look) -> None:
@@ -97,5 +105,5 @@ def _told(points: list[Point]) -> str:
     least = min(points, key=lambda point: point.variance)
     if math.isfinite(least.variance):
         ratio = least.variance / least.epsilon
-        told += f". The least variance that a norm reads is {least.variance:.2g}, {ratio:,.3g} times epsilon"
+        told += f". The least variance that a norm reads is {least.variance:.2g}, {style.printed(ratio)} times epsilon"
     return told

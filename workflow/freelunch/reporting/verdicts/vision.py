@@ -7,6 +7,7 @@ from typing import ClassVar
 from .. import claims, labels
 from ..accuracies import MATCHED, PAIR, accuracies, clear, difference, percent, present, signed, told
 from ..estimates import Estimate
+from ..style import printed
 from ..transitions import Point, transitions
 from .verdict import FAILS, HOLDS, PARTLY, Case, Claim, Evidence
 
@@ -69,7 +70,7 @@ def _case(model: str, allocation: str, points: list[Point]) -> Case:
     parts = [f"{percent(best.sparsity)} gains {signed(best.gain)} points (repair {best.repair})"]
     if best.control is not None:
         parts.append(f"the smaller epsilon {signed(best.control)}")
-    times = f"{best.variance / best.epsilon:,.3g} × epsilon"
+    times = f"{printed(best.variance / best.epsilon)} × epsilon"
     parts.append(f"the least variance that a norm reads is {best.variance:.2g}, {times}")
     where = f"{model}, {labels.value('allocation', allocation)}"
     return Case(where, outcome, "; ".join(parts), min(point.seeds for point in points))
