@@ -258,20 +258,22 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(
 
 def test_two_pipelines_at_once_do_not_touch_each_others_files(tmp_path: Path) -> None:
     folder = copy_repository(tmp_path / "repository")
-    command = [sys.executable, "-m", "snakemake", "--configfile", "tests/tiny.yaml", "--", "small"]
+    (model,) = make_plan(parse_config(read_yaml(ROOT / "tests/tiny.yaml"))).stage("models").values()
+    command = [sys.executable, "-m", "snakemake", "--configfile", "tests/tiny.yaml", "--", model.manifest]
     first = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
     while not list((folder / ".snakemake").glob("locks/*")):
         assert first.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
-    second = snakemake(folder, "--", "small")
+    first.send_signal(signal.SIGSTOP)  # it must not be done before the others have started
+    second = snakemake(folder, "--", model.manifest)
     assert second.returncode and "Directory cannot be locked" in second.stdout + second.stderr
-    (model,) = make_plan(parse_config(read_yaml(ROOT / "tests/tiny.yaml"))).stage("models").values()
     runner = [sys.executable, "-m", "freelunch", "--config", "tests/tiny.yaml", "run", model.name]
     third = subprocess.run(runner, cwd=folder, env=of(folder), capture_output=True, text=True, check=False)
     assert third.returncode == 1 and "Snakemake is at work here, or was killed" in third.stderr
     assert len(third.stderr.splitlines()) == 1
-    assert first.wait(600) == 0
+    first.send_signal(signal.SIGCONT)
+    assert first.wait(600) == 0 and (folder / model.manifest).is_file()
 
 
 def test_a_job_that_outlives_its_snakemake_keeps_its_result_to_itself(tmp_path: Path) -> None:

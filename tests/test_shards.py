@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import stage_runs
-from freelunch.artifacts import Artifact, checksum
+from freelunch.artifacts import SEAL, Artifact, checksum
 from freelunch.config import ExecutionConfig
 from freelunch.errors import FreelunchError
 from freelunch.plan import Plan
@@ -112,7 +112,7 @@ def result(artifact: Artifact) -> Result:
 
 
 def _lasting(record: dict[str, Any]) -> dict[str, Any]:
-    return {key: record[key] for key in record if key not in ("seconds", "pruning_seconds", "signature")}
+    return {key: record[key] for key in record if key not in ("seconds", "pruning_seconds", "signature", SEAL)}
 
 
 def sharded(spec: ReconstructedSpec, root: Path, count: int, order: Iterable[int] | None = None) -> Artifact:

@@ -19,8 +19,8 @@ from .specs import RESULTS, Spec
 FILE = ".stages.lock"
 _TAKEN = (errno.EACCES, errno.EAGAIN)
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
-_files: dict[Path, IO[bytes]] = {}
-"""Kept open: closing the file would lift all locks of the process."""
+_held: dict[Path, tuple[IO[bytes], set[int]]] = {}
+"""Open lock files, and the places that this process has locked in each; closing a file would lift all of them."""
 
 
 def occupy(root: Path, spec: Spec) -> None:
@@ -32,9 +32,16 @@ def occupy(root: Path, spec: Spec) -> None:
         FreelunchError: another process is making it.
         OSError: the results cannot be written to.
     """
+    path, place = _file(root), int(spec.key, 16)
+    if path not in _held or not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _held[path] = path.open("ab"), set()
+    file, places = _held[path]
     try:
-        fcntl.lockf(_file(root), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _place(spec))
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+        places.add(place)
     except OSError as error:
+        _close_unused(path)
         if error.errno in _TAKEN:
             raise FreelunchError(
                 f"{root / spec.folder}: another process is making this result; wait until it is done, and start again"
@@ -44,21 +51,22 @@ def occupy(root: Path, spec: Spec) -> None:
 
 
 def vacate(root: Path, spec: Spec) -> None:
-    """Let other processes make it."""
-    try:
-        fcntl.lockf(_file(root), fcntl.LOCK_UN, 1, _place(spec))
-    except OSError as error:
-        if error.errno not in _UNSUPPORTED:
-            raise
+    """Let other processes make it; nothing if it is not occupied."""
+    path, place = _file(root), int(spec.key, 16)
+    file, places = _held.get(path, (None, set()))
+    if file is not None and place in places:
+        fcntl.lockf(file, fcntl.LOCK_UN, 1, place)
+        places.remove(place)
+        _close_unused(path)
 
 
-def _file(root: Path) -> IO[bytes]:
-    path = root.resolve() / RESULTS / FILE
-    if path not in _files or not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _files[path] = path.open("ab")
-    return _files[path]
+def _close_unused(path: Path) -> None:
+    """Close a file in which nothing is locked, so that its file system can be unmounted."""
+    file, places = _held[path]
+    if not places:
+        file.close()
+        del _held[path]
 
 
-def _place(spec: Spec) -> int:
-    return int(spec.key, 16)
+def _file(root: Path) -> Path:
+    return root.resolve() / RESULTS / FILE
