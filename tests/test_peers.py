@@ -23,13 +23,11 @@ def test_the_script_gets_the_weights_the_tokens_and_the_pattern() -> None:
     calibration = random_dense(demo, EIGHT_B, 1, Path("root")).calibration
     masks = {}
     for criterion, pattern in CASES:
-        python, isolated, script, *given = command(
-            Path("root"), calibration, criterion, pattern, "float32", Path("out")
-        )
+        python, isolated, script, *given = command(calibration, criterion, pattern, "float32", Path("out"))
         assert (python, isolated, script) == (str(peers.PYTHON), "-P", str(SCRIPT)) and SCRIPT.is_file()
         model, tokens, wanted, sparsity, masks[criterion, pattern], dtype, output = given
-        assert Path(model) == Path("root") / calibration.model.folder
-        assert Path(tokens) == Path("root") / calibration.folder / "tokens.safetensors"
+        assert Path(model) == peers.ROOT / calibration.model.folder
+        assert Path(tokens) == peers.ROOT / calibration.folder / "tokens.safetensors"
         assert (wanted, dtype, output) == (criterion, "float32", "out")
         assert float(sparsity) == parse_pattern(pattern).sparsity
     assert set(masks.values()) == {"0:0", "2:4"}

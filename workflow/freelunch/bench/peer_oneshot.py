@@ -8,9 +8,9 @@ computed in. Prints one line of JSON.
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
+from pathlib import Path
 
 
 def main() -> None:
@@ -38,7 +38,9 @@ def main() -> None:
         shuffle_calibration_samples=False,
     )
     seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    # not from getrusage, whose peak begins with that of the process that started this one
+    status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    peak = next(int(line.split()[1]) / 2**20 for line in status if line.startswith("VmHWM"))
     model.save_pretrained(output, save_compressed=False)
     print(json.dumps({"version": __version__, "seconds": seconds, "peak_gib": peak}))
 
