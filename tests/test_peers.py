@@ -11,7 +11,7 @@ import pytest
 from freelunch.bench import peers
 from freelunch.bench.peers import CASES, SCRIPT, Result, command, table
 from freelunch.bench.pruning import EIGHT_B
-from freelunch.bench.runs import random_dense, the_demo
+from freelunch.bench.runs import alone, own_peak, random_dense, the_demo
 from freelunch.errors import FreelunchError
 from freelunch.patterns import parse_pattern
 
@@ -71,3 +71,9 @@ def test_its_packages_are_pinned_exactly_and_by_nothing_but_their_names() -> Non
     pins = [line for line in lines if not line.startswith("#")]
     assert all(len(pin.split("==")) == 2 and "+" not in pin and "/" not in pin for pin in pins)
     assert any(pin.startswith("llmcompressor==") for pin in pins)
+
+
+def test_the_peak_of_a_small_process_is_not_that_of_the_large_one_that_starts_it() -> None:
+    large = bytearray(b"x") * 2**29
+    assert own_peak() > 0.5 and len(large) == 2**29
+    assert alone(own_peak) < 0.5
