@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from freelunch.bench import peers
-from freelunch.bench.peers import CASES, SCRIPT, Result, command, table
+from freelunch.bench.peers import CASES, SCRIPT, Result, add_tokenizer, command, table
 from freelunch.bench.pruning import EIGHT_B
 from freelunch.bench.runs import alone, own_peak, random_dense, the_demo
 from freelunch.errors import FreelunchError
@@ -77,3 +77,14 @@ def test_the_peak_of_a_small_process_is_not_that_of_the_large_one_that_starts_it
     large = bytearray(b"x") * 2**29
     assert own_peak() > 0.5 and len(large) == 2**29
     assert alone(own_peak) < 0.5
+
+
+def test_a_pruned_model_gets_the_tokenizer_and_keeps_its_own_config(tmp_path: Path) -> None:
+    dense, pruned = tmp_path / "dense", tmp_path / "pruned"
+    for folder, names in ((dense, ("config.json", "tokenizer.json", "model.safetensors")), (pruned, ("config.json",))):
+        folder.mkdir()
+        for name in names:
+            (folder / name).write_text(f'"{folder.name}"')
+    add_tokenizer(dense, pruned)
+    found = {path.name: path.read_text() for path in pruned.iterdir()}
+    assert found == {"config.json": '"pruned"', "tokenizer.json": '"dense"'}

@@ -8,6 +8,7 @@ every block on what the pruned blocks before it give, as ``prune_inputs: sparse`
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -18,6 +19,7 @@ from typing import Any
 
 from ..config import ExecutionConfig, ModelConfig, PerplexityTask, Wheel
 from ..errors import FreelunchError
+from ..models import small_files
 from ..sources import fetch_wheel, wheel_path
 from ..specs import CalibrationSpec, DenseSpec, EvaluationSpec, ModelSpec, PrunedSpec, Spec
 from .runs import alone, pruned_from, run, the_demo
@@ -97,6 +99,7 @@ def _compare(calibration: CalibrationSpec, execution: ExecutionConfig, evaluator
     for criterion, pattern in CASES:
         output = ROOT / "pruned" / f"{criterion}-{pattern.replace(':', 'of').split('%')[0]}"
         told = _told(command(calibration, criterion, pattern, dtype, output))
+        add_tokenizer(ROOT / calibration.model.folder, output)
         source = ModelConfig(path=str(output.absolute()), dtype=calibration.model.source.dtype)
         took = float(told["seconds"]), float(told["peak_gib"])
         value = perplexity(ModelSpec(model=THEIRS, source=source))
@@ -113,6 +116,13 @@ def _compare(calibration: CalibrationSpec, execution: ExecutionConfig, evaluator
     print(f"\n{calibration.model.label}, {tokens}, products in {dtype}, {passes['dense']['device']}, "
           f"{passes['dense']['threads']} threads\n")  # fmt: skip
     print(table(found))
+
+
+def add_tokenizer(model: Path, pruned: Path) -> None:
+    """Copy the files that a pruned model lacks beside its weights and config: it was saved without a tokenizer."""
+    for name in small_files(model):
+        if not (pruned / name).exists():
+            shutil.copyfile(model / name, pruned / name)
 
 
 def command(calibration: CalibrationSpec, criterion: str, pattern: str, dtype: str, output: Path) -> list[str]:
