@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from freelunch.bench import peers
-from freelunch.bench.peers import CASES, SCRIPT, Result, add_tokenizer, command, table
+from freelunch.bench.peers import CASES, SCRIPT, Result, add_tokenizer, check_changed, command, table
 from freelunch.bench.pruning import EIGHT_B
 from freelunch.bench.runs import alone, own_peak, random_dense, the_demo
 from freelunch.errors import FreelunchError
@@ -88,3 +90,20 @@ def test_a_pruned_model_gets_the_tokenizer_and_keeps_its_own_config(tmp_path: Pa
     add_tokenizer(dense, pruned)
     found = {path.name: path.read_text() for path in pruned.iterdir()}
     assert found == {"config.json": '"pruned"', "tokenizer.json": '"dense"'}
+
+
+def test_an_embedding_that_was_pruned_too_is_named(tmp_path: Path) -> None:
+    for folder in ("dense", "theirs", "ours"):
+        (tmp_path / folder).mkdir()
+    weights = {"embedding": torch.ones(4, 4), "matrix": torch.ones(4, 4)}
+    save_file(weights, tmp_path / "dense" / "model.safetensors")
+    save_file({"matrix": torch.zeros(4, 1, dtype=torch.uint8)}, tmp_path / "ours" / "masks-000.safetensors")
+    folders = [tmp_path / name for name in ("dense", "theirs", "ours")]
+    save_file(weights | {"matrix": torch.zeros(4, 4)}, tmp_path / "theirs" / "model.safetensors")
+    check_changed(*folders)
+    save_file({name: torch.zeros(4, 4) for name in weights}, tmp_path / "theirs" / "model.safetensors")
+    with pytest.raises(FreelunchError, match="^embedding: changed by llm-compressor alone"):
+        check_changed(*folders)
+    save_file(weights, tmp_path / "theirs" / "model.safetensors")
+    with pytest.raises(FreelunchError, match="^matrix: masked alone"):
+        check_changed(*folders)

@@ -28,11 +28,12 @@ def main() -> None:
     data = Dataset.from_dict({"input_ids": rows.tolist(), "attention_mask": torch.ones_like(rows).tolist()})
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=dtype)
     started = time.perf_counter()
+    # as a pattern: names are compared with a dot behind them, and a plain "lm_head" is pruned, and a tied embedding too
     oneshot(
         model=model,
         tokenizer=AutoTokenizer.from_pretrained(model_folder),
         dataset=data,
-        recipe=modifier(sparsity=float(sparsity), mask_structure=mask, targets=["Linear"], ignore=["lm_head"]),
+        recipe=modifier(sparsity=float(sparsity), mask_structure=mask, targets=["Linear"], ignore=["re:.*lm_head"]),
         num_calibration_samples=len(rows),
         max_seq_length=rows.shape[1],
         shuffle_calibration_samples=False,

@@ -20,6 +20,7 @@ from typing import Any
 from ..config import ExecutionConfig, ModelConfig, PerplexityTask, Wheel
 from ..errors import FreelunchError
 from ..models import small_files
+from ..overlays import SafetensorsFiles
 from ..sources import fetch_wheel, wheel_path
 from ..specs import CalibrationSpec, DenseSpec, EvaluationSpec, ModelSpec, PrunedSpec, Spec
 from .runs import alone, pruned_from, run, the_demo
@@ -112,6 +113,7 @@ def _compare(calibration: CalibrationSpec, execution: ExecutionConfig, evaluator
             needed = [passes["dense"], *([passes["grams"]] if pruned.grams is not None else [])]
             found.append(_ours(pruned, [*needed, alone(run, pruned, ROOT, execution)], perplexity(pruned)))
             print(_row(_cells(found[-1])), flush=True)
+            check_changed(ROOT / calibration.model.folder, output, ROOT / pruned.folder)
     tokens = f"{SEQUENCES} × {calibration.length} calibration tokens"
     print(f"\n{calibration.model.label}, {tokens}, products in {dtype}, {passes['dense']['device']}, "
           f"{passes['dense']['threads']} threads\n")  # fmt: skip
@@ -123,6 +125,19 @@ def add_tokenizer(model: Path, pruned: Path) -> None:
     for name in small_files(model):
         if not (pruned / name).exists():
             shutil.copyfile(model / name, pruned / name)
+
+
+def check_changed(model: Path, theirs: Path, ours: Path) -> None:
+    """Raise unless llm-compressor changed the matrices that are masked here, and nothing else.
+
+    Raises:
+        FreelunchError: names a tensor.
+    """
+    dense, pruned = (SafetensorsFiles(sorted(folder.glob("*.safetensors"))) for folder in (model, theirs))
+    masked = set(SafetensorsFiles(sorted(ours.glob("masks-*.safetensors"))).names)
+    changed = {name for name in dense.names if not bool((dense.load(name).float() == pruned.load(name).float()).all())}
+    for name in sorted(changed ^ masked):
+        raise FreelunchError(f"{name}: {'changed by llm-compressor' if name in changed else 'masked'} alone")
 
 
 def command(calibration: CalibrationSpec, criterion: str, pattern: str, dtype: str, output: Path) -> list[str]:
