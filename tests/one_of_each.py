@@ -26,9 +26,11 @@ def _plan() -> dict[str, Spec]:
         {"data": "documents", "length": 24, "sequences": 4, "splits": ["test"]},
         {"metric": "zero_shot", "tasks": ["article_last_word"], "data": "documents", "limit": 2},
     ]
+    classifier = {"classifier": "tiny", "images": "stripes", "calibration_images": 8, "allocation": "lamp"}
+    raw["suites"]["classifiers_of"] = {"runs": [classifier]}
     plan = tiny_plan(raw)
     found: dict[str, Spec] = {}
-    for item in plan.runs["tiny"][1:]:
+    for item in [*plan.runs["tiny"][1:], *plan.runs["classifiers_of"]]:
         for spec in [*upstream(item.evaluation), item.evaluation]:
             found.setdefault(spec.stage, spec)
     reconstructed = found["reconstructed"]

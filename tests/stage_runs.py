@@ -11,10 +11,12 @@ from freelunch.config import ExecutionConfig, parse_config
 from freelunch.plan import Plan, make_plan, walk
 from freelunch.specs import Spec
 from freelunch.stages.calibrate import calibrate
+from freelunch.stages.classifiers import train_classifier
 from freelunch.stages.dense import dense
 from freelunch.stages.evaluate import evaluate
 from freelunch.stages.export import run_export
 from freelunch.stages.grams import grams
+from freelunch.stages.images import prepare_images
 from freelunch.stages.prepare_data import prepare_data
 from freelunch.stages.prepare_model import prepare_model
 from freelunch.stages.prune import prune
@@ -22,6 +24,7 @@ from freelunch.stages.questions import questions
 from freelunch.stages.reconstruct import reconstruct, shard
 from freelunch.stages.repair import repair
 from freelunch.stages.retrain import retrain
+from freelunch.stages.sparse_classifiers import sparse_classifier
 from freelunch.stages.stage import Stage
 from freelunch.yaml_files import read_yaml
 
@@ -31,7 +34,8 @@ STAGES: dict[str, Callable[..., object]] = {
     "models": prepare_model, "data": prepare_data, "questions": questions, "calibration": calibrate,
     "dense": dense, "grams": grams,
     "pruned": prune, "shards": shard, "reconstructed": reconstruct, "retrained": retrain, "repaired": repair,
-    "evaluation": evaluate, "export": run_export,
+    "evaluation": evaluate, "export": run_export, "images": prepare_images, "classifiers": train_classifier,
+    "sparse_classifiers": sparse_classifier,
 }  # fmt: skip
 
 
@@ -42,6 +46,7 @@ def tiny_config() -> dict[str, Any]:
     """
     raw: dict[str, Any] = read_yaml(ROOT / "tests/tiny.yaml")
     raw["data"]["documents"]["path"] = str(ROOT / "tests/data/documents.jsonl")
+    raw["images"]["stripes"]["path"] = str(ROOT / "tests/data/images")
     raw["suites"] = {"tiny": raw["suites"]["tiny"]}
     return raw
 

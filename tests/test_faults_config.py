@@ -44,13 +44,14 @@ MERGES = bomb("{x: 1, y: 2}", "{{<<: [{}]}}")
         ("a: 2001-99-99", r" a value is not what it is written as: month must be in 1..12"),
         ("a: " + "9" * 5000, r" a value is not what it is written as: "),
         ("a: !!bool perhaps", r" a value is not what it is written as: "),
-        ("? [1]\n: 2", r" line 1: found unhashable key"),
-        ("a: 1\n--- \nb: 2", r" line 2: but found another document"),
+        ("? [1]\n: 2", r" line 1: while constructing a mapping, found unhashable key"),
+        ("a: 1\n--- \nb: 2", r" line 2: expected a single document in the stream, but found another document"),
+        ("a: &x 1\nb: &x 2", r" line 2: found duplicate anchor 'x'; first occurrence, second occurrence"),
         ("a: \0", r" unacceptable character #x0000: special characters are not allowed"),
     ],
     ids=[
         "laughs", "merges", "itself", "lists", "mappings", "dashes", "twice", "twice inside", "code", "date", "digits",
-        "bool", "unhashable", "documents", "characters",
+        "bool", "unhashable", "documents", "anchors", "characters",
     ],
 )  # fmt: skip
 def test_yaml_that_is_made_to_harm_is_one_line(text: str, message: str, tmp_path: Path) -> None:

@@ -49,7 +49,8 @@ def parse_yaml(text: str) -> Any:
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f" line {where.line + 1}:" if where else ""
-        raise FreelunchError(f"{line} {getattr(error, 'problem', None) or first_line(error)}") from None
+        told = [text for text in (getattr(error, "context", None), getattr(error, "problem", None)) if text]
+        raise FreelunchError(f"{line} {', '.join(told) or first_line(error)}") from None
     except RecursionError:
         raise FreelunchError(" is nested too deeply") from None
     except FreelunchError:

@@ -45,15 +45,13 @@ def classifier_rows(suite: str, spec: ClassifierSpec | SparseClassifierSpec, roo
         "allocation": spec.allocation,
         "peak_gib": manifest.get("peak_device_gib", manifest["peak_gib"]),
     }
-    records = read_json(artifact.file("metrics.json"))
-    seconds = {record["backend"]: record["seconds"] for record in records if "seconds" in record}
-    for record in records:
+    for record in read_json(artifact.file("metrics.json")):
         backend = record["backend"]
         run = about | {
             "run": f"{spec.label}-{backend}-{spec.key}",
             "backend": backend,
             "recovery": RECOVERIES.get(backend, "recalibrate"),
             "repair": backend if RECOVERIES.get(backend) == "repair" else None,
-            "seconds": seconds.get(backend),
+            "seconds": manifest["backend_seconds"].get(backend),
         }
         yield run | {key: record.get(key) for key in ("metric", "split", "position", "step", "value", "stderr")}
