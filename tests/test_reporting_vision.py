@@ -63,7 +63,8 @@ def _pruned(
                       "run": f"{model}-{seed}-{sparsity}-{allocation}-{backend}"}  # fmt: skip
         records.append(run | {"metric": "accuracy", "split": "test", "value": value / 100, "stderr": 0.01})
         if backend != "none":
-            records.append(run | {"metric": "epsilon", "value": 1e-5})
+            small = 1e-12 if backend == "recalibrate_epsilon" else 1e-5
+            records.append(run | {"metric": "epsilon", "value": small})
         for step, name in enumerate(("stem", "blocks.0", "head"), 1):
             at = run | {"position": name, "step": step}
             if backend == "none":
@@ -71,6 +72,8 @@ def _pruned(
                 records.append(at | {"metric": "relative_repairability", "value": 0.2 * step})
             else:
                 records.append(at | {"metric": "least_variance", "value": variance / step})
+                records.append(at | {"metric": "median_variance", "value": 10 * variance})
+                records.append(at | {"metric": "faint_channels", "value": 0.1 * step})
     return records
 
 
@@ -133,8 +136,10 @@ def test_captions_have_the_numbers():
     assert "ERK clearly ahead at 1, LAMP clearly ahead at 1 of 2" in describe("allocation", rows)
     said = describe("transition", rows)
     assert "the largest gain over recalibration is +4.0" in said
-    assert "clear in 6 of 6 settings, in 6 of which a smaller epsilon does it too" in said
+    places = "90% Global threshold, 95% Global threshold, 90% ERK, 95% ERK, 90% LAMP, 95% LAMP"
+    assert f"clear in 6 of 6 settings ({places}), in 6 of which a smaller epsilon does it too" in said
     assert "The least variance that a norm reads is 0.0067, 667 times epsilon" in said
+    assert "of no norm more than 30% of the channels are under it" in said
     assert "it is clear in none of 6 settings" in describe("transition", rows_of())
     assert "ERK 2.5% (stem) to 7.5% (head)" in describe("density", rows)
     assert "90% ERK: not repaired 10.0" in describe("accuracy", rows)
@@ -187,6 +192,37 @@ def test_a_transition_that_a_smaller_epsilon_explains_is_part_of_the_claim(shrin
     verdict = verdict_of("transition", shrink=shrink, epsilon=epsilon)
     assert verdict.outcome == outcome and len(verdict.cases) == 6
     assert "× epsilon" in verdict.reason
+
+
+def test_without_the_control_a_repair_is_not_credited_with_the_whole_claim():
+    rows = rows_of(shrink=6.0)
+    rows = rows[rows["backend"] != "recalibrate_epsilon"]
+    verdict = next(each for each in verdicts(Evidence(rows, {})) if each.name == "transition")
+    assert verdict.outcome == "holds partly" and "the smaller epsilon was not measured" in verdict.reason
+
+
+def test_without_repair_or_recalibration_there_is_no_transition_to_draw():
+    for backend in ("shrink", "recalibrate"):
+        rows = rows_of()
+        with pytest.raises(FreelunchError, match="needs classifiers that were recalibrated and repaired; suite v has"):
+            draw("transition", rows[rows["backend"] != backend])
+
+
+def test_what_differs_in_more_than_the_seed_is_not_averaged():
+    rows = rows_of()
+    other = rows.assign(run=rows["run"] + "-few", calibration_images=32)
+    both = pd.concat([rows, other[other["backend"].notna()]], ignore_index=True)
+    with pytest.raises(FreelunchError, match="compares runs of one criterion, kind of pattern and calibration"):
+        tabulate("accuracy", both)
+
+
+def test_the_best_of_the_repairs_is_compared():
+    rows = rows_of(shrink=2.0)
+    better = rows[rows["backend"] == "shrink"]
+    channel = better.assign(backend="channel", run=better["run"] + "-channel", value=better["value"] + 0.03)
+    point = transitions(pd.concat([rows, channel], ignore_index=True), "view")[0]
+    assert point.repair == "channel" and point.gain.value == pytest.approx(5) and point.seeds == 3
+    assert point.epsilon == 1e-5 and point.faint == pytest.approx(0.3)
 
 
 def test_points_of_the_transition_are_compared_at_the_same_seeds():

@@ -18,6 +18,7 @@ from freelunch.vision import batchnorm
 from freelunch.vision.architectures import ARCHITECTURES
 from freelunch.vision.backends import recovered
 from freelunch.vision.config import BACKENDS, ClassifierConfig
+from freelunch.vision.diagnostics import diagnose
 from freelunch.vision.images import Images, dataset_images, read_table, split
 from freelunch.vision.layers import layers_of, matrices_of, norms_of, patches
 from freelunch.vision.networks import build
@@ -270,6 +271,52 @@ def test_recalibration_undoes_a_repair_but_for_epsilon(dense, pixels):
         for epsilon in (1e-5, 1e-14)
     }
     assert change[1e-5] > 0.1 and change[1e-14] < 1e-4
+
+
+def test_the_control_does_what_the_repair_does(pixels):
+    """Where scales are measured behind no norm with old statistics; epsilon matters in the dense network too."""
+    dense = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6, eps=1.0)).double().eval()
+    images = pixels.double()
+    batchnorm.recalibrate_layers(dense, images)
+    network, masks = prune(dense, parse_method("magnitude", "60% per matrix", "uniform", "none"), images)
+    logits = {
+        backend: recovered(backend, dense, network, masks, images, 8)(images).detach()
+        for backend in ("recalibrate", "recalibrate_epsilon", "channel")
+    }
+    apart = {
+        backend: float((found - logits["channel"]).norm() / logits["channel"].norm())
+        for backend, found in logits.items()
+    }
+    assert apart["recalibrate"] > 0.05 and apart["recalibrate_epsilon"] < 1e-6
+
+
+def test_another_epsilon_does_not_change_a_network_that_is_not_pruned(dense, pixels):
+    before = dense(pixels).detach()
+    batchnorm.set_epsilon(dense, 0.5)
+    assert torch.allclose(dense(pixels), before, atol=1e-4)
+    batchnorm.set_epsilon(dense, 1e-12)
+    assert torch.allclose(dense(pixels), before, atol=1e-4)
+
+
+def test_a_last_batch_of_one_image_joins_the_one_before(dense, pixels):
+    network, _ = pruned_of(dense)
+    batchnorm.recalibrate_cumulative(network, pixels[:9, :, :8, :8], batch_size=8)
+    assert all(norm.running_var.isfinite().all() for norm in norms_of(network).values())
+
+
+def test_diagnostics_are_those_of_a_layer_on_dense_inputs(dense, pixels):
+    network, _ = pruned_of(dense)
+    found = diagnose(dense, network, pixels)
+    name = "blocks.3.convolutions.1"
+    seen: list[torch.Tensor] = []
+    hook = layers_of(dense)[name].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        dense(pixels)
+        hook.remove()
+        outputs = [layers_of(each)[name](seen[0]).transpose(0, 1).flatten(1) for each in (dense, network)]
+    moments = paired_moments(*outputs)
+    assert found[name].repairability == pytest.approx(relative_repairability(moments), rel=1e-6)
+    assert found[name].variance_ratio == pytest.approx(float(moments.sparse.sum() / moments.dense.sum()), rel=1e-6)
 
 
 def test_moments_and_relative_repairability_by_hand():

@@ -28,9 +28,10 @@ from freelunch.stages.collect import collect
 from freelunch.stages.sparse_classifiers import drawn
 from freelunch.vision.architectures import ARCHITECTURES, convolutions
 from freelunch.vision.config import BACKENDS, ClassifierConfig
-from freelunch.vision.images import Images, folder_images
+from freelunch.vision.images import Images, dataset_images, folder_images, unpacked
 from freelunch.vision.layers import layers_of
 from freelunch.vision.networks import build
+from freelunch.vision.pruning import prune
 from freelunch.yaml_files import read_yaml
 
 ROOT = Path(__file__).parents[1]
@@ -306,6 +307,37 @@ def test_the_epsilon_of_norms_is_that_of_the_config_and_the_control_has_another(
     records = json.loads(artifact.file("metrics.json").read_text())
     found = {record["backend"]: record["value"] for record in records if record["metric"] == "epsilon"}
     assert found == {name: 1e-12 if name == "recalibrate_epsilon" else 0.25 for name in BACKENDS if name != "none"}
+
+
+def test_variances_of_norms_are_those_after_recalibration(finished: tuple[Path, Plan]):
+    root, plan = finished
+    spec = plan.runs[SUITE][1].evaluation
+    assert isinstance(spec, SparseClassifierSpec)
+    records = json.loads((root / spec.folder / "metrics.json").read_text())
+    at = [r for r in records if r["backend"] == "recalibrate" and r.get("position") == "norm"]
+    values = {record["metric"]: record["value"] for record in at}
+    train = unpacked(**load_file(root / spec.dense.images.folder / "train.safetensors"))
+    pixels = drawn(train.normalised(train), 16, 0)
+    network = random_network(spec.dense)
+    network.load_state_dict(load_file(root / spec.dense.folder / "network.safetensors"))
+    network, _ = prune(network, spec.method, pixels)
+    found = network.stem(pixels).detach().double().var((0, 2, 3), correction=0)
+    assert values["least_variance"] == pytest.approx(float(found[found > 0].min()), rel=1e-4)
+    assert values["median_variance"] == pytest.approx(float(found[found > 0].median()), rel=1e-4)
+    assert values["silent_channels"] == float((found == 0).double().mean()) and values["faint_channels"] == 0
+
+
+@pytest.mark.parametrize("label", [-1, None, "cat", 0.5, True])
+def test_labels_that_are_none_are_refused(label: Any):
+    image = pytest.importorskip("PIL.Image")
+    with pytest.raises(FreelunchError, match=r"record 0: label is .*, not a whole number from 0 up"):
+        dataset_images([{"image": image.new("RGB", (4, 4)), "label": label}], "image", "label", 4)
+
+
+def test_more_images_than_there_are_cannot_be_drawn():
+    images = Images(torch.zeros(10, 1, 1, 1), torch.arange(10))
+    with pytest.raises(FreelunchError, match="calibration_images is 11, and there are 10 images to train on"):
+        drawn(images, 11, 0)
 
 
 def test_calibration_images_are_drawn_by_seed():

@@ -136,7 +136,7 @@ def source_files(spec):
     if source is not None and source.path is not None:
         path = Path(source.path).expanduser()
         return (
-            sorted(str(file) for file in path.glob("*") if file.is_file())
+            sorted(str(file) for file in path.rglob("*") if file.is_file())
             if path.is_dir()
             else [str(path)]
         )

@@ -11,7 +11,8 @@ from pandas import DataFrame, Series
 from ..errors import FreelunchError
 from .estimates import Estimate, estimate, of, ordered, suite
 
-SETTING = ("model", "sparsity", "allocation", "backend")
+SETTING = ("model", "sparsity", "allocation", "backend", "seed")
+"""What tells the accuracies of a view apart."""
 RECALIBRATED, CONTROL, MATCHED = "recalibrate", "recalibrate_epsilon", "shrink"
 """Backends that comparisons are about: recalibration layer by layer, the same with a much smaller epsilon, and the
 repair by activation statistics."""
@@ -28,11 +29,19 @@ def accuracies(rows: DataFrame, view: str) -> DataFrame:
     A pattern over the whole network is the allocation ``global``.
 
     Raises:
-        FreelunchError: no pruned classifier was measured.
+        FreelunchError: no pruned classifier was measured, or runs differ in something else than :data:`SETTING`.
     """
     found = classified(rows[(rows["metric"] == "accuracy") & (rows["split"] == "test")])
     if found[found["criterion"] != "dense"].empty:
         raise FreelunchError(f"{view} needs accuracies of pruned classifiers; suite {suite(rows)} has none")
+    pruned = found[found["criterion"] != "dense"]
+    twice = pruned[pruned.duplicated(list(SETTING), keep=False)]
+    if len(twice):
+        told = ", ".join(f"{axis} {twice[axis].iloc[0]}" for axis in SETTING)
+        raise FreelunchError(
+            f"{view} compares runs of one criterion, kind of pattern and calibration; suite {suite(rows)} has "
+            f"{twice['run'].nunique()} runs that are alike otherwise ({told}, …)"
+        )
     return found.assign(value=100 * found["value"], stderr=100 * found["stderr"])
 
 

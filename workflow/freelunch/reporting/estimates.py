@@ -23,6 +23,7 @@ PRUNING = (
     "allocation",
     "refinement",
     "prune_inputs",
+    "calibration_images",
 )
 TRAINING = (
     "loss",
@@ -37,7 +38,7 @@ TRAINING = (
     "patience",
 )
 """Axes that a recovery in closed form does not have."""
-RECOVERING = ("flow", "parametrization", "targets", "repair", *TRAINING, "training_sequences")
+RECOVERING = ("flow", "parametrization", "targets", "repair", "backend", *TRAINING, "training_sequences")
 """Axes of the recovery alone: a run that is not recovered stands beside every one of their values."""
 
 

@@ -26,8 +26,9 @@ _ACCURACY = (
     "labels: recalibration replaces the running mean and variance of batch norms, layer by layer or (cumulative) as an "
     "average over batches; repairs scale the outputs of every convolution so that they vary as the dense ones do, with "
     "one scale per layer, one per channel, or those shrunk towards that of the layer, and recalibrate; epsilon 1e-12 "
-    "recalibrates with a much smaller epsilon, the control of whether a repair does more than escape from it; "
-    "reconstruction solves every layer for its dense outputs on dense inputs, and recalibrates."
+    "gives the norms a much smaller epsilon, and gains with which the dense network stays as it is, and recalibrates: "
+    "the control of whether a repair does more than escape from epsilon; reconstruction solves every layer for its "
+    "dense outputs on dense inputs, and recalibrates."
 )
 
 TABLES: dict[str, tuple[str, ...]] = {
@@ -132,7 +133,8 @@ FIGURES: dict[str, tuple[str, ...]] = {
     "allocation": (
         "Accuracy under ERK less that under LAMP, in points, after recalibration, after repair and after "
         "reconstruction. Differences are of the same seeds, and so of the same dense networks; ± is their standard "
-        "error. Bold are those of at least one point and more than two standard errors.",
+        "error. Bold are those of at least one point and more than two standard errors. Of few seeds an error is "
+        "itself uncertain: by chance alone the mean of three is beyond two in about a fifth of all cases.",
     ),
     "density": (
         "Left the share of its weights that every convolution and the head keep at the highest sparsity, over depth. "
@@ -144,8 +146,9 @@ FIGURES: dict[str, tuple[str, ...]] = {
         "Left what the best of the repairs gains over recalibration alone, in points of accuracy at the same seeds, "
         "against sparsity; hollow marks are recalibration with an epsilon of 1e-12. A convolution that "
         "a batch norm follows directly gives the same after recalibration whatever its scale, but for epsilon: a "
-        "repair by scales can help only where variances come near it. Right the least variance of all channels that "
-        "each norm reads at the highest sparsity, over seeds; the dashed line is epsilon.",
+        "repair by scales can help only where variances come near it. Right, solid, the least variance of "
+        "all channels that each norm reads at the highest sparsity and of all seeds, and, dotted, that of its median "
+        "channel; the dashed line is epsilon.",
     ),
     "perplexity": (
         "Test perplexity by criterion and pattern: of the pruned model that is not recovered, and after recovery. The "

@@ -8,8 +8,9 @@ from typing import Any
 
 from pandas import DataFrame
 
+from ..errors import FreelunchError
 from .accuracies import CONTROL, RECALIBRATED, REPAIRS, accuracies, clear, difference, mean, present
-from .estimates import Estimate, of
+from .estimates import Estimate, of, suite
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Point:
         control: the gain of recalibration with a much smaller epsilon.
         variance: the least variance of any channel that a norm reads, over all seeds.
         epsilon: of the norms.
+        faint: share of the channels of a norm that vary by less than epsilon, of the norm where it is largest.
         seeds: over which the gain is a mean.
     """
 
@@ -40,6 +42,7 @@ class Point:
     control: Estimate | None
     variance: float
     epsilon: float
+    faint: float
     seeds: int
 
     @property
@@ -50,7 +53,10 @@ class Point:
 
     @property
     def escapes(self) -> bool:
-        """Whether the smaller epsilon gains at least half as much: then the repair is an escape from epsilon."""
+        """Whether the smaller epsilon gains at least half as much: then the repair is an escape from epsilon.
+
+        Without a control nothing is known of it.
+        """
         return self.control is not None and self.control.value >= 0.5 * self.gain.value
 
 
@@ -58,10 +64,12 @@ def transitions(rows: DataFrame, view: str) -> list[Point]:
     """All pruned networks that were recalibrated and repaired, by network, allocation and sparsity.
 
     Raises:
-        FreelunchError: no pruned classifier was measured.
+        FreelunchError: no classifier was recalibrated and repaired, or as :func:`accuracies`.
     """
     frame = accuracies(rows, view)
-    norms = rows[rows["metric"].isin(["least_variance", "epsilon"]) & (rows["backend"] == RECALIBRATED)]
+    norms = rows[
+        rows["metric"].isin(["least_variance", "epsilon", "faint_channels"]) & (rows["backend"] == RECALIBRATED)
+    ]
     points = []
     for model in present(frame, "model"):
         of_model = frame[frame["model"] == model]
@@ -71,6 +79,10 @@ def transitions(rows: DataFrame, view: str) -> list[Point]:
                 found = _point(frame, norms, at)
                 if found is not None:
                     points.append(found)
+    if not points:
+        raise FreelunchError(
+            f"{view} needs classifiers that were recalibrated and repaired; suite {suite(rows)} has none"
+        )
     return points
 
 
@@ -82,7 +94,8 @@ def _point(frame: DataFrame, norms: DataFrame, at: dict[str, Any]) -> Point | No
         return None
     best = max(known, key=lambda repair: known[repair].value)
     seen = of(frame, list(plain), list(plain.values()))
-    there = norms[norms["run"].isin(seen["run"])].groupby("metric")["value"].min()
+    there = norms[norms["run"].isin(seen["run"])].groupby("metric")["value"].agg(["min", "max"])
+    least, most = there["min"], there["max"]
     return Point(
         **at,
         recalibrated=mean(frame, **plain),
@@ -90,7 +103,8 @@ def _point(frame: DataFrame, norms: DataFrame, at: dict[str, Any]) -> Point | No
         repair=best,
         gain=known[best],
         control=difference(frame, {**at, "backend": CONTROL}, plain),
-        variance=float(there.get("least_variance", math.nan)),
-        epsilon=float(there.get("epsilon", math.nan)),
-        seeds=len(seen["seed"].unique()),
+        variance=float(least.get("least_variance", math.nan)),
+        epsilon=float(least.get("epsilon", math.nan)),
+        faint=float(most.get("faint_channels", math.nan)),
+        seeds=known[best].runs,
     )

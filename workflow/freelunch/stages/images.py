@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from ..errors import FreelunchError, naming
 from ..section import Hub
@@ -43,8 +41,7 @@ def _parts(stage: Stage, source: ImagesConfig) -> dict[Part, Images]:
     for name in PARTS:
         asked = str(source.splits[name])
         if source.hub is not None:
-            records = islice(_hub(source.hub, asked), source.max_images)
-            found[name] = dataset_images(records, source.image, source.label, source.size)
+            found[name] = _hub(source.hub, asked, source)
         else:
             assert source.path is not None
             folder = stage.root / Path(source.path).expanduser() / asked
@@ -52,13 +49,15 @@ def _parts(stage: Stage, source: ImagesConfig) -> dict[Part, Images]:
     return found
 
 
-def _hub(hub: Hub, name: str) -> Iterable[Any]:
-    """Records of a split of a hub data set."""
+def _hub(hub: Hub, name: str, source: ImagesConfig) -> Images:
+    """The images of a split of a hub data set; they are decoded as they are read."""
     from datasets import load_dataset
 
     try:
-        found: Iterable[Any] = load_dataset(hub.id, hub.subset, split=name, revision=hub.revision)
-        return found
+        records = islice(load_dataset(hub.id, hub.subset, split=name, revision=hub.revision), source.max_images)
+        return dataset_images(records, source.image, source.label, source.size)
+    except FreelunchError:
+        raise
     except Exception as error:
         raise hub_error(error, hub) from None
 
@@ -68,8 +67,13 @@ def _check(images: Images, source: ImagesConfig, name: Part) -> None:
     size = images.pixels.shape[-1]
     if size != source.size:
         raise FreelunchError(f"size is {source.size}, and its images have a side of {size}")
-    largest = int(images.labels.max()) if len(images) else -1
-    if largest + 1 > source.classes:
-        raise FreelunchError(f"classes is {source.classes}, and {name} has the label {largest}")
     if not len(images):
         raise FreelunchError(f"splits.{name}: {source.splits[name]!r} has no images")
+    found = images.labels.unique().tolist()
+    if found[0] < 0 or found[-1] >= source.classes:
+        wrong = found[0] if found[0] < 0 else found[-1]
+        raise FreelunchError(f"classes is {source.classes}, and {name} has the label {wrong}")
+    if name == "train" and len(found) < source.classes:
+        raise FreelunchError(
+            f"classes is {source.classes}, and only {len(found)} of them are among the training images"
+        )

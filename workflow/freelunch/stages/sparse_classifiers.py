@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..device import choose
-from ..errors import naming
+from ..errors import FreelunchError, naming
 from ..overlays import pack
 from ..specs import SparseClassifierSpec
 from ..vision import batchnorm
@@ -44,9 +44,9 @@ def sparse_classifier(stage: Stage) -> None:
     records: list[dict[str, Any]] = []
     seconds: dict[str, float] = {}
     for backend in spec.backends:
-        started = time.perf_counter()
+        started = _now(device)
         network = recovered(backend, dense, pruned, masks, pixels, spec.batch_size)
-        seconds[backend] = round(time.perf_counter() - started, 3)
+        seconds[backend] = round(_now(device) - started, 3)
         found = accuracy(network, parts["test"])
         print(f"{backend}: accuracy {found:.4f}", flush=True)
         at = {"backend": backend}
@@ -62,8 +62,21 @@ def sparse_classifier(stage: Stage) -> None:
     stage.finish(achieved_sparsity=1 - kept / size, backend_seconds=seconds)
 
 
+def _now(device: torch.device) -> float:
+    """The clock, once the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
 def drawn(images: Images, count: int, seed: int) -> Tensor:
-    """Pixels of some images, drawn at random."""
+    """Pixels of some images, drawn at random.
+
+    Raises:
+        FreelunchError: there are not so many.
+    """
+    if count > len(images):
+        raise FreelunchError(f"calibration_images is {count}, and there are {len(images)} images to train on")
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     return images.pixels[order[:count].to(images.pixels.device)]
 
@@ -74,16 +87,20 @@ def _accuracy(value: float, images: int) -> dict[str, Any]:
 
 
 def _norms(network: nn.Module) -> Iterator[dict[str, Any]]:
-    """Of every norm the lowest and the median variance of its input's channels, those that never vary left out.
+    """Of every norm the lowest and the median variance of its input's channels, and the share under its epsilon.
+
+    Channels that never vary are left out, and counted.
 
     ``step`` is its place in the network.
     """
+    under = {name: batchnorm.below(network, norm.eps)[name] for name, norm in norms_of(network).items()}
     for number, (name, found) in enumerate(batchnorm.variances(network).items(), 1):
         at = {"position": name, "step": number}
         alive = found[found > 0].double()
         if len(alive):
             for metric, value in (("least_variance", alive.min()), ("median_variance", alive.median())):
                 yield at | {"metric": metric, "value": float(value)}
+        yield at | {"metric": "faint_channels", "value": under[name]}
         yield at | {"metric": "silent_channels", "value": 1 - len(alive) / len(found)}
 
 

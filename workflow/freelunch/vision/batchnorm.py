@@ -20,7 +20,11 @@ def recalibrate_cumulative(network: nn.Module, pixels: Tensor, batch_size: int) 
         norm.reset_running_stats()
         norm.momentum = None
         norm.train()
-    for batch in pixels.split(batch_size):
+    batches = list(pixels.split(batch_size))
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        # one image of one position has no variance
+        batches[-2:] = [torch.cat(batches[-2:])]
+    for batch in batches:
         network(batch)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
@@ -51,8 +55,16 @@ def recalibrate_layers(network: nn.Module, pixels: Tensor) -> None:
 
 
 def set_epsilon(network: nn.Module, epsilon: float) -> None:
-    """Give all batch norms another epsilon, in place: 1e-5 is torch's."""
+    """Give all batch norms another epsilon, in place, and keep what they compute with the statistics they have.
+
+    ``gamma / sqrt(var + epsilon)`` stays: the gain takes up what the epsilon did. Without that, another epsilon would
+    change the dense network too, wherever its own variances are not far above it.
+    """
     for norm in norms_of(network).values():
+        assert norm.running_var is not None
+        with torch.no_grad():
+            # a channel that never varies gives its bias alone, whatever its gain
+            norm.weight.mul_(((norm.running_var + epsilon) / (norm.running_var + norm.eps)).sqrt())
         norm.eps = epsilon
 
 

@@ -26,7 +26,9 @@ Backend = Literal[
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 """Every backend but ``none`` ends with a recalibration: layer by layer, except for the cumulative one.
 
-``recalibrate_epsilon`` is the control that tells whether a repair does more than escape the epsilon of batch norms.
+``recalibrate_epsilon`` is the control that tells whether a repair does more than escape the epsilon of batch norms:
+the pruned network gets a much smaller one, and gains with which the dense network computes what it did, and is
+recalibrated.
 """
 
 

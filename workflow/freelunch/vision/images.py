@@ -21,6 +21,8 @@ from ..errors import FreelunchError
 from ..section import Wheel
 from ..sources import wheel_member
 
+_PACKED = 4096
+"""Images that are rounded at a time."""
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
 
@@ -44,12 +46,13 @@ class Images:
 
     def packed(self) -> dict[str, Tensor]:
         """As they are stored: pixels are bytes. Sources have no finer ones."""
-        return {"pixels": (self.pixels * 255).round().to(torch.uint8), "labels": self.labels}
+        parts = [(part * 255).round_().to(torch.uint8) for part in self.pixels.split(_PACKED)]
+        return {"pixels": torch.cat(parts), "labels": self.labels}
 
     def normalised(self, like: Images) -> Images:
         """Every channel less its mean over other images, and over its standard deviation there."""
-        mean, deviation = (f(like.pixels, dim=(0, 2, 3)).view(1, -1, 1, 1) for f in (torch.mean, torch.std))
-        return Images((self.pixels - mean) / deviation.clamp(min=1e-6), self.labels)
+        deviation, mean = (each.view(1, -1, 1, 1) for each in torch.std_mean(like.pixels, dim=(0, 2, 3)))
+        return Images((self.pixels - mean).div_(deviation.clamp_(min=1e-6)), self.labels)
 
 
 def unpacked(pixels: Tensor, labels: Tensor) -> Images:
@@ -93,13 +96,16 @@ def dataset_images(records: Iterable[Any], image: str, label: str, size: int) ->
     Raises:
         FreelunchError: a field is missing, or there is no record.
     """
-    pixels, labels = [], []
+    pixels: list[Tensor] = []
+    labels: list[int] = []
     for record in tqdm(records, "images", unit="", mininterval=5):
         for field in (image, label):
             if field not in record:
                 raise FreelunchError(f"the data set has no field {field!r}; it has {', '.join(record)}")
+        if isinstance(record[label], bool) or not isinstance(record[label], int) or record[label] < 0:
+            raise FreelunchError(f"record {len(labels)}: {label} is {record[label]!r}, not a whole number from 0 up")
         pixels.append(_square(record[image], size))
-        labels.append(int(record[label]))
+        labels.append(record[label])
     return _stacked(pixels, labels)
 
 

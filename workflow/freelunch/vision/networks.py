@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .architectures import ARCHITECTURES, Shape, check_architecture
-from .batchnorm import set_epsilon
 
 
 def build(
@@ -39,7 +38,8 @@ def build(
         for module in network.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    set_epsilon(network, epsilon)
+            elif isinstance(module, nn.BatchNorm2d):
+                module.eps = epsilon
     return network.eval()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -20,33 +21,36 @@ _VIEW = "figure transition"
 @style.applied()
 def draw(rows: DataFrame) -> Figure:
     """Rows of panels are networks. Left the gain of the best repair over recalibration alone against sparsity, and
-    (hollow) that of recalibration with a smaller epsilon; right the least variance that each norm reads at the highest
-    sparsity, over depth, and the norms' epsilon.
+    (hollow) that of recalibration with a smaller epsilon; right the least and the median variance that each norm reads
+    at the highest sparsity, over depth, and the norms' epsilon.
 
     Raises:
-        FreelunchError: no pruned classifier was measured.
+        FreelunchError: as ``transitions.transitions``.
     """
-    points, frame = transitions(rows, _VIEW), per_layer(rows, "least_variance", _VIEW)
-    frame = frame[frame["backend"] == RECALIBRATED]
+    points = transitions(rows, _VIEW)
+    frames = [per_layer(rows, metric, _VIEW) for metric in ("least_variance", "median_variance")]
+    frame, medians = (each[each["backend"] == RECALIBRATED] for each in frames)
     models, allocations = present(frame, "model"), present(frame, "allocation")
     looks = {each: style.SERIES[place % len(style.SERIES)] for place, each in enumerate(allocations)}
     figure, grid = style.grid(len(models), 2, 1.9, width=style.DOUBLE)
     for (left, right), model in zip(grid, models, strict=True):
         for allocation, look in looks.items():
             _gains(left, [p for p in points if (p.model, p.allocation) == (model, allocation)], look)
-            inside = frame[(frame["model"] == model) & (frame["allocation"] == allocation)]
-            _variances(right, inside[inside["sparsity"] == inside["sparsity"].max()], look)
+            for each, line in ((frame, "-"), (medians, ":")):
+                inside = each[(each["model"] == model) & (each["allocation"] == allocation)]
+                _variances(right, inside[inside["sparsity"] == inside["sparsity"].max()], look, line)
         left.axhline(0, color=style.GREY, linewidth=0.6, zorder=1)
         reach = [end for p in points if p.model == model for end in _reach(p)]
         room = 0.12 * max(1.0, max(reach) - min(reach))
         left.set_ylim(min(-1.0, *reach) - room, max(1.0, *reach) + room)
         left.set_ylabel("Gain over recalibration\n(points of accuracy)")
         left.set_title(model)
-        shown = frame[frame["model"] == model]["value"]
+        shown = pd.concat([frame, medians])
+        shown = shown[shown["model"] == model]["value"]
         epsilon = next(p.epsilon for p in points if p.model == model)
         style.log_scale(right, min(epsilon, float(shown.min())), max(epsilon, float(shown.max())), margin=0.08)
         charts.level(right, epsilon, style.BLACK, charts.DASHES, said=False)
-        right.set_ylabel("Least variance of a channel\nthat the norm reads")
+        right.set_ylabel("Least and median variance\nof the channels of a norm")
         right.set_title(f"{model}, {percent(float(frame[frame['model'] == model]['sparsity'].max()))}")
         right.xaxis.set_major_locator(MaxNLocator(integer=True))
     style.label_columns([[row[0]] for row in grid], "Sparsity (%)")
@@ -55,7 +59,8 @@ def draw(rows: DataFrame) -> Figure:
     hollow = charts.key(labels.value("backend", CONTROL), style.Look(style.GREY, "o"))
     hollow.set_fillstyle("none")
     level = charts.key("Epsilon of the norms", style.Look(style.BLACK, ""), charts.DASHES)
-    return charts.legend(figure, [*keys, hollow, level], _statement(points))
+    median = charts.key("Median of the channels", style.Look(style.GREY, ""), charts.DOTS)
+    return charts.legend(figure, [*keys, hollow, level, median], _statement(points))
 
 
 def _reach(point: Point) -> list[float]:
@@ -72,9 +77,10 @@ def _gains(axis: Axes, points: list[Point], look: style.Look) -> None:
               fillstyle="none", markeredgewidth=0.7)  # fmt: skip
 
 
-def _variances(axis: Axes, frame: DataFrame, look: style.Look) -> None:
+def _variances(axis: Axes, frame: DataFrame, look: style.Look, line: str) -> None:
     values = frame.groupby("depth")["value"].min()
-    axis.plot(values.index, values, color=look.colour, marker=look.marker, markersize=3, linewidth=0.8)
+    marker = look.marker if line == "-" else ""
+    axis.plot(values.index, values, color=look.colour, marker=marker, markersize=3, linewidth=0.8, linestyle=line)
 
 
 def caption(rows: DataFrame) -> str:
@@ -97,13 +103,14 @@ def _told(points: list[Point]) -> str:
     found = [point for point in points if point.recovers]
     if found:
         escapes = sum(point.escapes for point in found)
-        told += (
-            f"; clear in {len(found)} of {len(points)} settings, in {escapes} of which a smaller epsilon does it too"
-        )
+        places = ", ".join(f"{percent(each.sparsity)} {labels.value('allocation', each.allocation)}" for each in found)
+        told += f"; clear in {len(found)} of {len(points)} settings ({places})"
+        told += f", in {escapes} of which a smaller epsilon does it too"
     else:
         told += f"; it is clear in none of {len(points)} settings"
     least = min(points, key=lambda point: point.variance)
     if math.isfinite(least.variance):
         ratio = least.variance / least.epsilon
         told += f". The least variance that a norm reads is {least.variance:.2g}, {style.printed(ratio)} times epsilon"
+        told += f"; of no norm more than {100 * max(point.faint for point in points):.0f}% of the channels are under it"
     return told
