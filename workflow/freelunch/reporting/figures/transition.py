@@ -112,5 +112,5 @@ def _told(points: list[Point]) -> str:
     if math.isfinite(least.variance):
         ratio = least.variance / least.epsilon
         told += f". The least variance that a norm reads is {least.variance:.2g}, {style.printed(ratio)} times epsilon"
-        told += f"; of no norm more than {100 * max(point.faint for point in points):.0f}% of the channels are under it"
+        told += f"; up to {100 * max(point.faint for point in points):.0f}% of the channels of a norm are under it"
     return told
