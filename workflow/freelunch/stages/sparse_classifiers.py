@@ -53,7 +53,7 @@ def sparse_classifier(stage: Stage) -> None:
         records.append(at | _accuracy(found, len(parts["test"])))
         if backend != "none":
             records += [at | each for each in _norms(network)]
-            records.append(at | {"metric": "epsilon", "value": next(iter(norms_of(network).values())).eps})
+            records.append(at | {"metric": "epsilon", "value": _epsilon(network)})
     records += list(_layers(masks, diagnose(dense, pruned, pixels)))
     stage.write_tensors("masks.safetensors", {name: pack(mask.flatten(1).cpu()) for name, mask in masks.items()})
     stage.write_json("metrics.json", records)
@@ -86,6 +86,11 @@ def _accuracy(value: float, images: int) -> dict[str, Any]:
     return {"metric": "accuracy", "split": "test", "value": value, "stderr": stderr}
 
 
+def _epsilon(network: nn.Module) -> float:
+    """That of its norms, which all have the same."""
+    return next(iter(norms_of(network).values())).eps
+
+
 def _norms(network: nn.Module) -> Iterator[dict[str, Any]]:
     """Of every norm the lowest and the median variance of its input's channels, and the share under its epsilon.
 
@@ -93,7 +98,7 @@ def _norms(network: nn.Module) -> Iterator[dict[str, Any]]:
 
     ``step`` is its place in the network.
     """
-    under = {name: batchnorm.below(network, norm.eps)[name] for name, norm in norms_of(network).items()}
+    under = batchnorm.below(network, _epsilon(network))
     for number, (name, found) in enumerate(batchnorm.variances(network).items(), 1):
         at = {"position": name, "step": number}
         alive = found[found > 0].double()

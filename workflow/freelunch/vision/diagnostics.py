@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..recovery.repair import relative_repairability
-from .layers import Layer, channels, layers_of
+from .layers import Layer, channels, hooked, layers_of
 from .repair import paired_moments
 
 
@@ -38,19 +38,12 @@ def diagnose(dense: nn.Module, pruned: nn.Module, pixels: Tensor) -> dict[str, D
     found: dict[str, Diagnostics] = {}
     others = layers_of(pruned)
 
-    def compare(name: str) -> object:
-        def hook(layer: Layer, inputs: tuple[Tensor], outputs: Tensor) -> None:
-            moments = paired_moments(channels(outputs), channels(others[name](inputs[0])))
-            if bool((moments.dense > 0).any()):
-                ratio = float(moments.sparse.sum() / moments.dense.sum())
-                found[name] = Diagnostics(relative_repairability(moments), ratio)
+    def compare(name: str, layer: Layer, inputs: tuple[Tensor], outputs: Tensor) -> None:
+        moments = paired_moments(channels(outputs), channels(others[name](inputs[0])))
+        if bool((moments.dense > 0).any()):
+            ratio = float(moments.sparse.sum() / moments.dense.sum())
+            found[name] = Diagnostics(relative_repairability(moments), ratio)
 
-        return hook
-
-    handles = [layer.register_forward_hook(compare(name)) for name, layer in layers_of(dense).items()]  # type: ignore[arg-type]
-    try:
+    with hooked(layers_of(dense), compare):
         dense.eval()(pixels)
-    finally:
-        for handle in handles:
-            handle.remove()
     return found

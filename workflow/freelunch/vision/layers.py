@@ -5,7 +5,9 @@ A convolution is the matrix ``[outputs, inputs * height * width]`` that multipli
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,11 @@ Layer = nn.Conv2d | nn.Linear
 def layers_of(network: nn.Module) -> dict[str, Layer]:
     """All convolutions and linear layers by name, in the order of definition."""
     return {name: module for name, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
+
+
+def convolutions_of(network: nn.Module) -> dict[str, nn.Conv2d]:
+    """All convolutions by name, in the order of definition."""
+    return {name: layer for name, layer in layers_of(network).items() if isinstance(layer, nn.Conv2d)}
 
 
 def norms_of(network: nn.Module) -> dict[str, nn.BatchNorm2d]:
@@ -53,22 +60,25 @@ def statistics_of(network: nn.Module, pixels: Tensor) -> dict[str, Statistics]:
     """
     found: dict[str, Statistics] = {}
 
-    def collect(name: str) -> object:
-        def hook(layer: nn.Module, inputs: tuple[Tensor]) -> None:
-            assert isinstance(layer, nn.Conv2d | nn.Linear)
-            rows = patches(layer, inputs[0])
-            sums, squares = rows.sum(0, dtype=torch.float64), rows.square().sum(0, dtype=torch.float64)
-            found[name] = Statistics(len(rows), sums, squares, rows.T @ rows)
+    def collect(name: str, layer: Layer, inputs: tuple[Tensor], outputs: Tensor) -> None:
+        rows = patches(layer, inputs[0])
+        sums, squares = rows.sum(0, dtype=torch.float64), rows.square().sum(0, dtype=torch.float64)
+        found[name] = Statistics(len(rows), sums, squares, rows.T @ rows)
 
-        return hook
-
-    handles = [layer.register_forward_pre_hook(collect(name)) for name, layer in layers_of(network).items()]  # type: ignore[arg-type]
-    try:
+    with hooked(layers_of(network), collect):
         network.eval()(pixels)
+    return found
+
+
+@contextmanager
+def hooked(layers: Mapping[str, nn.Module], hook: Callable[..., Tensor | None]) -> Iterator[None]:
+    """Call ``hook(name, layer, inputs, outputs)`` after each of some layers; what it gives replaces the outputs."""
+    handles = [layer.register_forward_hook(partial(hook, name)) for name, layer in layers.items()]
+    try:
+        yield
     finally:
         for handle in handles:
             handle.remove()
-    return found
 
 
 def patches(layer: Layer, inputs: Tensor) -> Tensor:

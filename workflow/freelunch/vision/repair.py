@@ -11,15 +11,11 @@ channels whose variance pruning has brought near ``eps``, as a recalibration wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 
 from ..recovery.repair import Mode, Moments, scales
-from .layers import channels, layers_of
+from .layers import channels, convolutions_of, hooked
 
 
 @torch.no_grad()
@@ -44,9 +40,9 @@ def repair(dense: nn.Module, pruned: nn.Module, pixels: Tensor, mode: Mode) -> d
         layer.weight.mul_(factors.view(-1, 1, 1, 1))
         return outputs * factors.view(-1, 1, 1)
 
-    with _hooked(dense, keep):
+    with hooked(convolutions_of(dense), keep):
         dense.eval()(pixels)
-    with _hooked(pruned, scale):
+    with hooked(convolutions_of(pruned), scale):
         pruned.eval()(pixels)
     return moments
 
@@ -56,15 +52,3 @@ def paired_moments(dense: Tensor, sparse: Tensor) -> Moments:
     dense, sparse = (each.double() - each.double().mean(1, keepdim=True) for each in (dense, sparse))
     own, other, common = (each.mean(1) for each in (dense * dense, sparse * sparse, dense * sparse))
     return Moments(own, other, common, dense.shape[1])
-
-
-@contextmanager
-def _hooked(network: nn.Module, hook: Callable[..., Tensor | None]) -> Iterator[None]:
-    """Call ``hook(name, layer, inputs, outputs)`` after every convolution."""
-    layers = {name: layer for name, layer in layers_of(network).items() if isinstance(layer, nn.Conv2d)}
-    handles = [layer.register_forward_hook(partial(hook, name)) for name, layer in layers.items()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
