@@ -13,11 +13,11 @@ from torch import nn
 
 from freelunch.errors import FreelunchError
 from freelunch.recovery import rates
-from freelunch.recovery.fetch import ahead
 from freelunch.recovery.schedule import batch_order
 from freelunch.recovery.trainable import Trainable
 from freelunch.recovery.training import Trainer
 from freelunch.specs import Training
+from freelunch.transfers import ahead
 
 COUNT, VALIDATION, WIDTH, ROWS = 7, 5, 6, 4
 PLAIN = {"epochs": 3, "batch_size": 3, "learning_rate": 0.01, "warmup": 0.0, "schedule": "constant"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from .artifacts import disk_state
 from .blocks import Halves, caught, run_part
 from .errors import FreelunchError
 from .streaming import Network
+from .transfers import Downloads, arriving
 
 TENSOR = "hidden"
 _NAMES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
@@ -83,12 +84,26 @@ def forward(
     target: Tensor | None, batch: int,
 ) -> None:  # fmt: skip
     """Run a part of the loaded block ``index`` over ``source`` ``[sequences, length, width]``, into any ``target``."""
-    for rows in batches(source.shape[0], batch):
-        hidden = network.taken(source[rows])
-        call = network.calls(*hidden.shape[:2])[index]
-        output = run_part(block, part, halves, hidden, call)
-        if target is not None:
-            target[rows] = output.to(target.dtype)
+    with Downloads(network.copies) as results:
+        for rows, hidden in _arriving(network, source, batch):
+            call = network.calls(*hidden.shape[:2])[index]
+            output = run_part(block, part, halves, hidden, call)
+            if target is not None:
+                results.write(output, target, rows)
+
+
+def _arriving(network: Network, source: Tensor, batch: int) -> Iterator[tuple[slice, Tensor]]:
+    rows = list(batches(source.shape[0], batch))
+    return zip(rows, arriving(network.copies, [(source, each) for each in rows], network.products), strict=True)
+
+
+def advance(network: Network, index: int, block: nn.Module, states: Sequence[Tensor]) -> None:
+    """Replace batches of hidden states ``[sequences, length, width]`` by what the loaded block ``index`` gives."""
+    everything = slice(None)
+    with Downloads(network.copies) as results:
+        arrived = arriving(network.copies, [(state, everything) for state in states], network.products)
+        for state, hidden in zip(states, arrived, strict=True):
+            results.write(network.run_block(index, block, hidden), state, everything)
 
 
 def run_states(
@@ -113,9 +128,8 @@ def caught_states(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Inputs and outputs ``[sequences, length, ·]`` of a linear layer when a part of its block is run on ``source``."""
     rooms: list[Tensor] = []
-    with network.block(index) as block:
-        for rows in batches(source.shape[0], batch):
-            hidden = network.taken(source[rows])
+    with network.block(index) as block, Downloads(network.copies) as results:
+        for rows, hidden in _arriving(network, source, batch):
             call = network.calls(*hidden.shape[:2])[index]
             found = caught(block, matrix, partial(run_part, block, part, halves, hidden, call))
             # some layers flatten batch and length before their MLP
@@ -124,7 +138,7 @@ def caught_states(
                 scratch(folder, (*source.shape[:2], each.shape[-1]), network.products) for each in shaped
             ]  # fmt: skip
             for room, each in zip(rooms, shaped, strict=True):
-                room[rows] = each.to(room.dtype)
+                results.write(each, room, rows)
     inputs, outputs = rooms
     for kind, room in (("input", inputs), ("output", outputs)):
         check_finite(room, f"{kind} of {matrix} in block {index}")

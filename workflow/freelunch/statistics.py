@@ -93,7 +93,9 @@ class Collector:
     def results(self) -> dict[str, Statistics]:
         """Statistics by matrix, in the order of their calls; matrices with a common input share them."""
         shared = {
-            name: Statistics(self._tokens[name], self._sums[name], self._squares[name], self._grams.get(name))
+            name: Statistics(
+                self._tokens[name], self._sums[name].cpu(), self._squares[name].cpu(), self._grams.get(name)
+            )
             for name in self._sums
         }
         return {name: shared[leader] for name, leader in self._leader.items()}
@@ -122,7 +124,7 @@ class Collector:
         rows = inputs.detach().reshape(-1, inputs.shape[-1]).float()
         exact = rows.double()  # a variance is a small difference of large sums
         for sums, values in ((self._sums, exact), (self._squares, exact.square())):
-            total = values.sum(0).cpu()
+            total = values.sum(0)
             sums[name] = sums[name] + total if name in sums else total
         self._tokens[name] = self._tokens.get(name, 0) + rows.shape[0]
         if self._with_gram:

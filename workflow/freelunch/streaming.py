@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from .blocks import Call, StopForward, call_block, find_blocks
 from .device import release_memory
 from .errors import FreelunchError
 from .overlays import TensorSource
+from .transfers import Copies, copies_for
 
 
 class _Tap(nn.Module):
@@ -87,6 +89,11 @@ class Network:
         """Of the model."""
         config: PretrainedConfig = self._model.config
         return config
+
+    @cached_property
+    def copies(self) -> Copies | None:
+        """How batches get to the device and back beside its computations."""
+        return copies_for(self.device)
 
     # --- the parts around the blocks ---------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..activations import batches
+from ..activations import advance, batches
 from ..errors import FreelunchError
 from ..streaming import Network
 
@@ -58,7 +58,7 @@ def perplexities(network: Network, windows: dict[str, Tensor], stream_tokens: in
         hidden = [embed(tokens).cpu() for _, tokens in parts]
     for index in tqdm(range(len(network.blocks)), desc="hidden states", unit="block"):
         with network.block(index) as block:
-            hidden = [network.run_block(index, block, state).cpu() for state in hidden]
+            advance(network, index, block, hidden)
     losses: dict[str, list[Tensor]] = {name: [] for name in windows}
     with network.head() as head:
         for (name, tokens), states in tqdm(list(zip(parts, hidden, strict=True)), desc="log-likelihoods", unit="batch"):

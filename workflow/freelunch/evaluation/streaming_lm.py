@@ -22,6 +22,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch import Tensor
 from tqdm import tqdm
 
+from ..activations import advance
 from ..costs.zero_shot import STATES
 from ..errors import FreelunchError
 from ..streaming import Network
@@ -175,8 +176,7 @@ class StreamingLM(TemplateLM):  # type: ignore[misc]
                     states = [embed(self._padded([inputs[i] for i in batch])).cpu() for batch in wave]
                 for number in range(blocks):
                     with self.network.block(number) as block:
-                        for at, state in enumerate(states):  # in place: their memory is what bounds a wave
-                            states[at] = self.network.run_block(number, block, state).cpu()
+                        advance(self.network, number, block, states)
                     progress.update()
                 yield from self._heads(wave, states, inputs, counts)
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from ..activations import States, batches, caught_states, run_states, scratch
 from ..blocks import Halves, find_halves
 from ..streaming import Network
+from ..transfers import Downloads, arriving
 from ..windows import Window
 
 Pairs = dict[str, tuple[Tensor, Tensor]]
@@ -98,9 +99,11 @@ class DenseFlow:
         with self.dense.block(index) as block:
             layer = block.get_submodule(name)
             room = scratch(self.folder, (*inputs.shape[:2], layer.get_parameter("weight").shape[0]), inputs.dtype)
-            with torch.no_grad():
-                for rows in batches(len(inputs), self.batch):
-                    room[rows] = layer(self.dense.taken(inputs[rows])).to(room.dtype)
+            parts = [(inputs, rows) for rows in batches(len(inputs), self.batch)]
+            with torch.no_grad(), Downloads(self.dense.copies) as results:
+                arrived = arriving(self.dense.copies, parts, self.dense.products)
+                for (_, rows), states in zip(parts, arrived, strict=True):
+                    results.write(layer(states), room, rows)
         return room
 
 

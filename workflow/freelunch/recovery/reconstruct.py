@@ -17,6 +17,7 @@ from ..blocks import Halves, part_parameters, run_part, run_until
 from ..errors import FreelunchError, naming
 from ..specs import Training
 from ..streaming import Network
+from ..transfers import Sent, Uploads
 from ..windows import Window
 from .fit import Trained
 from .flows import DenseFlow, Pairs
@@ -85,6 +86,7 @@ class _Matching:
             raise FreelunchError(f"{training.loss} is no loss of states")
         self._network, self._window, self._blocks, self._halves = network, window, blocks, halves
         self._pairs, self._loss = pairs, LOSSES[training.loss]
+        self._uploads = Uploads(network.copies)
 
     def count(self, split: str) -> int:
         return len(self._pairs[split][0])
@@ -92,15 +94,13 @@ class _Matching:
     def validation_batch(self) -> int:
         return max(1, VALIDATION_TOKENS // self._pairs["validation"][0].shape[1])
 
-    def load(self, split: str, rows: Tensor) -> tuple[Tensor, Tensor]:
-        device = self._network.device
-        pinned = (part[rows].pin_memory() if device.type == "cuda" else part[rows] for part in self._pairs[split])
+    def load(self, split: str, rows: Tensor) -> tuple[Sent, Sent]:
         # in float32: autocast rounds what enters a product, but the residual stream keeps its precision
-        inputs, targets = (part.to(device, non_blocking=True).float() for part in pinned)
+        inputs, targets = (self._uploads.send(part, rows, torch.float32) for part in self._pairs[split])
         return inputs, targets
 
-    def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        inputs, targets = batch
+    def loss(self, batch: tuple[Sent, Sent]) -> Tensor:
+        inputs, targets = (part.received() for part in batch)
         with self._network.autocast():
             output = self._run(inputs)
         return self._loss(output.float(), targets)

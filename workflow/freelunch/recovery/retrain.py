@@ -20,6 +20,7 @@ from ..blocks import call_block
 from ..errors import FreelunchError, naming
 from ..specs import Training
 from ..streaming import Network
+from ..transfers import Sent, Uploads
 from . import losses
 from .fit import Keeper, Trained
 from .trainable import MaskOf, Trainable
@@ -72,6 +73,7 @@ class _Predicting:
     ) -> None:  # fmt: skip
         self._network, self._blocks, self._embed, self._head = network, blocks, embed, head
         self._tokens, self._dense, self._recompute = tokens, dense, recompute
+        self._uploads = Uploads(network.copies)
 
     def count(self, split: str) -> int:
         return len(self._tokens[split])
@@ -79,20 +81,19 @@ class _Predicting:
     def validation_batch(self) -> int:
         return max(1, VALIDATION_TOKENS // self._tokens["validation"].shape[1])
 
-    def load(self, split: str, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-        device = self._network.device
-        tokens = self._tokens[split][rows].to(device).long()
-        return tokens, self._dense[split][rows].to(device) if self._dense else None
+    def load(self, split: str, rows: Tensor) -> tuple[Sent, Sent | None]:
+        tokens = self._uploads.send(self._tokens[split], rows, torch.long)
+        return tokens, self._uploads.send(self._dense[split], rows, self._network.products) if self._dense else None
 
-    def loss(self, batch: tuple[Tensor, Tensor | None]) -> Tensor:
-        tokens, dense = batch
+    def loss(self, batch: tuple[Sent, Sent | None]) -> Tensor:
+        tokens, dense = batch[0].received(), batch[1]
         with self._network.autocast():
             # the head is not trained, and sees states as evaluation does
             logits = self._head(self._run(self._embed(tokens).float())).float()
             if dense is None:
                 return losses.cross_entropy(logits, tokens)
             with torch.no_grad():
-                target = self._head(dense).float()
+                target = self._head(dense.received()).float()
         return losses.kl(logits, target)
 
     def _run(self, hidden: Tensor) -> Tensor:

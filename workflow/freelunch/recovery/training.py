@@ -6,6 +6,7 @@ the model's dtype. The best state by validation loss is kept, and the initial on
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -17,8 +18,8 @@ from tqdm import tqdm
 from ..activations import batches
 from ..errors import FreelunchError, naming
 from ..specs import Training
+from ..transfers import ahead
 from . import rates
-from .fetch import ahead
 from .fit import Fit, Keeper, State, restore, state_of
 from .schedule import batch_order, learning_rate, validation_steps
 from .trainable import Trainable
@@ -127,12 +128,11 @@ class Trainer:
         )  # fmt: skip
         loaded = self._ahead(order[done:])
         for step in steps:
+            losses = []
             for batch, share in next(loaded):
                 loss = self._objective.loss(batch)
-                if not bool(loss.isfinite()):
-                    raise FreelunchError(f"{self._where}, step {step}: the training loss is {loss.item()}")
                 (loss * share).backward()
-            steps.set_postfix(loss=f"{loss.item():.4g}", refresh=False)
+                losses.append(loss.detach())
             found.sequences += len(order[step - 1])
             self._trainable.mask_gradients()
             if training.clip:
@@ -141,6 +141,11 @@ class Trainer:
                 group["lr"] = learning_rate(found.rate, step, total, training.warmup, training.schedule)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+            # looked at once all of the step is under way: an accelerator is waited for once
+            for value in torch.stack(losses).tolist():
+                if not math.isfinite(value):
+                    raise FreelunchError(f"{self._where}, step {step}: the training loss is {value}")
+            steps.set_postfix(loss=f"{value:.4g}", refresh=False)
             if step in checkpoints:
                 self._validate(found, step)
                 if not (self._trainable.exact or trial):

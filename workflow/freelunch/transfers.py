@@ -1,0 +1,222 @@
+"""Batches on their way to an accelerator and back, beside what it computes.
+
+Hidden states lie in memory-mapped files, which an accelerator can only be given by way of pinned memory if it is to
+compute meanwhile. A ring of pinned buffers and a stream of copies serve each direction; the host's part of the work, to
+and from the files, is done by a thread. On the CPU there is nothing to copy, and none of this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVar
+
+import torch
+from torch import Tensor
+
+SLOTS = 2
+"""Pinned buffers of a ring: one is filled or emptied by the host while the other is copied."""
+Rows = Tensor | slice
+"""Which sequences: their numbers, or a range."""
+Item = TypeVar("Item")
+Loaded = TypeVar("Loaded")
+
+
+class Event(Protocol):
+    """What was asked of an accelerator up to some point."""
+
+    def synchronize(self) -> None:
+        """Wait until it is done."""
+        ...
+
+
+class Copies(Protocol):
+    """Copies between pinned memory and an accelerator, in order, beside its computations."""
+
+    def pinned(self, size: int) -> Tensor:
+        """Host memory of so many bytes, ``uint8``, that can be copied from and to meanwhile."""
+        ...
+
+    def up(self, host: Tensor, dtype: torch.dtype) -> tuple[Tensor, Event]:
+        """Begin to copy to the accelerator."""
+        ...
+
+    def arrived(self, tensor: Tensor, event: Event) -> Tensor:
+        """A tensor of :meth:`up`, for computations from now on."""
+        ...
+
+    def down(self, tensor: Tensor, host: Tensor) -> Event:
+        """Begin to copy to the host what was computed so far."""
+        ...
+
+
+class CudaCopies:
+    """On CUDA streams of their own, one per direction: a copy down waits for computations, and one up should not."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._up, self._down = device, torch.cuda.Stream(device), torch.cuda.Stream(device)
+
+    def pinned(self, size: int) -> Tensor:
+        return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+
+    def up(self, host: Tensor, dtype: torch.dtype) -> tuple[Tensor, Event]:
+        with torch.cuda.stream(self._up):
+            return host.to(self._device, non_blocking=True).to(dtype), self._up.record_event()
+
+    def arrived(self, tensor: Tensor, event: Any) -> Tensor:
+        computing = torch.cuda.current_stream(self._device)
+        computing.wait_event(event)
+        tensor.record_stream(computing)  # its memory is not given to another copy before the computation is done
+        return tensor
+
+    def down(self, tensor: Tensor, host: Tensor) -> Event:
+        self._down.wait_stream(torch.cuda.current_stream(self._device))
+        tensor.record_stream(self._down)
+        with torch.cuda.stream(self._down):
+            host.copy_(tensor, non_blocking=True)
+            event: Event = self._down.record_event()
+            return event
+
+
+def copies_for(device: torch.device) -> Copies | None:
+    """How a device is given batches; None for the CPU, which has them already."""
+    return CudaCopies(device) if device.type == "cuda" else None
+
+
+class _Slot:
+    """A pinned buffer, and what must be over before it can be used again."""
+
+    def __init__(self, copies: Copies) -> None:
+        self._copies, self._buffer = copies, torch.empty(0, dtype=torch.uint8)
+        self.release: Callable[[], object] | None = None
+
+    def room(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        self.wait()
+        size = torch.Size(shape).numel() * dtype.itemsize
+        if len(self._buffer) < size:
+            self._buffer = self._copies.pinned(size)
+        return self._buffer[:size].view(dtype).view(shape)
+
+    def wait(self) -> None:
+        if self.release is not None:
+            release, self.release = self.release, None
+            release()
+
+
+class _Ring:
+    def __init__(self, copies: Copies) -> None:
+        self.slots = [_Slot(copies) for _ in range(SLOTS)]
+        self._next = 0
+
+    def take(self) -> _Slot:
+        self._next = (self._next + 1) % len(self.slots)
+        return self.slots[self._next]
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A batch that is on its way."""
+
+    tensor: Tensor
+    event: Event | None = None
+    copies: Copies | None = None
+
+    def received(self) -> Tensor:
+        """The batch, for computations from now on."""
+        return self.tensor if self.copies is None else self.copies.arrived(self.tensor, self.event)  # type: ignore[arg-type]
+
+
+class Uploads:
+    """Sends batches of states to a device.
+
+    Args:
+        copies: of the device, of :func:`copies_for`.
+    """
+
+    def __init__(self, copies: Copies | None) -> None:
+        self._copies, self._ring = copies, None if copies is None else _Ring(copies)
+
+    def send(self, states: Tensor, rows: Rows, dtype: torch.dtype) -> Sent:
+        """Read rows of ``states`` ``[sequences, ...]`` in the host's memory, and begin to copy them.
+
+        To be called by one thread at a time, any.
+        """
+        if self._copies is None or self._ring is None:
+            return Sent(states[rows].to(dtype))
+        slot = self._ring.take()
+        count = len(range(len(states))[rows]) if isinstance(rows, slice) else len(rows)
+        host = slot.room((count, *states.shape[1:]), states.dtype)
+        if isinstance(rows, slice):
+            host.copy_(states[rows])
+        else:
+            torch.index_select(states, 0, rows, out=host)
+        tensor, event = self._copies.up(host, dtype)
+        slot.release = event.synchronize
+        return Sent(tensor, event, self._copies)
+
+
+class Downloads:
+    """Writes what a device computed to the host's memory; all of it is there when the context closes.
+
+    Args:
+        copies: of the device, of :func:`copies_for`.
+    """
+
+    def __init__(self, copies: Copies | None) -> None:
+        self._copies, self._ring = copies, None if copies is None else _Ring(copies)
+        self._writer = None if copies is None else ThreadPoolExecutor(1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._writer is None or self._ring is None:
+            return
+        try:
+            for slot in self._ring.slots if error is None else ():
+                slot.wait()
+        finally:
+            self._writer.shutdown()
+
+    def write(self, tensor: Tensor, target: Tensor, rows: Rows) -> None:
+        """``target[rows] = tensor``, in the target's dtype, some time until the context closes.
+
+        Raises:
+            Exception: of writing an earlier batch.
+        """
+        if self._copies is None or self._ring is None or self._writer is None:
+            target[rows] = tensor.to(target.dtype)
+            return
+        slot, tensor = self._ring.take(), tensor.to(target.dtype)
+        host = slot.room(tuple(tensor.shape), tensor.dtype)
+        event = self._copies.down(tensor, host)
+
+        def put() -> None:
+            event.synchronize()
+            target[rows] = host
+
+        slot.release = self._writer.submit(put).result
+
+
+def arriving(copies: Copies | None, parts: Sequence[tuple[Tensor, Rows]], dtype: torch.dtype) -> Iterator[Tensor]:
+    """Rows of states in the host's memory on the device, in ``dtype``, each read while the one before is computed."""
+    uploads = Uploads(copies)
+    if copies is None:
+        yield from (uploads.send(states, rows, dtype).received() for states, rows in parts)
+        return
+    for sent in ahead(lambda part: uploads.send(*part, dtype), parts):
+        yield sent.received()
+
+
+def ahead(load: Callable[[Item], Loaded], order: Sequence[Item]) -> Iterator[Loaded]:
+    """Load one batch after the other, in a thread, each while the one before is used."""
+    with ThreadPoolExecutor(1) as reader:
+        pending = [reader.submit(load, item) for item in order[:1]]
+        for at in range(len(order)):
+            batch = pending.pop().result()
+            pending += [reader.submit(load, item) for item in order[at + 1 : at + 2]]
+            yield batch
