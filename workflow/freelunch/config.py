@@ -359,6 +359,10 @@ class ExecutionConfig(Section):
     """What models of 16 bits are computed in: ``auto`` is float32 only on CPUs without fast products of 16 bits."""
     stream_tokens: Positive = 8192
     """Tokens per forward batch when streaming."""
+    deterministic: bool = False
+    """Whether an accelerator may only use algorithms that give the same bits every time. A CPU does in any case."""
+    compile: bool = False
+    """Whether what is trained is compiled first (``torch.compile``)."""
     checkpointing: bool = True
     """Whether retraining computes the activations of a block again in the backward pass, to save memory."""
     shards: Positive = 1

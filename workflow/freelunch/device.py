@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -62,3 +64,27 @@ def release_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+@contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """Have torch use only algorithms that give the same bits every time; ``wanted`` is ``execution.deterministic``.
+
+    Raises:
+        FreelunchError: inside, something was computed that has no such algorithm on the device.
+    """
+    if not wanted:
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # looked at when the first product runs on a GPU
+    # an error where there is none: with a warning alone, attention takes the algorithm that is not deterministic
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    except RuntimeError as error:
+        if "deterministic" not in str(error):
+            raise
+        raise FreelunchError(f"execution.deterministic: {str(error).partition('. ')[0]}") from error
+    finally:
+        torch.use_deterministic_algorithms(before)

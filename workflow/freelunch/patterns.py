@@ -56,7 +56,8 @@ class Unstructured:
         base, extra = divmod(pruned, rows)
         quotas = scores.new_full((rows,), base).long()
         if extra:
-            following = scores.kthvalue(min(base + 1, columns), dim=1).values
+            # not kthvalue: on a GPU it has no deterministic algorithm
+            following = scores.topk(min(base + 1, columns), dim=1, largest=False).values[:, -1]
             quotas[following.sort(stable=True).indices[:extra]] += 1
         return quotas
 

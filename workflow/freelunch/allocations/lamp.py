@@ -29,7 +29,8 @@ class LAMP(Allocation):
 
 def lamp_scores(weight: Tensor) -> Tensor:
     """LAMP scores of a weight tensor, in ascending order of its magnitudes."""
-    squares = weight.flatten().double().square().sort().values
+    # summed up on the CPU: a GPU adds in another order every time, and scores decide what is pruned
+    squares = weight.flatten().double().square().sort().values.cpu()
     return squares / squares.flip(0).cumsum(0).flip(0).clamp(min=1e-300)
 
 

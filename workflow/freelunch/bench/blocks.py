@@ -67,6 +67,7 @@ def main() -> None:
     for shape in SHAPES:
         rows = {"streamed": alone(_streamed, shape)}
         rows |= {f"reconstruct ({window})": alone(_trained, shape, window) for window in WINDOWS}
+        rows |= {f"{window}, compiled": alone(_trained, shape, window, True) for window in WINDOWS}
         for label, (tokens, rate, memory) in rows.items():
             print(f"{shape:>8} {label:24} {tokens:10.0f} {rate / 1e12:8.2f} {rate / peak:8.1%} {memory:7.2f}")
     print("tokens/s: of the calibration set, with all passes over it and over validation data")
@@ -113,8 +114,8 @@ def _streamed(shape: str) -> tuple[float, float, float]:
     return tokens / seconds, forward_operations(facts, tokens, amount.length) / seconds, _peak(device)
 
 
-def _trained(shape: str, window: str) -> tuple[float, float, float]:
-    """The same of one epoch of reconstruction."""
+def _trained(shape: str, window: str, compile_: bool = False) -> tuple[float, float, float]:
+    """The same of one epoch of reconstruction, with the time that compiling takes."""
     facts, device = SHAPES[shape], choose("auto")
     amount, network = Amount.of(device), _network(facts, device)
     states = {
@@ -128,7 +129,7 @@ def _trained(shape: str, window: str) -> tuple[float, float, float]:
         flow = DenseFlow(walks, network, states, windows, amount.batch, Path(folder))
         started, operations = time.perf_counter(), 0.0
         for each in windows:
-            fit = reconstruct_window(flow, each, lambda name: None, training).fit
+            fit = reconstruct_window(flow, each, lambda name: None, training, compile_).fit
             share = (each.stop - each.start) / 2
             passes = 3 * fit.sequences + len(fit.steps) * amount.batch
             operations += share * forward_operations(facts, passes * amount.length, amount.length)

@@ -19,6 +19,7 @@ from ..specs import Training
 from ..streaming import Network
 from ..transfers import Sent, Uploads
 from ..windows import Window
+from .compiled import compiled
 from .fit import Trained
 from .flows import DenseFlow, Pairs
 from .losses import LOSSES
@@ -29,8 +30,13 @@ VALIDATION_TOKENS = 2048
 """Tokens per batch of a validation pass, which needs no room for gradients."""
 
 
-def reconstruct_window(flow: DenseFlow, window: Window, mask_of: MaskOf, training: Training) -> Trained:
+def reconstruct_window(
+    flow: DenseFlow, window: Window, mask_of: MaskOf, training: Training, compile_: bool = False
+) -> Trained:
     """Train one window of ``flow.student``, the pruned model, under the masks that ``mask_of`` gives by name.
+
+    Args:
+        compile_: whether what is trained is compiled; windows of matrices are not.
 
     Raises:
         FreelunchError: there is nothing to train, an activation, a loss or a weight is NaN or infinite (names window
@@ -50,6 +56,8 @@ def reconstruct_window(flow: DenseFlow, window: Window, mask_of: MaskOf, trainin
         count, objective = trainable.count, _Matching(network, window, blocks, halves, pairs, training)
         if len(window.matrices) > 1:
             _check_reach(trainable, objective, where)
+        # of a window of matrices there is nothing to compile but the product; and where it ends is for a hook to say
+        loaded.enter_context(compiled(blocks.values(), compile_ and not window.matrices))
         fit = Trainer(trainable, objective, training, where, window.index).fit()
         fit.seconds = time.perf_counter() - started  # with what it took to make inputs and targets
         return Trained({name: tensor.cpu() for name, tensor in fit.best.items()}, fit, count)

@@ -22,6 +22,7 @@ from ..specs import Training
 from ..streaming import Network
 from ..transfers import Sent, Uploads
 from . import losses
+from .compiled import compiled
 from .fit import Keeper, Trained
 from .trainable import MaskOf, Trainable
 from .training import Trainer
@@ -32,7 +33,7 @@ VALIDATION_TOKENS = 1024
 
 def retrain(
     network: Network, tokens: Mapping[str, Tensor], dense: Mapping[str, Tensor], mask_of: MaskOf, training: Training,
-    keeper: Keeper | None = None, recompute: bool = True,
+    keeper: Keeper | None = None, recompute: bool = True, compile_: bool = False,
 ) -> Trained:  # fmt: skip
     """Train all blocks of ``network``, the pruned model, under the masks that ``mask_of`` gives by name.
 
@@ -40,6 +41,7 @@ def retrain(
         tokens: ``[sequences, length]`` of the splits ``calibration`` and ``validation``.
         dense: of both, dense states ``[sequences, length, width]`` behind the last block; only loss ``kl`` looks.
         recompute: whether activations are computed again in the backward pass.
+        compile_: whether blocks are compiled.
 
     Raises:
         FreelunchError: there is nothing to train, a loss is NaN or infinite (names the step), or a trained tensor is
@@ -60,6 +62,7 @@ def retrain(
                                  "leave nothing to train")  # fmt: skip
         count = trainable.count
         objective = _Predicting(network, blocks, embed, head, tokens, dense if training.loss == "kl" else {}, recompute)
+        loaded.enter_context(compiled(blocks, compile_))
         fit = Trainer(trainable, objective, training, WHERE, 0, keeper).fit()
         return Trained({name: tensor.cpu() for name, tensor in fit.best.items()}, fit, count)
 

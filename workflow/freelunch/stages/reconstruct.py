@@ -132,7 +132,7 @@ class _Job:
         pruning_seconds = time.perf_counter() - started
         mask_of, training = self.student.masks.mask, self._spec.training
         if self._statistics is None:
-            result = reconstruct_window(self._flow, window, mask_of, training)
+            result = reconstruct_window(self._flow, window, mask_of, training, self._stage.execution.compile)
         else:
             result = solve_window(self._flow, window, mask_of, training, partial(self._statistics.of, gram=True))
         record = write_window(self._stage, window, result, pruned, pruning_seconds)

@@ -30,7 +30,10 @@ def retrain(stage: Stage) -> None:
     check_targets((name for block in network.blocks for name in matrices(block)), spec.training.targets)
     masks = Masked(stage.tensors(spec.base), stage.tensors(spec.pruned, MASKS))
     keeper = Checkpoint(stage)
-    result = train(network, tokens, dense, masks.mask, spec.training, keeper, stage.execution.checkpointing)
+    execution = stage.execution
+    result = train(
+        network, tokens, dense, masks.mask, spec.training, keeper, execution.checkpointing, execution.compile
+    )
     for index in range(len(network.blocks)):
         prefix = f"{network.block_name(index)}."
         found = {name: tensor for name, tensor in result.tensors.items() if name.startswith(prefix)}

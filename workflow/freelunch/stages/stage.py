@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..artifacts import MANIFEST, Artifact, describe, files_digest, naming_disk_errors, replacing, sealed, write_json
 from ..config import ExecutionConfig
-from ..device import DTYPES, choose, products
+from ..device import DTYPES, choose, deterministic, products
 from ..occupancy import occupy, vacate
 from ..overlays import SafetensorsFiles
 from ..provenance import versions
@@ -70,8 +70,10 @@ class Stage:
         """Hash of everything the result's bits depend on. Partial results carry it."""
         import torch
 
+        execution = self.execution
         machine = [
-            choose(self.execution.device).type, torch.get_num_threads(), self.execution.stream_tokens, self.products,
+            choose(execution.device).type, torch.get_num_threads(), execution.stream_tokens, self.products,
+            execution.deterministic, execution.compile,
         ]  # fmt: skip
         text = f"{self.spec.key} {sorted(self.inputs.items())} {self.code} {machine} {sorted(versions().items())}"
         return hashlib.sha256(text.encode()).hexdigest()
@@ -116,13 +118,15 @@ class Stage:
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """Abandon the stage if what is done inside fails.
+        """Compute as ``execution`` says, and abandon the stage if what is done inside fails.
 
         Raises:
-            FreelunchError: the disk took something no more that has no name of its own.
+            FreelunchError: the disk took something no more that has no name of its own, or there is no deterministic
+                algorithm for what was to be computed by one.
         """
         try:
-            yield
+            with deterministic(self.execution.deterministic):
+                yield
         except BaseException as error:
             self.abandon()
             if getattr(error, "filename", None):
