@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import shutil
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 
 from freelunch.__main__ import main
 from freelunch.commands import find
-from freelunch.doctor import check_locks, check_versions, check_writing
+from freelunch.doctor import (
+    Finding,
+    check_compiler,
+    check_hub,
+    check_locks,
+    check_needs,
+    check_torch,
+    check_versions,
+    check_writing,
+    examine,
+)
 from freelunch.errors import FreelunchError
+from freelunch.plan import Plan
 from stage_runs import tiny_config, tiny_plan
 
 
@@ -64,3 +78,64 @@ def test_locks_and_folders_that_cannot_be_written_are_found(tmp_path: Path) -> N
     assert check_locks(tmp_path).level == "warning"
     (tmp_path / "file").touch()
     assert check_writing(tmp_path / "file").level == "problem"
+
+
+def planned(**execution: object) -> Plan:
+    return tiny_plan(tiny_config() | {"execution": {"device": "cpu"} | execution})
+
+
+def test_the_device_that_jobs_would_take_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    found = check_torch(planned(device="cuda"))
+    assert found.level == "problem" and "torch sees no accelerator" in found.text
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    found = check_torch(planned())
+    assert found.level == "warning" and f"torch {torch.__version__} on cpu" in found.text
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert check_torch(planned()).level == "ok"
+
+
+def test_a_compiler_is_looked_for_where_one_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    assert check_compiler(planned()).level == "ok"
+    assert check_compiler(planned(compile=True)).level == "problem"
+    (tmp_path / "g++").write_text("")
+    (tmp_path / "g++").chmod(0o755)
+    assert check_compiler(planned(compile=True)) == Finding("compiler", "ok", str(tmp_path / "g++"))
+    monkeypatch.setenv("CXX", "absent++")
+    assert check_compiler(planned(compile=True)).level == "problem"
+
+
+def test_disk_and_memory_are_compared_with_the_plan(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (found,) = check_needs(tiny_plan(), "tiny", tmp_path)
+    assert found.level == "ok" and "GiB of disk" in found.text
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=1, used=1, free=2**10))
+    (found,) = check_needs(tiny_plan(), "tiny", tmp_path)
+    assert found.level == "problem" and "disk" in found.text
+
+
+def test_repositories_of_the_hub_are_looked_for_without_network(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    raw = tiny_config()
+    raw["models"] = {"tiny": {"hub": {"id": "meta-llama/Llama-3.2-1B", "revision": "0" * 40}}}
+    plan = tiny_plan(raw)
+    for name in ("HF_HUB_CACHE", "HF_TOKEN", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    assert check_hub(tiny_plan(), "tiny").level == "ok"
+    found = check_hub(plan, "tiny")
+    assert found.level == "warning" and "meta-llama/Llama-3.2-1B" in found.text and "HF_TOKEN" in found.text
+    monkeypatch.setenv("HF_TOKEN", "hf_x")
+    assert check_hub(plan, "tiny").level == "ok"
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    found = check_hub(plan, "tiny")
+    assert found.level == "problem" and "HF_HUB_OFFLINE" in found.text
+    (tmp_path / "hub/models--meta-llama--Llama-3.2-1B").mkdir(parents=True)
+    assert check_hub(plan, "tiny").level == "ok"
+
+
+def test_all_checks_are_made(tmp_path: Path) -> None:
+    found = [each.check for each in examine(tiny_plan(), "tiny", tmp_path)]
+    assert found == ["versions", "torch", "compiler", "needs", "hub", "lock", "results"]

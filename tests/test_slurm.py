@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -85,6 +88,12 @@ def submitted(text: str, rule: str) -> list[dict[str, str]]:
     return found
 
 
+def resumed(folder: Path) -> int:
+    """Windows that the reconstruction that was finished last had from before."""
+    newest = max((folder / "results/reconstructed").glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
+    return int(yaml.safe_load(newest.read_text(encoding="utf-8"))["resumed_windows"])
+
+
 def test_the_suite_runs_on_the_cluster_and_then_has_nothing_to_do(folder: Path) -> None:
     text = snakemake(folder, "--", "tiny")
     assert (folder / "results/tiny/report.html").is_file()
@@ -116,5 +125,67 @@ def test_a_job_that_ran_out_of_time_goes_on_after_its_last_window(folder: Path) 
                      "--", "tiny")  # fmt: skip
     first, last = submitted(text, "reconstruct")
     assert (first["JobState"], last["JobState"]) == ("TIMEOUT", "COMPLETED")
-    newest = max((folder / "results/reconstructed").glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
-    assert yaml.safe_load(newest.read_text(encoding="utf-8"))["resumed_windows"] >= 1
+    assert resumed(folder) >= 1
+
+
+# --- a Snakemake that ends while its jobs run ------------------------------------------------------------------------
+
+
+def jobs() -> list[str]:
+    """Numbers of the jobs that Slurm runs or is about to."""
+    told = subprocess.run(["squeue", "--noheader", "--format=%i"], capture_output=True, text=True, check=True)
+    return told.stdout.split()
+
+
+def wait(until: Callable[[], object], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not until():
+        assert time.monotonic() < end, f"waited for {seconds} s"
+        time.sleep(0.5)
+
+
+@contextmanager
+def interrupted(folder: Path, how: signal.Signals, epochs: int) -> Iterator[None]:
+    """Start a long reconstruction and end its Snakemake when the first window is done."""
+    path = folder / "tests/tiny.yaml"
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    config["suites"]["tiny"]["defaults"]["epochs"] = epochs  # another key
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    windows = set((folder / "results/reconstructed").glob("*/window-*.json"))
+    running = subprocess.Popen(
+        command("--until", "reconstruct", "--", "tiny"), cwd=folder, env=environment(), stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        wait(lambda: set((folder / "results/reconstructed").glob("*/window-*.json")) - windows, 300)
+        assert jobs() and running.poll() is None
+        running.send_signal(how)
+        running.wait(120)
+        yield
+    finally:
+        running.kill()
+        for job in jobs():
+            subprocess.run(["scancel", job], check=True)
+        wait(lambda: not jobs(), 60)
+
+
+def test_a_cancelled_snakemake_cancels_its_jobs_and_the_next_one_goes_on(folder: Path) -> None:
+    with interrupted(folder, signal.SIGINT, 1501):
+        wait(lambda: not jobs(), 60)
+    snakemake(folder, "--until", "reconstruct", "--", "tiny")
+    assert resumed(folder) >= 1
+
+
+def test_jobs_of_a_killed_snakemake_go_on_and_keep_others_out_until_they_are_cancelled(folder: Path) -> None:
+    with interrupted(folder, signal.SIGKILL, 1502):
+        assert jobs()
+        snakemake(folder, "--unlock", "--", "tiny")
+        second = subprocess.run(
+            command("--retries", "0", "--until", "reconstruct", "--", "tiny"), cwd=folder, env=environment(),
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        log = max((folder / "results/logs/reconstructed").glob("*.log"), key=lambda path: path.stat().st_mtime)
+        assert second.returncode and "another process" in log.read_text(encoding="utf-8", errors="replace")
+        assert jobs()
+    snakemake(folder, "--until", "reconstruct", "--", "tiny")
+    assert resumed(folder) >= 1

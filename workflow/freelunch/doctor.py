@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -37,6 +38,7 @@ def examine(plan: Plan, suite: str, root: Path) -> Iterator[Finding]:
     """All checks, each when the one before was read."""
     yield from check_versions()
     yield check_torch(plan)
+    yield check_compiler(plan)
     yield from check_needs(plan, suite, root)
     yield check_hub(plan, suite)
     yield check_locks(root)
@@ -84,6 +86,17 @@ def check_torch(plan: Plan) -> Finding:
     if device.type == "cpu" and products(torch.bfloat16, device) == torch.float32:
         return Finding("torch", "warning", f"{build}: 16-bit models are computed in float32, which is faster here")
     return Finding("torch", "ok", f"{build}, {torch.get_num_threads()} threads")
+
+
+def check_compiler(plan: Plan) -> Finding:
+    """Whether there is what ``execution.compile`` takes."""
+    if not plan.config.execution.compile:
+        return Finding("compiler", "ok", "none is needed")
+    asked = os.environ.get("CXX")
+    found = next(filter(None, map(shutil.which, [asked] if asked else ["g++", "clang++"])), None)
+    if found is None:
+        return Finding("compiler", "problem", "execution.compile needs a C++ compiler, and there is none; install g++")
+    return Finding("compiler", "ok", found)
 
 
 def check_needs(plan: Plan, suite: str, root: Path) -> Iterator[Finding]:

@@ -6,9 +6,6 @@ in a working directory. What is there already is taken.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,10 +15,10 @@ from typing import Any
 from .artifacts import Artifact, read_json, replacing
 from .config import parse_config
 from .errors import FreelunchError
-from .models import read_object
+from .given import directory, dtype_of, name_of, store
 from .plan import Plan, Run, make_plan
 from .runner import Runner
-from .specs import RESULTS, ExportSpec, ModelSpec, Spec
+from .specs import ExportSpec, ModelSpec, Spec
 
 WORK = "freelunch"
 _SUITE = "library"
@@ -93,14 +90,14 @@ def prune(
     Raises:
         FreelunchError: a value is not possible, or the model or the texts cannot be used.
     """
-    work, source = Path(work), _directory(model)
+    work, source = Path(work), directory(model)
     if not 0 < validation < 1:
         raise FreelunchError(f"validation: {validation} is no share between 0 and 1")
     raw = {
-        "models": {_name(source): {"path": str(source), "dtype": dtype or _dtype(source)}},
+        "models": {name_of(source): {"path": str(source), "dtype": dtype or dtype_of(source)}},
         "data": {
             "texts": {
-                "path": _store(work, texts, "texts.jsonl"),
+                "path": store(work, texts, "texts.jsonl"),
                 "splits": {"calibration": 1 - validation, "validation": validation},
             }
         },
@@ -108,7 +105,7 @@ def prune(
     }
     chosen = {"criterion": criterion, "pattern": pattern, "allocation": allocation, "refinement": refinement}
     drawn = {"sequences": sequences, "validation_sequences": max(1, sequences // 4), "length": length}
-    known = {"model": _name(source), "calibration": "texts", "sampling": "packed", "recovery": "none"}
+    known = {"model": name_of(source), "calibration": "texts", "sampling": "packed", "recovery": "none"}
     pruned = Pruned(work, raw, known | chosen | drawn | axes)
     _need(work, pruned._plan(), _subject(pruned._plan()))
     return pruned
@@ -157,10 +154,10 @@ def perplexity(
     if isinstance(model, Pruned):
         work, raw, runs, defaults = model.work, model.raw, [model.axes], {}
     else:
-        work, source, runs = Path(work), _directory(model), []
-        raw = {"models": {_name(source): {"path": str(source), "dtype": dtype or _dtype(source)}}, "data": {}}
-        defaults = {"model": _name(source)}
-    folder = Path(_store(work, texts, "test.jsonl")).parent
+        work, source, runs = Path(work), directory(model), []
+        raw = {"models": {name_of(source): {"path": str(source), "dtype": dtype or dtype_of(source)}}, "data": {}}
+        defaults = {"model": name_of(source)}
+    folder = Path(store(work, texts, "test.jsonl")).parent
     data = raw["data"] | {"measured": {"path": str(folder), "splits": {"test": "test.jsonl"}}}
     task = {"data": "measured", "length": length, "sequences": sequences}
     plan = _plan(raw | {"data": data}, runs, task, defaults)
@@ -212,34 +209,3 @@ def _subject(plan: Plan) -> Spec:
 
 def _need(work: Path, plan: Plan, spec: Spec) -> Artifact:
     return Runner.of(plan.config, work).need(spec)
-
-
-def _directory(model: str | Path) -> Path:
-    path = Path(model).expanduser().resolve()
-    if not (path / "config.json").is_file():
-        raise FreelunchError(f"{path}: is no model directory (it has no config.json)")
-    return path
-
-
-def _name(source: Path) -> str:
-    """A directory's name as a model of a config can have it."""
-    return re.sub(r"^[^A-Za-z0-9]+|[^A-Za-z0-9._-]", "-", source.name).lstrip("-._")[:100] or "model"
-
-
-def _dtype(source: Path) -> str:
-    config = read_object(source / "config.json")
-    return str(config.get("dtype") or config.get("torch_dtype") or "float32")
-
-
-def _store(work: Path, texts: Sequence[str], name: str) -> str:
-    """Write texts to a file that is named by its contents; its path as a config has it, below ``work``."""
-    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
-        raise FreelunchError("texts: are a list of strings")
-    if not texts:
-        raise FreelunchError("texts: there are none")
-    lines = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts).encode()
-    path = Path(RESULTS, "texts", hashlib.sha256(lines).hexdigest()[:16], name)
-    if not (work / path).is_file():
-        with replacing(work / path) as part:
-            part.write_bytes(lines)
-    return str(path)
