@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 import torch
 
 # tiny matrices: a second thread costs more than it gives, and its speed depends on what else the machine does
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a result of every stage, to be copied from."""
+    from one_of_each import make_all
+
+    root = tmp_path_factory.mktemp("made")
+    make_all(root)
+    return root

@@ -14,18 +14,11 @@ from freelunch.artifacts import MANIFEST, SEAL, Artifact, sealed
 from freelunch.errors import FreelunchError
 from freelunch.specs import STAGES
 from freelunch.stages.collect import rows_of
-from one_of_each import SHARDED, SPECS, above, make_all
+from one_of_each import SHARDED, SPECS, above
 from stage_runs import run
 
 Damage = Callable[[list[Path]], None]
 READS = [(reader, read) for reader in STAGES for read in dict.fromkeys(each.stage for each in above(SPECS[reader]))]
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("made")
-    make_all(root)
-    return root
 
 
 @pytest.fixture

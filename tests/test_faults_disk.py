@@ -24,16 +24,9 @@ from freelunch.specs import STAGES, Spec
 from freelunch.stages import function_of
 from freelunch.stages.collect import collect
 from freelunch.stages.stage import Stage
-from one_of_each import SHARDED, SPECS, above, make_all
+from one_of_each import SHARDED, SPECS, above
 
 SIZE = 4 * 2**20
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("made")
-    make_all(root)
-    return root
 
 
 @pytest.fixture
