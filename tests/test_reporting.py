@@ -281,6 +281,7 @@ def test_numbers(value: float, text: str) -> None:
 def test_a_diverged_seed_is_not_averaged_away() -> None:
     assert estimate([1.0, math.inf]).value == math.inf
     assert math.isnan(estimate([1.0, math.nan]).value)
+    assert estimate([225.0007] * 3).stderr == 0.0, "and not what is left of rounding"
 
 
 def test_table_files(frame: pd.DataFrame, tmp_path: Path) -> None:

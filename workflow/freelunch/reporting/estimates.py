@@ -56,7 +56,8 @@ def estimate(values: Sequence[float], stderrs: Sequence[float] = ()) -> Estimate
         return Estimate(float(values[0]), float(stderrs[0]) if len(stderrs) else math.nan)
     if not np.isfinite(values).all():
         return Estimate(math.nan if np.isnan(values).any() else math.inf, math.nan, len(values))
-    return Estimate(float(np.mean(values)), float(np.std(values, ddof=1)) / math.sqrt(len(values)), len(values))
+    apart = np.subtract(values, values[0])  # exactly 0 where seeds do not matter
+    return Estimate(float(np.mean(values)), float(np.std(apart, ddof=1)) / math.sqrt(len(values)), len(values))
 
 
 def summary(runs: DataFrame, column: str = "value") -> Estimate | None:
