@@ -475,5 +475,9 @@ def test_values_come_in_reading_order() -> None:
     assert windows == ["matrix", "key_up", "block", "3", "model", "retrain"]
     rates = sorted(["auto", "0.01", "3e-05", "0.001"], key=lambda v: labels.order("learning_rate", v))
     assert rates == ["3e-05", "0.001", "0.01", "auto"]
+    models = sorted(
+        ["opt-13b", "llama-15m", "opt-1.3b", "llama-3m", "opt-2.7b"], key=lambda v: labels.order("model", v)
+    )
+    assert models == ["llama-3m", "llama-15m", "opt-1.3b", "opt-2.7b", "opt-13b"]
     patterns = sorted(["2:4", "60%", "50%"], key=lambda v: labels.order("pattern", v))
     assert patterns == ["50%", "60%", "2:4"]

@@ -186,7 +186,8 @@ def compact(number: float) -> str:
 
 
 def order(name: str, found: Any) -> tuple[Any, ...]:
-    """Sorting key of an axis' values: windows by size, patterns by kind and sparsity, what is missing first."""
+    """Sorting key of an axis' values: windows by size, patterns by kind and sparsity, models by name and the numbers
+    in it, what is missing first."""
     if name in ("window", "variant"):
         return (_size(str(found)), str(found))
     if name == "learning_rate" and isinstance(found, str):
@@ -205,7 +206,8 @@ def order(name: str, found: Any) -> tuple[Any, ...]:
         kind = 1 if isinstance(pattern, NM) else 2 if isinstance(pattern, Structured) else 0
         return (kind, pattern.sparsity, str(found))
     if isinstance(found, str):
-        return (1, 0.0, found)
+        # numbers in names by what they are: llama-3m before llama-15m
+        return (1, 0.0, re.sub(r"\d+(\.\d+)?", lambda number: f"{float(number[0]):020.6f}", found))
     return (-1, 0.0, "") if pd.isna(found) else (0, float(found), "")
 
 
