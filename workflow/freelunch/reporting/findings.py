@@ -39,8 +39,8 @@ def against(group: Group) -> str:
     return "; ".join([*([f"not recovered: {alone}"] if alone else []), listed([dense])])
 
 
-def joined(sentences: Sequence[tuple[str, str]]) -> str:
-    """One sentence per panel, each after its title; those that do not fit are counted."""
-    told = [f"{title.replace(chr(10), ', ')}: {text}." for title, text in sentences[:_MOST]]
+def joined(sentences: Sequence[tuple[str, str]], most: int = _MOST) -> str:
+    """One sentence per panel, each after its title; those beyond ``most`` are counted."""
+    told = [f"{title.replace(chr(10), ', ')}: {text}." for title, text in sentences[:most]]
     rest = len(sentences) - len(told)
     return " ".join([*told, *([f"({rest} more above.)"] if rest else [])])

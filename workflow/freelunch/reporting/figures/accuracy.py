@@ -27,7 +27,7 @@ def draw(rows: DataFrame) -> Figure:
     models, allocations = present(frame, "model"), present(frame, "allocation")
     shown = [backend for backend in present(frame, "backend") if backend in _SHOWN] or present(frame, "backend")
     looks = {each: style.SERIES[place % len(style.SERIES)] for place, each in enumerate(allocations)}
-    figure, grid = style.grid(len(models), len(shown), 1.75, width=style.DOUBLE, sharex=True, sharey=True)
+    figure, grid = style.grid(len(models), len(shown), 1.75, width=style.DOUBLE, sharex="row", sharey=True)
     for row, model in zip(grid, models, strict=True):
         for axis, backend in zip(row, shown, strict=True):
             at = pruned[(pruned["model"] == model) & (pruned["backend"] == backend)]
@@ -36,9 +36,9 @@ def draw(rows: DataFrame) -> Figure:
             dense = mean(frame, model=model, criterion="dense")
             if dense is not None:
                 charts.level(axis, dense.value, style.BLACK, charts.DASHES, said=backend == shown[-1])
-            axis.set_title(f"{model}\n{labels.value('backend', backend)}")
+            axis.set_title(labels.value("backend", backend))
             axis.set_ylim(0, 102)
-        row[0].set_ylabel("Test accuracy (%)")
+        row[0].set_ylabel(f"{model}\nTest accuracy (%)")
     style.label_columns(grid, "Sparsity (%)")
     keys = [charts.key(labels.value("allocation", each), look, "-") for each, look in looks.items()]
     return charts.finish(figure, keys, _statement(frame), alone=False)
@@ -75,7 +75,7 @@ def _statement(frame: DataFrame) -> str:
                 parts.append(f"{percent(sparsity)} {labels.value('allocation', allocation)}: {findings.listed(cells)}")
         dense = mean(frame, model=model, criterion="dense")
         sentences.append((model, f"dense {findings.shown(dense)}; " + "; ".join(parts)))
-    return claims.statement("allocation", "accuracy in percent. " + findings.joined(sentences))
+    return claims.statement("allocation", "accuracy in percent. " + findings.joined(sentences, most=2))
 
 
 def _ends(values: list[float]) -> list[float]:
