@@ -58,10 +58,24 @@ def test_what_has_no_deterministic_algorithm_is_said_in_one_line(monkeypatch):
         found.value
     )
     assert not torch.are_deterministic_algorithms_enabled()
+    with pytest.raises(FreelunchError, match="set CUBLAS_WORKSPACE_CONFIG=:4096:8 before"), deterministic(True):
+        raise RuntimeError("Deterministic behavior was enabled ... set CUBLAS_WORKSPACE_CONFIG=:4096:8 ...")
     with pytest.raises(RuntimeError, match="out of memory"), deterministic(True):
         raise RuntimeError("out of memory")
     with pytest.raises(RuntimeError, match="kthvalue"), deterministic(False):
         raise RuntimeError(MISSING)
+
+
+def test_settings_of_torch_come_back_as_they_were():
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with deterministic(True):
+            assert not torch.is_deterministic_algorithms_warn_only_enabled()
+            assert not torch.utils.deterministic.fill_uninitialized_memory
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+        assert torch.utils.deterministic.fill_uninitialized_memory
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator")

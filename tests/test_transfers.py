@@ -33,6 +33,7 @@ class Late:
 
     sizes: list[int] = field(default_factory=list)
     made: int = 0
+    waited: list = field(default_factory=list)
     _waiting: dict[str, list] = field(default_factory=lambda: {"up": [], "down": []})
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -51,6 +52,10 @@ class Late:
 
     def down(self, tensor, host):
         return self._asked("down", host, tensor)
+
+    def computed(self):
+        self.waited.append(_Counted(self.waited))
+        return self.waited[-1]
 
     def _asked(self, queue, target, source):
         def copy():
@@ -72,6 +77,17 @@ class _Event:
         with self.lock:
             while any(event is self for event, _ in self.queue):
                 self.queue.pop(0)[1]()
+
+
+@dataclass(eq=False)
+class _Counted:
+    """Computations, and how many were asked for when somebody waited for these."""
+
+    asked: list
+    then: int | None = None
+
+    def synchronize(self):
+        self.then = len(self.asked)
 
 
 @given(
@@ -110,6 +126,39 @@ def test_buffers_grow_with_batches():
         states = torch.randn(size, 5)
         assert torch.equal(uploads.send(states, slice(None), torch.float32).received(), states)
     assert copies.sizes == [20, 40, 60, 80]
+
+
+def test_the_host_is_at_most_two_batches_ahead_of_the_computation():
+    copies, states = Late(), torch.randn(9, 5)
+    for _ in arriving(copies, [(states, rows) for rows in batches(9, 1)], torch.float32):
+        pass
+    assert [event.then for event in copies.waited] == [2, 3, 4, 5, 6, 7, 8, None, None]
+
+
+def test_two_threads_may_send_at_once():
+    copies, started, go = Late(), threading.Event(), threading.Event()
+    uploads = Uploads(copies)
+
+    class Slow(torch.Tensor):
+        """States on a slow disk: when they are read, others have time to read too."""
+
+        @classmethod
+        def __torch_function__(cls, func, types, args=(), kwargs=None):
+            if func is torch.index_select:
+                started.set()
+                go.wait(0.5)
+            return super().__torch_function__(func, types, args, kwargs or {})
+
+    slow, quick = torch.ones(3, 4).as_subclass(Slow), torch.zeros(3, 4)
+    rows, found = torch.arange(3), []
+    thread = threading.Thread(target=lambda: found.append(uploads.send(slow, rows, torch.float32)))
+    thread.start()
+    started.wait()
+    others = [uploads.send(quick, rows, torch.float32) for _ in range(SLOTS)]
+    go.set()
+    thread.join()
+    assert bool((found[0].received() == 1).all())
+    assert all(bool((each.received() == 0).all()) for each in others)
 
 
 def test_a_failure_to_write_comes_through():

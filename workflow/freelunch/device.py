@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -66,6 +67,9 @@ def release_memory() -> None:
         trim(0)
 
 
+_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+
+
 @contextmanager
 def deterministic(wanted: bool) -> Iterator[None]:
     """Have torch use only algorithms that give the same bits every time; ``wanted`` is ``execution.deterministic``.
@@ -76,15 +80,24 @@ def deterministic(wanted: bool) -> Iterator[None]:
     if not wanted:
         yield
         return
-    before = torch.are_deterministic_algorithms_enabled()
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # looked at when the first product runs on a GPU
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    memory: Any = torch.utils.deterministic
+    filled = memory.fill_uninitialized_memory
+    os.environ.setdefault(_WORKSPACE, ":4096:8")  # looked at when the first product runs on a GPU
     # an error where there is none: with a warning alone, attention takes the algorithm that is not deterministic
     torch.use_deterministic_algorithms(True)
+    memory.fill_uninitialized_memory = False  # nothing here reads what it has not written
     try:
         yield
     except RuntimeError as error:
-        if "deterministic" not in str(error):
+        if _WORKSPACE in str(error):
+            raise FreelunchError(
+                f"execution.deterministic: set {_WORKSPACE}=:4096:8 before Python starts; it is "
+                f"{os.environ[_WORKSPACE]}, or a product ran on the GPU before it was set"
+            ) from error
+        if "deterministic implementation" not in str(error):
             raise
         raise FreelunchError(f"execution.deterministic: {str(error).partition('. ')[0]}") from error
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        memory.fill_uninitialized_memory = filled

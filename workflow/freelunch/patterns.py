@@ -56,8 +56,11 @@ class Unstructured:
         base, extra = divmod(pruned, rows)
         quotas = scores.new_full((rows,), base).long()
         if extra:
-            # not kthvalue: on a GPU it has no deterministic algorithm
-            following = scores.topk(min(base + 1, columns), dim=1, largest=False).values[:, -1]
+            at = min(base + 1, columns)
+            if scores.device.type == "cpu":
+                following = scores.kthvalue(at, dim=1).values
+            else:  # where kthvalue has no deterministic algorithm
+                following = scores.topk(at, dim=1, largest=False).values[:, -1]
             quotas[following.sort(stable=True).indices[:extra]] += 1
         return quotas
 

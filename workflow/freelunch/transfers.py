@@ -7,6 +7,8 @@ and from the files, is done by a thread. On the CPU there is nothing to copy, an
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -51,6 +53,10 @@ class Copies(Protocol):
         """Begin to copy to the host what was computed so far."""
         ...
 
+    def computed(self) -> Event:
+        """All computations that were asked for so far."""
+        ...
+
 
 class CudaCopies:
     """On CUDA streams of their own, one per direction: a copy down waits for computations, and one up should not."""
@@ -78,6 +84,10 @@ class CudaCopies:
             host.copy_(tensor, non_blocking=True)
             event: Event = self._down.record_event()
             return event
+
+    def computed(self) -> Event:
+        event: Event = torch.cuda.current_stream(self._device).record_event()
+        return event
 
 
 def copies_for(device: torch.device) -> Copies | None:
@@ -137,23 +147,23 @@ class Uploads:
 
     def __init__(self, copies: Copies | None) -> None:
         self._copies, self._ring = copies, None if copies is None else _Ring(copies)
+        self._lock = threading.Lock()
 
     def send(self, states: Tensor, rows: Rows, dtype: torch.dtype) -> Sent:
-        """Read rows of ``states`` ``[sequences, ...]`` in the host's memory, and begin to copy them.
-
-        To be called by one thread at a time, any.
-        """
+        """Read rows of ``states`` ``[sequences, ...]`` in the host's memory, and begin to copy them."""
         if self._copies is None or self._ring is None:
             return Sent(states[rows].to(dtype))
-        slot = self._ring.take()
-        count = len(range(len(states))[rows]) if isinstance(rows, slice) else len(rows)
-        host = slot.room((count, *states.shape[1:]), states.dtype)
-        if isinstance(rows, slice):
-            host.copy_(states[rows])
-        else:
-            torch.index_select(states, 0, rows, out=host)
-        tensor, event = self._copies.up(host, dtype)
-        slot.release = event.synchronize
+        # validation reads in a thread of its own while the one of training still reads ahead
+        with self._lock:
+            slot = self._ring.take()
+            count = len(range(len(states))[rows]) if isinstance(rows, slice) else len(rows)
+            host = slot.room((count, *states.shape[1:]), states.dtype)
+            if isinstance(rows, slice):
+                host.copy_(states[rows])
+            else:
+                torch.index_select(states, 0, rows, out=host)
+            tensor, event = self._copies.up(host, dtype)
+            slot.release = event.synchronize
         return Sent(tensor, event, self._copies)
 
 
@@ -208,8 +218,13 @@ def arriving(copies: Copies | None, parts: Sequence[tuple[Tensor, Rows]], dtype:
     if copies is None:
         yield from (uploads.send(states, rows, dtype).received() for states, rows in parts)
         return
+    behind: deque[Event] = deque()
     for sent in ahead(lambda part: uploads.send(*part, dtype), parts):
+        # a host that is not held back fills the accelerator's memory with batches that wait
+        if len(behind) == SLOTS:
+            behind.popleft().synchronize()
         yield sent.received()
+        behind.append(copies.computed())
 
 
 def ahead(load: Callable[[Item], Loaded], order: Sequence[Item]) -> Iterator[Loaded]:

@@ -21,8 +21,9 @@ def compiled(blocks: Iterable[nn.Module], wanted: bool) -> Iterator[None]:
 
     The children, not the blocks: halves are cut between them, by hooks and stubs that compiled code would not look at.
     Blocks of the same kind share the code, so that it is made once for every shape of a batch. Products and attention
-    are those of torch in any case; compiled are the chains between them. Children with low-rank weights are left as
-    they are: each such layer is of a class of its own, and would be compiled for each block again.
+    are those of torch in any case; compiled are the chains between them. Left as they are: children with low-rank
+    weights, since each such layer is of a class of its own and would be compiled for each block again, and layers of
+    torch itself, of which there is nothing to gain.
 
     Raises:
         FreelunchError: inside, torch could not compile.
@@ -30,11 +31,12 @@ def compiled(blocks: Iterable[nn.Module], wanted: bool) -> Iterator[None]:
     if not wanted:
         yield
         return
-    children = [child for block in blocks for child in block.children()]
+    children = dict.fromkeys(child for block in blocks for child in block.children())
     with ExitStack() as restored:
         restored.enter_context(torch._dynamo.config.patch(recompile_limit=_VARIANTS))
         for child in children:
-            if not any(parametrize.is_parametrized(module) for module in child.modules()):
+            own = not type(child).__module__.startswith("torch.nn.")
+            if own and not any(parametrize.is_parametrized(module) for module in child.modules()):
                 child.forward = torch.compile(child.forward, dynamic=False)
                 restored.callback(delattr, child, "forward")
         try:

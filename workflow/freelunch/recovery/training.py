@@ -133,7 +133,6 @@ class Trainer:
                 loss = self._objective.loss(batch)
                 (loss * share).backward()
                 losses.append(loss.detach())
-            found.sequences += len(order[step - 1])
             self._trainable.mask_gradients()
             if training.clip:
                 torch.nn.utils.clip_grad_norm_(parameters.values(), training.clip)
@@ -146,6 +145,7 @@ class Trainer:
                 if not math.isfinite(value):
                     raise FreelunchError(f"{self._where}, step {step}: the training loss is {value}")
             steps.set_postfix(loss=f"{value:.4g}", refresh=False)
+            found.sequences += len(order[step - 1])
             if step in checkpoints:
                 self._validate(found, step)
                 if not (self._trainable.exact or trial):
