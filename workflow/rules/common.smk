@@ -180,16 +180,16 @@ def trained(wildcards):
     return SPECS["models"][wildcards.name].source.train is not None
 
 
+# What a job on a cluster takes besides its stage: a Snakemake starts the stage's process there, and waits for it.
+SNAKEMAKE_MB = 300
+
+
 def memory(stage):
     """Predicted memory in MB, doubled when a cluster retries the job."""
 
     def predicted(wildcards, attempt):
-        return int(
-            cost(PLAN.config, SPECS[stage][wildcards.name]).memory
-            / 1e6
-            * 1.25
-            * 2 ** (attempt - 1)
-        )
+        stage_mb = cost(PLAN.config, SPECS[stage][wildcards.name]).memory / 1e6 * 1.25
+        return int((SNAKEMAKE_MB + stage_mb) * 2 ** (attempt - 1))
 
     return predicted
 
