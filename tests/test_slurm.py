@@ -51,7 +51,7 @@ def folder(slurm: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = folder / "tests/tiny.yaml"
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
     suite = config["suites"]["tiny"]
-    suite["runs"] = [{"criterion": "wanda", "pattern": "50%", "window": "block", "recovery": ["none", "reconstruct"]}]
+    suite["runs"] = [{"criterion": "wanda", "pattern": "50%", "window": "attention_mlp", "recovery": ["none", "reconstruct"]}]
     suite["figures"] = ["perplexity"]
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     return folder
@@ -119,7 +119,7 @@ def test_a_job_that_was_given_too_little_memory_gets_more(folder: Path) -> None:
 def test_a_job_that_ran_out_of_time_goes_on_after_its_last_window(folder: Path) -> None:
     path = folder / "tests/tiny.yaml"
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    config["suites"]["tiny"]["defaults"]["epochs"] = 1500  # minutes
+    config["suites"]["tiny"]["defaults"]["epochs"] = 400  # minutes, in eight windows
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     text = snakemake(folder, "--set-resources", "reconstruct:runtime=1+20*(attempt-1)", "--until", "reconstruct",
                      "--", "tiny")  # fmt: skip
@@ -170,14 +170,14 @@ def interrupted(folder: Path, how: signal.Signals, epochs: int) -> Iterator[None
 
 
 def test_a_cancelled_snakemake_cancels_its_jobs_and_the_next_one_goes_on(folder: Path) -> None:
-    with interrupted(folder, signal.SIGINT, 1501):
+    with interrupted(folder, signal.SIGINT, 401):
         wait(lambda: not jobs(), 60)
     snakemake(folder, "--until", "reconstruct", "--", "tiny")
     assert resumed(folder) >= 1
 
 
 def test_jobs_of_a_killed_snakemake_go_on_and_keep_others_out_until_they_are_cancelled(folder: Path) -> None:
-    with interrupted(folder, signal.SIGKILL, 1502):
+    with interrupted(folder, signal.SIGKILL, 402):
         assert jobs()
         snakemake(folder, "--unlock", "--", "tiny")
         second = subprocess.run(
