@@ -85,14 +85,15 @@ def forward(
 ) -> None:  # fmt: skip
     """Run a part of the loaded block ``index`` over ``source`` ``[sequences, length, width]``, into any ``target``."""
     with Downloads(network.copies) as results:
-        for rows, hidden in _arriving(network, source, batch):
+        for rows, hidden in taken(network, source, batch):
             call = network.calls(*hidden.shape[:2])[index]
             output = run_part(block, part, halves, hidden, call)
             if target is not None:
                 results.write(output, target, rows)
 
 
-def _arriving(network: Network, source: Tensor, batch: int) -> Iterator[tuple[slice, Tensor]]:
+def taken(network: Network, source: Tensor, batch: int) -> Iterator[tuple[slice, Tensor]]:
+    """Batches of states ``[sequences, length, width]`` where, and as what, a network computes them; with their rows."""
     rows = list(batches(source.shape[0], batch))
     return zip(rows, arriving(network.copies, [(source, each) for each in rows], network.products), strict=True)
 
@@ -129,7 +130,7 @@ def caught_states(
     """Inputs and outputs ``[sequences, length, ·]`` of a linear layer when a part of its block is run on ``source``."""
     rooms: list[Tensor] = []
     with network.block(index) as block, Downloads(network.copies) as results:
-        for rows, hidden in _arriving(network, source, batch):
+        for rows, hidden in taken(network, source, batch):
             call = network.calls(*hidden.shape[:2])[index]
             found = caught(block, matrix, partial(run_part, block, part, halves, hidden, call))
             # some layers flatten batch and length before their MLP

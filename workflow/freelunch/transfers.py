@@ -116,8 +116,10 @@ class _Slot:
 
 
 class _Ring:
+    """Slots that are used in turn, and the copies that go through them."""
+
     def __init__(self, copies: Copies) -> None:
-        self.slots = [_Slot(copies) for _ in range(SLOTS)]
+        self.copies, self.slots = copies, [_Slot(copies) for _ in range(SLOTS)]
         self._next = 0
 
     def take(self) -> _Slot:
@@ -130,12 +132,14 @@ class Sent:
     """A batch that is on its way."""
 
     tensor: Tensor
-    event: Event | None = None
-    copies: Copies | None = None
+    under_way: tuple[Copies, Event] | None = None
 
     def received(self) -> Tensor:
         """The batch, for computations from now on."""
-        return self.tensor if self.copies is None else self.copies.arrived(self.tensor, self.event)  # type: ignore[arg-type]
+        if self.under_way is None:
+            return self.tensor
+        copies, event = self.under_way
+        return copies.arrived(self.tensor, event)
 
 
 class Uploads:
@@ -146,12 +150,12 @@ class Uploads:
     """
 
     def __init__(self, copies: Copies | None) -> None:
-        self._copies, self._ring = copies, None if copies is None else _Ring(copies)
+        self._ring = None if copies is None else _Ring(copies)
         self._lock = threading.Lock()
 
     def send(self, states: Tensor, rows: Rows, dtype: torch.dtype) -> Sent:
         """Read rows of ``states`` ``[sequences, ...]`` in the host's memory, and begin to copy them."""
-        if self._copies is None or self._ring is None:
+        if self._ring is None:
             return Sent(states[rows].to(dtype))
         # validation reads in a thread of its own while the one of training still reads ahead
         with self._lock:
@@ -162,9 +166,9 @@ class Uploads:
                 host.copy_(states[rows])
             else:
                 torch.index_select(states, 0, rows, out=host)
-            tensor, event = self._copies.up(host, dtype)
+            tensor, event = self._ring.copies.up(host, dtype)
             slot.release = event.synchronize
-        return Sent(tensor, event, self._copies)
+        return Sent(tensor, (self._ring.copies, event))
 
 
 class Downloads:
@@ -175,8 +179,8 @@ class Downloads:
     """
 
     def __init__(self, copies: Copies | None) -> None:
-        self._copies, self._ring = copies, None if copies is None else _Ring(copies)
-        self._writer = None if copies is None else ThreadPoolExecutor(1)
+        self._ring = None if copies is None else _Ring(copies)
+        self._writer = ThreadPoolExecutor(1)  # starts its thread when it is given something to do
 
     def __enter__(self) -> Self:
         return self
@@ -184,10 +188,8 @@ class Downloads:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._writer is None or self._ring is None:
-            return
         try:
-            for slot in self._ring.slots if error is None else ():
+            for slot in self._ring.slots if self._ring is not None and error is None else ():
                 slot.wait()
         finally:
             self._writer.shutdown()
@@ -198,12 +200,12 @@ class Downloads:
         Raises:
             Exception: of writing an earlier batch.
         """
-        if self._copies is None or self._ring is None or self._writer is None:
+        if self._ring is None:
             target[rows] = tensor.to(target.dtype)
             return
         slot, tensor = self._ring.take(), tensor.to(target.dtype)
         host = slot.room(tuple(tensor.shape), tensor.dtype)
-        event = self._copies.down(tensor, host)
+        event = self._ring.copies.down(tensor, host)
 
         def put() -> None:
             event.synchronize()

@@ -19,10 +19,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..activations import States, batches, caught_states, run_states, scratch
+from ..activations import States, caught_states, run_states, scratch, taken
 from ..blocks import Halves, find_halves
 from ..streaming import Network
-from ..transfers import Downloads, arriving
+from ..transfers import Downloads
 from ..windows import Window
 
 Pairs = dict[str, tuple[Tensor, Tensor]]
@@ -99,10 +99,8 @@ class DenseFlow:
         with self.dense.block(index) as block:
             layer = block.get_submodule(name)
             room = scratch(self.folder, (*inputs.shape[:2], layer.get_parameter("weight").shape[0]), inputs.dtype)
-            parts = [(inputs, rows) for rows in batches(len(inputs), self.batch)]
             with torch.no_grad(), Downloads(self.dense.copies) as results:
-                arrived = arriving(self.dense.copies, parts, self.dense.products)
-                for (_, rows), states in zip(parts, arrived, strict=True):
+                for rows, states in taken(self.dense, inputs, self.batch):
                     results.write(layer(states), room, rows)
         return room
 
