@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +11,9 @@ import pytest
 import torch
 
 from freelunch.activations import States
+from freelunch.doctor import find_compiler
 from freelunch.errors import FreelunchError
-from freelunch.overlays import InMemory, Masked, pack
-from freelunch.patterns import parse_pattern
+from freelunch.overlays import InMemory
 from freelunch.recovery.compiled import compiled
 from freelunch.recovery.flows import DenseFlow
 from freelunch.recovery.reconstruct import reconstruct_window
@@ -22,11 +21,9 @@ from freelunch.recovery.retrain import retrain
 from freelunch.specs import Training
 from freelunch.streaming import Network
 from freelunch.windows import BlockMatrices, tile
-from tiny import random_model, random_tokens
+from tiny import magnitude_masks, masked, random_model, random_tokens
 
-pytestmark = pytest.mark.skipif(
-    not any(map(shutil.which, ("g++", "clang++", os.environ.get("CXX") or "g++"))), reason="needs a C++ compiler"
-)
+pytestmark = pytest.mark.skipif(find_compiler() is None, reason="needs a C++ compiler")
 TRAINING = Training(epochs=2, batch_size=2, learning_rate=1e-3)
 TOKENS = {"calibration": random_tokens(5, 12), "validation": random_tokens(3, 12, 1)}
 
@@ -36,18 +33,12 @@ class Case:
 
     def __init__(self, family):
         self.config = (model := random_model(family)).config
-        self.source = InMemory(dict(model.state_dict()))
-        self.dense = Network(self.config, self.source, torch.float32)
-        pattern = parse_pattern("50%")
-        self.masks = {
-            name: pattern.mask(tensor.abs(), pattern.pruned(tensor.numel()))
-            for name, tensor in model.state_dict().items()
-            if name.startswith(self.dense.prefix) and tensor.ndim == 2
-        }
+        self.state = model.state_dict()
+        self.dense = Network(self.config, InMemory(dict(self.state)), torch.float32)
+        self.masks = magnitude_masks(self.state, self.dense.prefix)
 
     def student(self):
-        masks = InMemory({name: pack(mask) for name, mask in self.masks.items()})
-        return Network(self.config, Masked(self.source, masks), torch.float32)
+        return Network(self.config, masked(self.state, self.masks), torch.float32)
 
     def reconstructed(self, kind, folder, compile_, training=TRAINING):
         """Fit and tensors of every window."""
@@ -125,6 +116,7 @@ def test_where_torch_cannot_compile_it_is_said_in_one_line(tmp_path):
     script = """
 from pathlib import Path
 import sys
+from freelunch.doctor import find_compiler
 from freelunch.errors import FreelunchError
 from test_compiled import Case
 try:

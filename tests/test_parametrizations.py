@@ -14,13 +14,12 @@ from torch.nn.utils import parametrize
 
 from freelunch.blocks import call_block, find_halves, matrices, part_parameters
 from freelunch.errors import FreelunchError
-from freelunch.overlays import InMemory, Masked, Replaced, pack
+from freelunch.overlays import InMemory, Replaced
 from freelunch.parametrizations import NAMES, canonical_parametrization, parse_parametrization
-from freelunch.patterns import parse_pattern
 from freelunch.recovery.trainable import Trainable
 from freelunch.specs import Training
 from freelunch.streaming import Network
-from tiny import random_model
+from tiny import magnitude_masks, masked, random_model
 
 FAMILIES = ["llama", "qwen2", "opt", "gemma2"]
 LOW_RANK = ["lora_prune", "mask_lora", "scale_lora", "spp"]
@@ -106,13 +105,13 @@ def case_of(family, dtype=torch.float32):
     """A tiny model, half of every matrix but one pruned in each block, and the network that reads it pruned."""
     model = random_model(family, dtype=dtype)
     dense = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    pattern, prefix = parse_pattern("50%"), Network(model.config, InMemory(dense), dtype).prefix
+    prefix = Network(model.config, InMemory(dense), dtype).prefix
     masks = {
-        name: pattern.mask(tensor.float().abs(), pattern.pruned(tensor.numel()))
-        for name, tensor in dense.items()
-        if name.startswith(prefix) and tensor.ndim == 2 and not name.endswith(("o_proj.weight", "out_proj.weight"))
+        name: mask
+        for name, mask in magnitude_masks(dense, prefix).items()
+        if not name.endswith(("o_proj.weight", "out_proj.weight"))
     }
-    source = Masked(InMemory(dense), InMemory({name: pack(mask) for name, mask in masks.items()}))
+    source = masked(dense, masks)
     network = Network(model.config, source, dtype)
     return SimpleNamespace(config=model.config, dense=dense, masks=masks, source=source, network=network, dtype=dtype)
 

@@ -21,8 +21,7 @@ from hypothesis import strategies as st
 from freelunch.activations import States
 from freelunch.blocks import find_halves, run_part
 from freelunch.errors import FreelunchError
-from freelunch.overlays import InMemory, Masked, Replaced, pack
-from freelunch.patterns import parse_pattern
+from freelunch.overlays import InMemory, Replaced
 from freelunch.recovery.fit import Trained
 from freelunch.recovery.flows import FLOWS
 from freelunch.recovery.reconstruct import reconstruct_window
@@ -30,7 +29,7 @@ from freelunch.recovery.schedule import batch_order, learning_rate, validation_s
 from freelunch.specs import Training
 from freelunch.streaming import Network
 from freelunch.windows import tile
-from tiny import random_model, random_tokens
+from tiny import magnitude_masks, masked, random_model, random_tokens
 
 BLOCKS, LENGTH, BATCH = 3, 12, 3
 SEQUENCES = {"calibration": 8, "validation": 3}
@@ -56,11 +55,7 @@ class Case:
         # a copy: should training write to its source, the model still says what was there
         self.dense = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         self.network = Network(self.model.config, InMemory(self.dense), dtype)
-        self.masks = {
-            name: parse_pattern(pattern).mask(tensor.float().abs(), parse_pattern(pattern).pruned(tensor.numel()))
-            for name, tensor in self.model.state_dict().items()
-            if name.startswith(self.network.prefix) and tensor.ndim == 2
-        }
+        self.masks = magnitude_masks(self.dense, self.network.prefix, pattern)
         self.folder = TemporaryDirectory()
         self.boundaries = {split: self._boundaries(split) for split in SEQUENCES}
         self.kept = kept
@@ -109,8 +104,7 @@ class Case:
 
     def loss(self, window, tensors):
         """Validation loss of a window with some tensors over the pruned model, written out."""
-        masks = InMemory({name: pack(mask) for name, mask in self.masks.items()})
-        source = Replaced(Masked(InMemory(dict(self.model.state_dict())), masks), InMemory(tensors))
+        source = Replaced(masked(self.model.state_dict(), self.masks), InMemory(tensors))
         network = Network(self.model.config, source, self.dtype)
         dense = Network(self.model.config, InMemory(dict(self.model.state_dict())), self.dtype)
         states = self.boundaries["validation"]

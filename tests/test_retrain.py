@@ -11,14 +11,13 @@ import torch
 from torch import nn
 
 from freelunch.errors import FreelunchError
-from freelunch.overlays import InMemory, Masked, pack
-from freelunch.patterns import parse_pattern
+from freelunch.overlays import InMemory
 from freelunch.recovery import retrain as module
 from freelunch.recovery.retrain import retrain
 from freelunch.recovery.trainable import Trainable
 from freelunch.specs import Training
 from freelunch.streaming import Network
-from tiny import random_model, random_tokens
+from tiny import magnitude_masks, masked, random_model, random_tokens
 
 LENGTH = 12
 # the next token follows from the one before, so that there is something to learn
@@ -44,16 +43,12 @@ def case_of(family, tied=True, dtype=torch.float32, sparsity="50%"):
     if tied:
         state.pop("lm_head.weight")  # as saved models have it
     prefix = Network(dense.config, InMemory(state), dtype).prefix
-    pattern, masks = parse_pattern(sparsity), {}
-    for name, tensor in state.items():
-        if name.startswith(f"{prefix}.") and tensor.ndim == 2:
-            masks[name] = pattern.mask(tensor.float().abs(), pattern.pruned(tensor.numel()))
+    masks = magnitude_masks(state, prefix, sparsity)
     pruned = copy.deepcopy(dense)
     with torch.no_grad():
         for name, mask in masks.items():
             pruned.get_parameter(name).mul_(mask)
-    source = Masked(InMemory(state), InMemory({name: pack(mask) for name, mask in masks.items()}))
-    network = Network(dense.config, source, dtype)
+    network = Network(dense.config, masked(state, masks), dtype)
     last = {}
     for split, tokens in TOKENS.items():
         with torch.no_grad():

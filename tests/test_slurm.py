@@ -95,6 +95,14 @@ def resumed(folder: Path) -> int:
     return int(yaml.safe_load(newest.read_text(encoding="utf-8"))["resumed_windows"])
 
 
+def train_for(epochs: int, folder: Path) -> None:
+    """Under another key than for another number of epochs."""
+    path = folder / "tests/tiny.yaml"
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    config["suites"]["tiny"]["defaults"]["epochs"] = epochs
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+
+
 def test_the_suite_runs_on_the_cluster_and_then_has_nothing_to_do(folder: Path) -> None:
     text = snakemake(folder, "--", "tiny")
     assert (folder / "results/tiny/report.html").is_file()
@@ -118,10 +126,7 @@ def test_a_job_that_was_given_too_little_memory_gets_more(folder: Path) -> None:
 
 
 def test_a_job_that_ran_out_of_time_goes_on_after_its_last_window(folder: Path) -> None:
-    path = folder / "tests/tiny.yaml"
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    config["suites"]["tiny"]["defaults"]["epochs"] = 400  # minutes, in eight windows
-    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    train_for(400, folder)  # minutes, in eight windows
     text = snakemake(folder, "--set-resources", "reconstruct:runtime=1+20*(attempt-1)", "--until", "reconstruct",
                      "--", "tiny")  # fmt: skip
     first, last = submitted(text, "reconstruct")
@@ -148,10 +153,7 @@ def wait(until: Callable[[], object], seconds: float) -> None:
 @contextmanager
 def interrupted(folder: Path, how: signal.Signals, epochs: int) -> Iterator[None]:
     """Start a long reconstruction and end its Snakemake when the first window is done."""
-    path = folder / "tests/tiny.yaml"
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    config["suites"]["tiny"]["defaults"]["epochs"] = epochs  # another key
-    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    train_for(epochs, folder)
     windows = set((folder / "results/reconstructed").glob("*/window-*.json"))
     running = subprocess.Popen(
         command("--until", "reconstruct", "--", "tiny"), cwd=folder, env=environment(), stdout=subprocess.DEVNULL,

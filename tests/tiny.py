@@ -1,11 +1,16 @@
-"""Tiny random-weight models of several families, for tests."""
+"""Tiny random-weight models of several families, dense and pruned, for tests."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from freelunch.overlays import InMemory, Masked, pack
+from freelunch.patterns import parse_pattern
 
 _COMMON: dict[str, Any] = {
     "vocab_size": 64,
@@ -41,6 +46,20 @@ def random_model(family: str, seed: int = 0, dtype: torch.dtype = torch.float32,
     return model
 
 
-def random_tokens(batch: int, length: int, seed: int = 0, vocabulary: int = 64) -> torch.Tensor:
+def random_tokens(batch: int, length: int, seed: int = 0, vocabulary: int = 64) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(3, vocabulary, (batch, length), generator=generator)
+
+
+def magnitude_masks(state: Mapping[str, Tensor], prefix: str, pattern: str = "50%") -> dict[str, Tensor]:
+    """Masks of all matrices in the blocks, whose names begin with ``prefix``."""
+    how = parse_pattern(pattern)
+    return {
+        name: how.mask(tensor.float().abs(), how.pruned(tensor.numel()))
+        for name, tensor in state.items()
+        if name.startswith(f"{prefix}.") and tensor.ndim == 2
+    }
+
+
+def masked(state: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Masked:
+    return Masked(InMemory(dict(state)), InMemory({name: pack(mask) for name, mask in masks.items()}))

@@ -88,12 +88,17 @@ def check_torch(plan: Plan) -> Finding:
     return Finding("torch", "ok", f"{build}, {torch.get_num_threads()} threads")
 
 
+def find_compiler() -> str | None:
+    """Path of the C++ compiler that ``torch.compile`` would take on the CPU."""
+    asked = os.environ.get("CXX")
+    return next(filter(None, map(shutil.which, [asked] if asked else ["g++", "clang++"])), None)
+
+
 def check_compiler(plan: Plan) -> Finding:
     """Whether there is what ``execution.compile`` takes."""
     if not plan.config.execution.compile:
         return Finding("compiler", "ok", "none is needed")
-    asked = os.environ.get("CXX")
-    found = next(filter(None, map(shutil.which, [asked] if asked else ["g++", "clang++"])), None)
+    found = find_compiler()
     if found is None:
         return Finding("compiler", "problem", "execution.compile needs a C++ compiler, and there is none; install g++")
     return Finding("compiler", "ok", found)
