@@ -190,6 +190,15 @@ def test_states_that_are_not_finite_are_reported_with_the_place(bad, sequence):
         check_finite(states, "here")
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_states_whose_sum_is_too_large_are_finite_and_infinities_do_not_cancel(dtype):
+    states = torch.full((40, 2, 3), torch.finfo(dtype).max, dtype=dtype)
+    check_finite(states, "here")
+    states[7, 0, :2] = torch.tensor([float("inf"), -float("inf")])
+    with pytest.raises(FreelunchError, match="NaN or infinity"):
+        check_finite(states, "here")
+
+
 def test_computed_states_that_are_not_finite_name_the_block(tmp_path):
     model = random_model("llama")
     state = dict(model.state_dict())

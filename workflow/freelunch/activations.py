@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .artifacts import disk_state
 from .blocks import Halves, caught, run_part
 from .errors import FreelunchError
+from .matrix import finite
 from .streaming import Network
 from .transfers import Downloads, arriving
 
@@ -74,7 +75,7 @@ def batches(count: int, size: int) -> Iterator[slice]:
 def check_finite(states: Tensor, where: str) -> None:
     """Raise if any hidden state is NaN or infinite."""
     for part in batches(states.shape[0], 16):
-        if not bool(states[part].isfinite().all()):
+        if not finite(states[part]):
             raise FreelunchError(f"{where}: hidden states contain NaN or infinity; try dtype: bfloat16 or float32")
 
 

@@ -42,7 +42,10 @@ class Matrix:
 
 def finite(tensor: Tensor) -> bool:
     """Whether nothing in a tensor is NaN or infinite: by its sum, and one by one only where that is not finite."""
-    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
+    import torch
+
+    dtype = torch.float32 if tensor.dtype == torch.float16 else None  # whose sums would be too large too often
+    return bool(tensor.sum(dtype=dtype).isfinite()) or bool(tensor.isfinite().all())
 
 
 @dataclass(frozen=True)

@@ -92,12 +92,14 @@ class Masked:
 
     def load(self, name: str) -> Tensor:
         tensor = self.base.load(name)
-        mask = self.mask(name)
-        return tensor if mask is None else tensor.masked_fill(~mask, 0)
+        return tensor.masked_fill(~self._mask(name, tensor), 0) if name in self.masks else tensor
 
     def mask(self, name: str) -> Tensor | None:
         """Boolean mask of a tensor, True = kept; None if it is not pruned."""
-        return unpack(self.masks.load(name), self.base.load(name).shape[1]) if name in self.masks else None
+        return self._mask(name, self.base.load(name)) if name in self.masks else None
+
+    def _mask(self, name: str, tensor: Tensor) -> Tensor:
+        return unpack(self.masks.load(name), tensor.shape[1])
 
 
 class Replaced:

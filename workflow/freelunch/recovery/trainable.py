@@ -98,7 +98,8 @@ class Trainable:
         """Pruned weights start at zero and, without a gradient, stay there."""
         for name, parameter in self._whole.items():
             if name in self.masks and parameter.grad is not None:
-                parameter.grad.mul_(self.masks[name])
+                # bytes are cast to float32 with vector instructions, booleans one by one
+                parameter.grad.mul_(self.masks[name].view(torch.uint8))
 
     def state(self) -> dict[str, Tensor]:
         """What would be saved now: merged, rounded to the model's dtype; by full name."""
