@@ -391,14 +391,25 @@ def test_the_protocol_names_models_data_lengths_and_seeds(frame: pd.DataFrame) -
     assert "seeds 0 to 5 (6 values)" in protocol(many)
 
 
+def test_the_protocol_of_a_view_is_that_of_the_runs_it_shows() -> None:
+    suite = Suite()
+    for window in ("matrix", "block"):
+        suite.local(30.0, window=window)
+    suite.local(50.0, window="block", calibration="german", sequences=8, seed=7)
+    assert "calibrated on german, wiki, 8, 32 sequences" in protocol(suite.frame)
+    said = reporting.about("window", suite.frame)
+    assert "calibrated on wiki, 32 sequences" in said and said.endswith("; seed 0.")
+
+
 @pytest.mark.parametrize("name", NEW)
 def test_tables_and_figures_say_the_same(frame: pd.DataFrame, name: str) -> None:
     said = reporting.describe(name, frame)
     assert claims.CLAIMS[name] in said
     built = reporting.tabulate(name, frame)
-    assert built.about == f"{said}\n{protocol(frame)}" == reporting.about(name, frame)
+    first, protocol_ = reporting.about(name, frame).rsplit("\n", 1)
+    assert first == said and built.about == f"{said}\n{protocol_}" and protocol_.startswith("Protocol: ")
     caption = rendering.render(built, "tex").split("\n")[3]
-    assert caption.startswith(r"\caption{") and rendering.latex(protocol(frame)) in caption
+    assert caption.startswith(r"\caption{") and rendering.latex(protocol_) in caption
     assert rendering.latex(said.split("\n")[1]) in caption
     for line in built.about.splitlines():
         assert rendering.markdown(line) in rendering.render(built, "md")

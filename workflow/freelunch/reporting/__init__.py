@@ -60,19 +60,25 @@ def describe(name: str, rows: DataFrame) -> str:
     """
     if name not in (*FIGURE_NAMES, *TABLE_NAMES):
         raise FreelunchError(f"{name!r} is no view; {suggest(name, {*FIGURE_NAMES, *TABLE_NAMES})}")
-    module = import_module(f".{'figures' if name in FIGURE_NAMES else 'tables'}.{name}", __name__)
+    module = _module(name)
     return cast(str, module.caption(rows)) if hasattr(module, "caption") else ""
 
 
 def about(name: str, rows: DataFrame) -> str:
-    """What ``describe`` says, and on a line of its own how the runs were made and measured.
+    """What ``describe`` says, and on a line of its own how the runs that are shown were made and measured.
 
     Raises:
         FreelunchError: as ``describe``.
     """
     from .protocol import protocol
 
-    return "\n".join(part for part in (describe(name, rows), protocol(rows)) if part)
+    said, module = describe(name, rows), _module(name)
+    shown = rows[rows["run"].isin(module.runs(rows))] if hasattr(module, "runs") else rows
+    return "\n".join(part for part in (said, protocol(shown)) if part)
+
+
+def _module(name: str) -> Any:
+    return import_module(f".{'figures' if name in FIGURE_NAMES else 'tables'}.{name}", __name__)
 
 
 def __getattr__(name: str) -> Any:

@@ -58,6 +58,11 @@ class Group:
         return summary(of(self.alone, [self.axis], [value]) if varies else self.alone)
 
 
+def run_names(groups: Iterable[Group]) -> set[str]:
+    """Names of the runs in groups, and of those that they are measured against."""
+    return {str(run) for group in groups for runs in (group.runs, group.alone, group.dense) for run in runs["run"]}
+
+
 def measured(rows: DataFrame, view: str, split: str = "test") -> DataFrame:
     """One row per run, data set and length: the perplexity of a split in ``value``.
 

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from pandas import DataFrame
 
 from .. import categories, claims, style
-from ..comparisons import Group
+from ..comparisons import Group, run_names
 from ..studies import calibrations
 
 _VIEW = "figure calibration"
@@ -26,6 +26,11 @@ def draw(rows: DataFrame) -> Figure:
 def caption(rows: DataFrame) -> str:
     """What the paper does, and the perplexities by data set."""
     return _statement(calibrations(rows, _VIEW))
+
+
+def runs(rows: DataFrame) -> set[str]:
+    """Names of the runs that are compared."""
+    return run_names(calibrations(rows, _VIEW))
 
 
 def _statement(groups: list[Group]) -> str:

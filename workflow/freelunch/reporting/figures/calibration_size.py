@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from pandas import DataFrame
 
 from .. import charts, claims, findings, labels, style
-from ..comparisons import Group, varying
+from ..comparisons import Group, run_names, varying
 from ..estimates import Estimate, summary
 from ..studies import sizes
 
@@ -47,6 +47,11 @@ def draw(rows: DataFrame) -> Figure:
 def caption(rows: DataFrame) -> str:
     """What the paper does, and the perplexities by tokens."""
     return _statement(sizes(rows, _VIEW))
+
+
+def runs(rows: DataFrame) -> set[str]:
+    """Names of the runs that are compared."""
+    return run_names(sizes(rows, _VIEW))
 
 
 def _statement(groups: list[Group]) -> str:

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from pandas import DataFrame
 
 from .. import categories, charts, claims, findings, style
-from ..comparisons import Group, varying
+from ..comparisons import Group, run_names, varying
 from ..gaps import spread
 from ..studies import criteria
 
@@ -27,6 +27,11 @@ def draw(rows: DataFrame) -> Figure:
 def caption(rows: DataFrame) -> str:
     """The paper's claim, and how far apart criteria are before and after recovery."""
     return _statement(criteria(rows, _VIEW))
+
+
+def runs(rows: DataFrame) -> set[str]:
+    """Names of the runs that are compared."""
+    return run_names(criteria(rows, _VIEW))
 
 
 def _statement(groups: list[Group]) -> str:

@@ -69,6 +69,11 @@ def caption(rows: DataFrame) -> str:
     return _statement(_panels(drifts(rows, _VIEW)))
 
 
+def runs(rows: DataFrame) -> set[str]:
+    """Names of the runs whose drift was measured."""
+    return set(rows[rows["metric"].isin([LOCAL, ACCUMULATED])]["run"])
+
+
 def _statement(panels: list[Panel]) -> str:
     sentences = []
     for title, home, panel in panels:

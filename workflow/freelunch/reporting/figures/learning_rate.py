@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from pandas import DataFrame
 
 from .. import charts, claims, findings, labels, style
-from ..comparisons import varying
+from ..comparisons import run_names, varying
 from ..sweeps import AUTO, Choice, Point, Sweep, sweeps
 
 _VIEW = "figure learning_rate"
@@ -51,6 +51,11 @@ def draw(rows: DataFrame) -> Figure:
 def caption(rows: DataFrame) -> str:
     """What the paper's code does, and what each selection gives at what cost."""
     return _statement(_home(rows))
+
+
+def runs(rows: DataFrame) -> set[str]:
+    """Names of the runs that are compared."""
+    return run_names(sweep.group for sweep in _home(rows))
 
 
 def _statement(found: list[Sweep]) -> str:

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from pandas import DataFrame
 
 from .. import categories, claims, style
-from ..comparisons import Group
+from ..comparisons import Group, run_names
 from ..studies import losses
 
 _VIEW = "figure loss"
@@ -26,6 +26,11 @@ def draw(rows: DataFrame) -> Figure:
 def caption(rows: DataFrame) -> str:
     """The paper's claim and the perplexities found."""
     return _statement(losses(rows, _VIEW))
+
+
+def runs(rows: DataFrame) -> set[str]:
+    """Names of the runs that are compared."""
+    return run_names(losses(rows, _VIEW))
 
 
 def _statement(groups: list[Group]) -> str:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from pandas import DataFrame
 
 from .. import claims, scatter, style
-from ..comparisons import Group
+from ..comparisons import Group, run_names
 from ..studies import windows
 
 _VIEW = "figure memory"
@@ -31,6 +31,11 @@ def draw(rows: DataFrame) -> Figure:
 def caption(rows: DataFrame) -> str:
     """The paper's claim, and the perplexity and memory of every window."""
     return _statement(_groups(rows))
+
+
+def runs(rows: DataFrame) -> set[str]:
+    """Names of the runs that are compared."""
+    return run_names(_groups(rows))
 
 
 def _statement(groups: list[Group]) -> str:

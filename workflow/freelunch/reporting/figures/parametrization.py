@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from pandas import DataFrame
 
 from .. import claims, scatter, style
-from ..comparisons import Group, fullest
+from ..comparisons import Group, fullest, run_names
 from ..studies import parametrizations
 
 _VIEW = "figure parametrization"
@@ -27,6 +27,11 @@ def draw(rows: DataFrame) -> Figure:
 def caption(rows: DataFrame) -> str:
     """The paper's claim, and the perplexity and size of every parametrization."""
     return _statement(_groups(rows))
+
+
+def runs(rows: DataFrame) -> set[str]:
+    """Names of the runs that are compared."""
+    return run_names(_groups(rows))
 
 
 def _statement(groups: list[Group]) -> str:

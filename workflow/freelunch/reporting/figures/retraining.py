@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from pandas import DataFrame
 
 from .. import charts, claims, findings, labels, style
-from ..comparisons import Group
+from ..comparisons import Group, run_names
 from ..estimates import Estimate, of, ordered, summary
 from ..retraining import SERIES, races, series
 
@@ -92,6 +92,11 @@ def caption(rows: DataFrame) -> str:
     """The paper's claim; the ends of every line, and how many tokens retraining needs to be as good."""
     groups = races(rows, _VIEW)
     return _statement(groups, _named(groups))
+
+
+def runs(rows: DataFrame) -> set[str]:
+    """Names of the runs that are compared."""
+    return run_names(races(rows, _VIEW))
 
 
 def _statement(groups: list[Group], lines: list[list[Series]]) -> str:

@@ -11,8 +11,9 @@ from matplotlib.lines import Line2D
 from pandas import DataFrame
 
 from .. import charts, claims, findings, labels, style
-from ..comparisons import varying
+from ..comparisons import run_names, varying
 from ..scales import SIDES, Point, Scale, scales
+from ..studies import criteria
 
 _VIEW = "figure scale"
 _LINES: dict[str, charts.Line] = {"before": charts.DASHES, "after": "-"}
@@ -28,8 +29,8 @@ def draw(rows: DataFrame) -> Figure:
         FreelunchError: as ``scales.scales``.
     """
     found = scales(rows, _VIEW)
-    criteria = list(dict.fromkeys(name for scale in found for name in scale.criteria))
-    looks = {name: style.SERIES[place % len(style.SERIES)] for place, name in enumerate(criteria)}
+    compared = list(dict.fromkeys(name for scale in found for name in scale.criteria))
+    looks = {name: style.SERIES[place % len(style.SERIES)] for place, name in enumerate(compared)}
     lines = -(-len(found) // 2)
     figure, grid = style.grid(lines, -(-len(found) // lines), 2.3)
     titles = _titles(found)
@@ -62,6 +63,11 @@ def _panel(axis: Axes, scale: Scale, looks: dict[str, style.Look]) -> None:
 def caption(rows: DataFrame) -> str:
     """The paper's claim, and the largest gap of every model before and after recovery."""
     return _statement(scales(rows, _VIEW))
+
+
+def runs(rows: DataFrame) -> set[str]:
+    """Names of the runs that are compared."""
+    return run_names(criteria(rows, _VIEW))
 
 
 def _statement(found: list[Scale]) -> str:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from pandas import DataFrame
 
 from .. import charts, claims, findings, labels, style
-from ..comparisons import Group, varying
+from ..comparisons import Group, run_names, varying
 from ..estimates import Estimate, of, ordered, summary
 from ..studies import of_matrices, windows
 
@@ -62,6 +62,11 @@ def draw(rows: DataFrame) -> Figure:
 def caption(rows: DataFrame) -> str:
     """The paper's claim and the perplexities found, window by window."""
     return _statement(windows(rows, _VIEW))
+
+
+def runs(rows: DataFrame) -> set[str]:
+    """Names of the runs that are compared."""
+    return run_names(windows(rows, _VIEW))
 
 
 def _statement(groups: list[Group]) -> str:

@@ -43,6 +43,11 @@ def caption(rows: DataFrame) -> str:
     return _statement(*_means(rows))
 
 
+def runs(rows: DataFrame) -> set[str]:
+    """Names of the runs that are compared."""
+    return set(scores(rows, _VIEW).rows["run"])
+
+
 def _means(rows: DataFrame) -> tuple[Cells, float | None]:
     found = scores(rows, _VIEW)
     means = found.rows[found.rows["task"] == MEAN].drop(columns=["variant", "task"])

@@ -63,6 +63,11 @@ def caption(rows: DataFrame) -> str:
     return "Here: standard deviation over seeds, least to most scattered. " + joined(sentences)
 
 
+def runs(rows: DataFrame) -> set[str]:
+    """Names of the runs that are compared."""
+    return set(_repeated(rows)["run"])
+
+
 def _repeated(rows: DataFrame) -> DataFrame:
     runs = with_variant(measured(rows, _VIEW))
     runs = runs[runs["criterion"] != "dense"]
