@@ -124,15 +124,15 @@ def test_a_structured_run_is_exported_as_a_model_that_loads(copied: Path) -> Non
 
 
 def test_a_zero_shot_task_asks_what_a_stage_made(copied: Path) -> None:
-    result = snakemake(copied, "--", "zero_shot")
+    result = snakemake(copied, "--", "tiny_zero_shot")
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
-    rows = pd.read_csv(copied / "results/zero_shot/rows.csv", keep_default_na=False)
+    rows = pd.read_csv(copied / "results/tiny_zero_shot/rows.csv", keep_default_na=False)
     scores = rows[rows["dataset"] == "article_last_word"].groupby("metric")["value"]
     assert scores.size().to_dict() == {"acc": 2, "chance": 2} and scores.min()["acc"] >= 0
     assert (rows["metric"] == "acc_mean").sum() == 2
     with (copied / "workflow/tasks/article_last_word.yaml").open("a", encoding="utf-8") as file:
         file.write("# edited\n")
-    edited = snakemake(copied, "--dry-run", "--", "zero_shot", "tiny")
+    edited = snakemake(copied, "--dry-run", "--", "tiny_zero_shot", "tiny")
     lines = (edited.stdout + edited.stderr).split("Job stats:")[1].split("total")[0].splitlines()
     counts = dict(line.split() for line in lines if line.strip() and line.split()[-1].isdigit())
     assert counts["evaluate"] == "2" and not {"questions", "prune", "dense"} & counts.keys(), counts
