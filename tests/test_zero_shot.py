@@ -6,13 +6,14 @@ import json
 import math
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import lm_eval.tasks
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+import torch
 from lm_eval.tasks import TaskManager
 
 from freelunch.artifacts import Artifact
@@ -39,7 +40,8 @@ LETTERS = "ABCD"
 
 
 STOCK = Path(lm_eval.tasks.__file__).parent
-ASKED = ("arc", "super_glue/boolq", "glue/rte", "gsm8k", "humaneval")
+ASKED = ("arc", "super_glue/boolq", "glue/rte", "hellaswag", "winogrande", "openbookqa", "gsm8k", "humaneval")
+PAPER = ("boolq", "rte", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa")
 
 
 @cache
@@ -57,13 +59,15 @@ def _one_index(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def write_dataset(folder: Path, subset: str, split: str, rows: list[dict[str, Any]]) -> None:
-    """A data set as the hub has it: parquet files, and a card that names them."""
+    """A data set as the hub has it: parquet files, and a card that names them, and those of its other subsets."""
     (folder / subset).mkdir(parents=True)
-    card = f"configs:\n- config_name: {subset}\n  data_files:\n"
+    readme = folder / "README.md"
+    card = readme.read_text(encoding="utf-8").removesuffix("---\n") if readme.exists() else "---\nconfigs:\n"
+    card += f"- config_name: {subset}\n  data_files:\n"
     for name, its in {"train": rows[:2], split: rows}.items():
         pyarrow.parquet.write_table(pa.Table.from_pylist(its), folder / subset / f"{name}-00000-of-00001.parquet")
         card += f"  - split: {name}\n    path: {subset}/{name}-*\n"
-    (folder / "README.md").write_text(f"---\n{card}---\n", encoding="utf-8")
+    readme.write_text(f"{card}---\n", encoding="utf-8")
 
 
 @pytest.fixture
@@ -89,8 +93,88 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+WORDS = ("a cup", "the lid of an old pot", "sun", "two long letters", "stones")
+ENDINGS = ("cuts it [substeps] twice.", "sits.", "reads a letter to the heron, and leaves.", "waits for [step] rain.")
+"""With the marks of WikiHow, which are not shown to the model."""
+
+
+@pytest.fixture
+def paper(hub: Path) -> Path:
+    """Small data in the formats of the tasks of the first paper, beside those that ``hub`` has."""
+    arc = [
+        {
+            "id": str(i), "question": f"Why is thing {i}?", "answerKey": str(1 + i % 4),
+            "choices": {"text": [f"reason {j}" for j in range(4)], "label": list("1234")},
+        }
+        for i in range(5)
+    ]  # fmt: skip
+    write_dataset(hub / "allenai/ai2_arc", "ARC-Challenge", "test", arc)
+    rte = [{"sentence1": f"{i} is odd.", "sentence2": f"{i} is even.", "label": i % 2, "idx": i} for i in range(5)]
+    write_dataset(hub / "nyu-mll/glue", "rte", "validation", rte)
+    hellaswag = [
+        {
+            "ind": i, "activity_label": f"Cutting {i}", "ctx_a": f"[header] How to cut {i} [title] Take a knife.",
+            "ctx_b": "a man", "ctx": "not asked", "endings": [ENDINGS[(i + j) % 4] for j in range(4)],
+            "source_id": f"wikihow~{i}", "split": "val", "split_type": "indomain", "label": str(i // 3 % 4),
+        }
+        for i in range(11)
+    ]  # fmt: skip
+    write_dataset(hub / "Rowan/hellaswag", "default", "validation", hellaswag)
+    winogrande = [
+        {"sentence": f"Cup {i} is not in the box, for the _ is too small .", "option1": "box", "option2": WORDS[i % 5],
+         "answer": str(1 + i % 2)}
+        for i in range(10)
+    ]  # fmt: skip
+    write_dataset(hub / "allenai/winogrande", "winogrande_xl", "validation", winogrande)
+    openbookqa = [
+        {
+            "id": str(i), "question_stem": f"Plant {i} grows towards", "answerKey": " " * (i % 2) + LETTERS[i // 3 % 4],
+            "choices": {"text": [WORDS[(i + j) % 5] for j in range(4)], "label": list(LETTERS)},
+        }
+        for i in range(11)
+    ]  # fmt: skip
+    write_dataset(hub / "allenai/openbookqa", "main", "test", openbookqa)
+    return hub
+
+
+class Question(NamedTuple):
+    """Contexts, each with what is to be likely behind it; the choices, by whose length is normalised; the right one."""
+
+    asked: list[tuple[str, str]]
+    choices: list[str]
+    answer: int
+
+
+def written_out(name: str) -> list[Question]:
+    """The questions that ``paper`` has under a name, by hand."""
+    shown = ("cuts it twice.", "sits.", "reads a letter to the heron, and leaves.", "waits for rain.")
+    found = []
+    for i in range(10 if name == "winogrande" else 11):
+        if name == "winogrande":
+            begun = [f"Cup {i} is not in the box, for the {word}" for word in ("box", WORDS[i % 5])]
+            found.append(Question([(context, " is too small .") for context in begun], begun, i % 2))
+            continue
+        choices = [shown[(i + j) % 4] if name == "hellaswag" else WORDS[(i + j) % 5] for j in range(4)]
+        context = f"Cutting {i}: How to cut {i}. Take a knife. A man"
+        context = context if name == "hellaswag" else f"Plant {i} grows towards"
+        found.append(Question([(context, f" {choice}") for choice in choices], choices, i // 3 % 4))
+    return found
+
+
+def log_likelihood(model: Any, context: str, continuation: str) -> float:
+    """Of a continuation behind its context, of which one token is a byte."""
+    tokens = byte_tokenizer().encode(context + continuation)
+    with torch.no_grad():
+        logits = model(torch.tensor([tokens])).logits[0].log_softmax(-1)
+    return sum(logits[place - 1, tokens[place]].item() for place in range(len(context), len(tokens)))
+
+
+def random_llama() -> Any:
+    return random_model("llama", max_position_embeddings=256, vocab_size=320)
+
+
 def tiny_model() -> StreamingLM:
-    model = random_model("llama", max_position_embeddings=256, vocab_size=320)
+    model = random_llama()
     network = Network(model.config, InMemory(dict(model.state_dict())), model.dtype)
     return StreamingLM(network, byte_tokenizer(), 256)
 
@@ -115,6 +199,43 @@ def test_stock_tasks_give_accuracies_chance_and_their_mean(hub: Path) -> None:
     assert spread == pytest.approx(math.hypot(arc.stderr or 0, boolq.stderr or 0) / 2)
     about = harness.about_tasks(tasks)["tasks"]
     assert about["arc_easy"]["data"] == ["allenai/ai2_arc", "ARC-Easy"] and about["boolq"]["version"] == 2.0
+
+
+def test_all_tasks_of_the_paper_are_asked(paper: Path) -> None:
+    scores = harness.ask(tiny_model(), harness.load_tasks(PAPER, {}, paper), limit=None)
+    found = {(score.task, score.metric): score for score in scores}
+    assert {task for task, metric in found if metric == "acc"} == set(PAPER)
+    assert {task for task, metric in found if metric == "acc_norm"} == {
+        "hellaswag", "arc_easy", "arc_challenge", "openbookqa"
+    }  # fmt: skip
+    chance = {task: score.value for (task, metric), score in found.items() if metric == "chance"}
+    assert chance.keys() == set(PAPER) and chance["winogrande"] == chance["rte"] == chance["boolq"] == 0.5
+    assert chance["hellaswag"] == chance["openbookqa"] == chance["arc_challenge"] == 0.25
+    splits = {task: found[task, "acc"].split for task in PAPER}
+    of_test = ("arc_easy", "arc_challenge", "openbookqa")
+    assert splits == {task: "test" if task in of_test else "validation" for task in PAPER}
+    value, _ = harness.mean_accuracy(scores) or (None, None)
+    assert value == pytest.approx(sum(found[task, "acc"].value for task in PAPER) / 7)
+
+
+@pytest.mark.parametrize("name", ["hellaswag", "openbookqa", "winogrande"])
+def test_accuracies_are_those_of_the_likeliest_answers(name: str, paper: Path) -> None:
+    tasks = harness.load_tasks([name], {}, paper)
+    scores = {score.metric: score.value for score in harness.ask(tiny_model(), tasks, limit=None)}
+    questions, model = written_out(name), random_llama()
+    # for winogrande the contexts differ, and what is to be likely behind them is the same
+    assert [each.args for each in tasks[name].instances] == [pair for question in questions for pair in question.asked]
+    right: dict[str, list[bool]] = {"acc": [], "acc_norm": []}
+    for question in questions:
+        values = [log_likelihood(model, *pair) for pair in question.asked]
+        by_length = [value / len(choice) for value, choice in zip(values, question.choices, strict=True)]
+        right["acc"].append(values.index(max(values)) == question.answer)
+        right["acc_norm"].append(by_length.index(max(by_length)) == question.answer)
+    wanted = {metric: sum(hits) / len(questions) for metric, hits in right.items()}
+    assert 0 < wanted["acc"] < 1 and wanted["acc"] != wanted["acc_norm"]
+    assert scores["acc"] == pytest.approx(wanted["acc"])
+    assert scores.get("acc_norm", wanted["acc_norm"]) == pytest.approx(wanted["acc_norm"])
+    assert ("acc_norm" in scores) == (name != "winogrande")
 
 
 def test_a_limit_takes_the_first_examples(hub: Path) -> None:
