@@ -15,9 +15,21 @@ import pytest
 
 from freelunch import reporting
 from freelunch.errors import FreelunchError
-from freelunch.reporting import claims, comparisons, gaps, labels, published, references, rendering, scatter, studies
+from freelunch.reporting import (
+    claims,
+    comparisons,
+    gaps,
+    labels,
+    published,
+    references,
+    rendering,
+    scales,
+    scatter,
+    studies,
+)
 from freelunch.reporting import rows as tidy
 from freelunch.reporting.estimates import Estimate
+from freelunch.reporting.figures import scale
 from freelunch.reporting.protocol import protocol
 from suites import MODELS, RETRAINED, Record, Suite, study
 
@@ -141,6 +153,63 @@ def test_scale_draws_dashed_before_and_solid_after(frame: pd.DataFrame) -> None:
     assert axis.get_xscale() == "log"
 
 
+SIZED = {"a1": 10**6, "a2": 10**7, "b1": 2 * 10**6, "b2": 3 * 10**7}
+TWO = {"magnitude": (100.0, 33.0), "wanda": (40.0, 30.0)}
+FOUR = TWO | {"ria": (41.0, 31.0), "random": (900.0, 90.0)}
+
+
+def sized(values: dict[str, dict[str, tuple[float, float]]], **about: Any) -> Suite:
+    """Criteria before and after recovery, by model."""
+    suite = Suite()
+    for model, found in values.items():
+        family = {"family": model[0]} | about
+        suite.records += criteria(found, model=model, parameters=SIZED[model], **family).records[2:]
+    suite.records = [record | {"run": f"run{place}"} for place, record in enumerate(suite.records)]
+    return suite
+
+
+def series(frame: pd.DataFrame) -> dict[str, list[str]]:
+    """Models by title, and what stands in the panels."""
+    found = scales.scales(frame[frame["dataset"] != "german"], "x")
+    panels = [axis.get_title() for axis in reporting.draw("scale", frame[frame["dataset"] != "german"]).axes]
+    assert len(set(panels)) == len(found) and panels[: len(found)] == scale._titles(found)
+    return {title: [point.model for point in one.points] for title, one in zip(panels, found, strict=False)}
+
+
+def test_models_of_a_family_are_a_series_and_those_of_none_are_one_together() -> None:
+    suite = sized(dict.fromkeys(SIZED, TWO))
+    assert series(suite.frame) == {"a, 2:4": ["a1", "a2"], "b, 2:4": ["b1", "b2"]}
+    lines = [(line["family"], line["model"]) for line in table("scale", suite.frame)]
+    assert lines == [(model[0], model) for model in SIZED for _ in TWO]
+    said = reporting.describe("scale", suite.frame)
+    assert "Series are of models of one family." in said and "once more" not in said
+    assert series(sized(dict.fromkeys(SIZED, TWO), family=None).frame) == {"2:4": ["a1", "b1", "a2", "b2"]}
+    one = sized(dict.fromkeys(("a1", "b1", "b2"), TWO))
+    assert series(one.frame) == {"2:4": ["b1", "b2"]}, "a model alone is no series"
+    with pytest.raises(FreelunchError, match="at least two models of known size and of one family.* has a1, b1"):
+        reporting.tabulate("scale", sized(dict.fromkeys(("a1", "b1"), TWO)).frame)
+
+
+def test_series_that_differ_in_the_length_of_sequences_alone_are_told_apart() -> None:
+    suite = sized(dict.fromkeys(("a1", "a2"), TWO), family=None)
+    longer = sized(dict.fromkeys(("b1", "b2"), TWO), family=None, calibration_tokens=32 * 512)
+    suite.records += [record | {"run": f"longer-{record['run']}"} for record in longer.records]
+    assert series(suite.frame) == {
+        "2:4\nCalibration length: 256": ["a1", "a2"], "2:4\nCalibration length: 512": ["b1", "b2"]
+    }  # fmt: skip
+    assert [line["calibration_length"] for line in table("scale", suite.frame)] == ["256"] * 4 + ["512"] * 4
+
+
+def test_criteria_that_some_models_have_are_compared_in_these() -> None:
+    values = {"a1": FOUR, "a2": FOUR, "b1": TWO, "b2": TWO | {"sparsegpt": (35.0, 29.0)}}
+    suite = sized(values, family=None)
+    few, more = "Criteria: Magnitude / Wanda", "Criteria: Random / Magnitude / Wanda / RIA"
+    assert series(suite.frame) == {f"2:4\n{few}": ["a1", "b1", "a2", "b2"], f"2:4\n{more}": ["a1", "a2"]}
+    keys = [(line["criteria"], line["model"], line["criterion"]) for line in table("scale", suite.frame)]
+    assert len(set(keys)) == len(keys) == 4 * 2 + 2 * 4
+    assert "those with more once more on theirs" in reporting.describe("scale", suite.frame)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -212,13 +281,52 @@ def test_zero_shot_finding_says_how_much_of_the_loss_was_recovered() -> None:
     assert {"70.0", "63.5", "62.5", "55.0", "50.0"} == {found.get_text() for found in figure.axes[0].texts}
 
 
-def test_a_task_with_two_metrics_is_shown_by_one() -> None:
+def beside(suite: Suite, task: str, metric: str, values: list[float], **about: Any) -> list[Record]:
+    """Another metric of a task, for every run in which it has an accuracy."""
+    runs = [record for record in suite.records if (record["metric"], record["dataset"]) == ("acc", task)]
+    return [run | {"metric": metric, "value": value} | about for run, value in zip(runs, values, strict=True)]
+
+
+def test_a_task_with_two_metrics_shows_both_and_the_mean_is_that_of_acc() -> None:
     suite = tasks()
-    more = [record | {"metric": "acc_norm", "value": 0.1} for record in suite.records if record["metric"] == "acc"]
-    other = [record | {"metric": "acc_norm", "dataset": "arc"} for record in suite.records if record["metric"] == "acc"
-             and record["dataset"] == "rte"]  # fmt: skip
-    shown = text("zero_shot", tidy.to_frame([*suite.records, *more, *other]))
-    assert "| arc (acc_norm, %) | boolq (%) | rte (%) |" in shown.replace("\\_", "_")
+    # dense; not recovered and recovered at seed 0, the same at seed 1; blocks, at seed 1
+    normalised = beside(suite, "rte", "acc_norm", [0.9, 0.1, 0.2, 0.3, 0.41, 0.47])
+    frame = tidy.to_frame([*suite.records, *normalised])
+    lines = table("zero_shot", frame)
+    assert [name for name in lines[0] if name.startswith(("boolq", "rte", "acc")) and "_std" not in name
+            and "_runs" not in name] == ["boolq", "rte", "rte_acc_norm", "acc_mean"]  # fmt: skip
+    found = [[float(line[name]) for name in ("rte", "rte_acc_norm", "acc_mean")] for line in lines]
+    np.testing.assert_allclose(found, [[50, 50, 50], [60, 90, 70], [50, 30, 55], [55, 41, 63.5], [50, 47, 62.5]])
+    shown = text("zero_shot", frame)
+    assert "| boolq (%) | rte (%) | rte, normalised (%) | Mean (%) |" in shown
+    assert "per character (acc\\_norm), else as a whole (acc). The mean is that of acc over tasks." in shown
+    assert shown.count("**") == 2 * 4 and "**47.00**" in shown
+    plain = text("zero_shot", suite.frame)
+    assert "ormalised" not in plain and "higher is better. The mean is that of acc over tasks. Bold" in plain
+    assert reporting.describe("zero_shot", frame) == reporting.describe("zero_shot", suite.frame)
+
+
+def test_a_task_that_has_no_acc_is_shown_and_is_no_part_of_the_mean() -> None:
+    suite = tasks()
+    normalised = beside(suite, "rte", "acc_norm", [0.4] * 6, dataset="arc")
+    guessed = beside(suite, "rte", "chance", [0.2] * 6, dataset="arc", stderr=None)
+    lines = table("zero_shot", tidy.to_frame([*suite.records, *normalised, *guessed]))
+    assert [lines[0][name] for name in ("arc", "boolq", "rte", "acc_mean")] == ["20.0", "50.0", "50.0", "50.0"]
+    assert [lines[1][name] for name in ("arc", "acc_mean")] == ["40.0", "70.0"]
+    assert "| arc, normalised (%) | boolq (%) |" in text("zero_shot", tidy.to_frame([*suite.records, *normalised]))
+
+
+def test_answers_that_are_read_in_two_ways_are_two_numbers() -> None:
+    suite = tasks()
+    strict = beside(suite, "rte", "exact_match", [0.1] * 6, dataset="gsm8k", position="strict-match")
+    flexible = beside(suite, "rte", "exact_match", [0.3] * 6, dataset="gsm8k", position="flexible-extract")
+    frame = tidy.to_frame([*suite.records, *strict, *flexible])
+    chance, dense, *_ = table("zero_shot", frame)
+    assert [dense[f"gsm8k_{way}"] for way in ("flexible-extract", "strict-match")] == ["30.0", "10.0"]
+    assert (dense["gsm8k_strict-match_runs"], dense["gsm8k_strict-match_stderr"]) == ("1", "1.0")
+    assert (chance["gsm8k_strict-match"], chance["acc_mean"]) == ("", "50.0"), "guessing at tasks that have acc"
+    shown = text("zero_shot", frame)
+    assert "| gsm8k (exact_match, flexible-extract, %) | gsm8k (exact_match, strict-match, %) | rte (%) |" in shown
 
 
 # --- seeds -----------------------------------------------------------------------------------------------------------

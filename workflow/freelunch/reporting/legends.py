@@ -117,7 +117,9 @@ TABLES: dict[str, tuple[str, ...]] = {
     ),
     "zero_shot": (
         "Accuracy in zero-shot tasks, in percent, and the mean over them: of guessing, of the dense model, not "
-        "recovered, and recovered. With one seed ± is the standard error over the questions of a task.",
+        "recovered, and recovered. Where a task has both, the accuracy is shown by log-likelihoods of answers (acc), "
+        "and normalised, by those per character (acc_norm); the mean is that of acc. With one seed ± is the standard "
+        "error over the questions of a task.",
     ),
     "published": (
         "Numbers that were published, each with where it was read, beside those of the suite, where model, criterion, "
@@ -258,8 +260,8 @@ FIGURES: dict[str, tuple[str, ...]] = {
         _COMPARED_FIGURE,
     ),
     "zero_shot": (
-        "Mean accuracy over zero-shot tasks, in percent, by criterion and pattern; higher is better. The dashed line "
-        "is the dense model, the dotted one guessing. The table of the same name has the tasks.",
+        "Mean accuracy (acc) over zero-shot tasks, in percent, by criterion and pattern; higher is better. The dashed "
+        "line is the dense model, the dotted one guessing. The table of the same name has the tasks.",
     ),
 }
 

@@ -1,9 +1,10 @@
-"""Zero-shot accuracies: of every task one metric, their mean, and what guessing gives."""
+"""Zero-shot accuracies: of every task all that it has, the mean over tasks, and what guessing gives."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,9 +16,19 @@ from .estimates import RECOVERING, Estimate, suite, summary, with_variant
 from .seeds import aligned
 
 METRICS = ("acc", "acc_norm", "exact_match", "pass@1")
-"""Of a task with several of these the first is shown."""
+"""The accuracies that tasks have; the first that a task has goes by the task's name alone."""
 MEAN = "acc_mean"
 CHANCE = "chance"
+_AVERAGED = "acc"
+"""What ``acc_mean`` is the mean of."""
+
+
+class Kind(NamedTuple):
+    """What an accuracy is of; ``way`` is how answers are read, where the task does that in several ways."""
+
+    task: str
+    metric: str
+    way: str | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +36,12 @@ class Scores:
     """Accuracies in percent.
 
     Attributes:
-        tasks: names of the tasks, with the metric that is shown of each.
-        rows: one per run and task, the task in ``task`` and the accuracy in ``value``; the mean is task ``acc_mean``.
-        chance: what guessing gives in every task, and on average, as far as it is known.
+        kinds: what there is, by name: ``hellaswag``, ``hellaswag_acc_norm``; in the order of tasks.
+        rows: one per run and kind, its name in ``task`` and the accuracy in ``value``; the mean is ``acc_mean``.
+        chance: what guessing gives, by the same names, as far as it is known.
     """
 
-    tasks: dict[str, str]
+    kinds: dict[str, Kind]
     rows: DataFrame
     chance: dict[str, float]
 
@@ -44,23 +55,36 @@ def scores(rows: DataFrame, view: str) -> Scores:
     found = rows[rows["metric"].isin([*METRICS, MEAN])]
     if found[found["criterion"] != "dense"].empty:
         raise FreelunchError(f"{view} needs zero-shot accuracies of pruned runs; suite {suite(rows)} has none")
-    tasks = {}
-    for task in sorted(found[found["metric"] != MEAN]["dataset"].unique()):
-        metrics = set(found[found["dataset"] == task]["metric"])
-        tasks[str(task)] = next(metric for metric in METRICS if metric in metrics)
-    shown = (found["metric"] == found["dataset"].map(tasks)) | (found["metric"] == MEAN)
-    found = with_variant(found[shown])
-    found = found.assign(
-        task=found["dataset"].mask(found["metric"] == MEAN, MEAN),
+    names = _named(found[found["metric"] != MEAN])
+    found = with_variant(found).assign(
+        task=[MEAN if kind.metric == MEAN else names[kind] for kind in _each(found)],
         value=100 * found["value"],
         stderr=100 * found["stderr"],
     )
-    return Scores(tasks, _common(found), _chance(rows, [*tasks]))
+    kinds = {name: kind for kind, name in names.items()}
+    return Scores(kinds, _common(found), _chance(rows, kinds))
 
 
-def accuracy(runs: DataFrame, task: str) -> Estimate | None:
-    """Mean accuracy over seeds in one task, or in their mean; with one run the error is that of the task."""
-    return summary(runs[runs["task"] == task])
+def accuracy(runs: DataFrame, name: str) -> Estimate | None:
+    """Mean over seeds of an accuracy, or of the mean over tasks; with one run the error is that of the task."""
+    return summary(runs[runs["task"] == name])
+
+
+def _named(found: DataFrame) -> dict[Kind, str]:
+    kinds = sorted(set(_each(found)), key=lambda kind: (kind.task, METRICS.index(kind.metric), kind.way or ""))
+    first: dict[str, str] = {}
+    for kind in kinds:
+        first.setdefault(kind.task, kind.metric)
+    return {kind: _name(kind, first[kind.task]) for kind in kinds}
+
+
+def _name(kind: Kind, first: str) -> str:
+    return "_".join([kind.task, *([] if kind.metric == first else [kind.metric]), *([kind.way] if kind.way else [])])
+
+
+def _each(found: DataFrame) -> list[Kind]:
+    columns = zip(found["dataset"], found["metric"], found["position"], strict=True)
+    return [Kind(str(task), str(metric), None if pd.isna(way) else str(way)) for task, metric, way in columns]
 
 
 def _common(found: DataFrame) -> DataFrame:
@@ -69,9 +93,11 @@ def _common(found: DataFrame) -> DataFrame:
     return pd.concat([found[dense], *(aligned(group, ["variant", *RECOVERING]) for _, group in groups)])
 
 
-def _chance(rows: DataFrame, tasks: list[str]) -> dict[str, float]:
+def _chance(rows: DataFrame, kinds: dict[str, Kind]) -> dict[str, float]:
     found = rows[rows["metric"] == CHANCE].drop_duplicates("dataset").set_index("dataset")["value"]
-    chance = {task: 100 * float(found[task]) for task in tasks if task in found.index}
-    if len(chance) == len(tasks) and tasks and not any(map(math.isnan, chance.values())):
-        chance[MEAN] = float(np.mean(list(chance.values())))
+    # who guesses is as often right however the log-likelihoods of answers are compared
+    chance = {name: 100 * float(found[kind.task]) for name, kind in kinds.items() if kind.task in found.index}
+    averaged = [chance.get(name, math.nan) for name, kind in kinds.items() if kind.metric == _AVERAGED]
+    if averaged and not any(map(math.isnan, averaged)):
+        chance[MEAN] = float(np.mean(averaged))
     return chance
