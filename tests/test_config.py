@@ -31,6 +31,7 @@ from freelunch.specs import (
     ShardSpec,
     parse_spec,
 )
+from freelunch.stages import collect
 from freelunch.yaml_files import read_yaml
 from stage_runs import tiny_plan
 
@@ -663,6 +664,7 @@ def test_what_is_measured_changes_the_key_of_the_evaluation_alone(path, value):
     [
         ("models.small.licence", "MIT"),
         ("models.small.facts", "facebook/opt-125m"),
+        ("models.small.family", "llama"),
         ("data.texts.licence", "CC0"),
         ("dense.max_gib", 7),
         ("execution.device", "cuda"),
@@ -676,6 +678,25 @@ def test_what_is_measured_changes_the_key_of_the_evaluation_alone(path, value):
 )
 def test_what_shapes_no_result_changes_no_key(path, value):
     assert set(plan_of().specs) == set(plan_with(path, value).specs)
+
+
+def test_rows_have_the_family_of_their_model_the_dense_ones_too():
+    for family in ("llama", None):
+        evaluations = [run.evaluation for run in plan_with("models.small.family", family).runs["study"]]
+        assert isinstance(evaluations[0].subject, ModelSpec) and isinstance(evaluations[-1].subject, ReconstructedSpec)
+        counted = dict.fromkeys(("achieved_sparsity", "training_tokens", "search_tokens", "trainable_parameters"), 0)
+        for spec in evaluations:
+            told = collect._protocol(spec, {str(overlay.stage): counted for overlay in spec.overlays})
+            assert (told["model"], told["family"]) == ("small", family)
+
+
+def test_models_from_the_hub_have_a_family_but_for_the_instruct_one_among_base_models():
+    models = parse_config(read_yaml(CONFIGS["config"])).models
+    found = {name: model.family for name, model in models.items()}
+    assert {name for name, model in models.items() if model.hub and not model.family} == {"llama-3.3-70b-instruct"}
+    assert all(name.startswith(family) for name, family in found.items() if family)
+    assert set(found.values()) == {"llama-2", "llama-3", "opt", "qwen2.5", None}
+    assert {found[name] for name in ("smollm2-135m", "llama-3m", "llama-15m")} == {None}
 
 
 def test_a_field_of_a_random_config_counts_whatever_it_is_called():

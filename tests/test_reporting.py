@@ -325,6 +325,18 @@ def test_perplexity_figure_prints_the_values(frame: pd.DataFrame) -> None:
     assert [line.get_ydata()[0] for line in dashed] == [DENSE]
 
 
+def test_the_perplexity_caption_names_whatever_differs(frame: pd.DataFrame) -> None:
+    assert reporting.describe("perplexity", frame).startswith("Here: Magnitude, 50%: Dense 14.1, ")
+    other = [record | {"run": f"other-{record['run']}", "model": "OPT-125M"} for record in records()]
+    wiser = [record | {"run": f"owl-{record['run']}", "allocation": "owl"} for record in records()]
+    said = reporting.describe("perplexity", rows.to_frame([*records(), *other]))
+    assert [said.count(f"{model}, Magnitude, 50%: ") for model in ("OPT-125M", "SmolLM2-135M")] == [1, 0]
+    assert "OPT-125M, Wanda, 2:4: " in said and "(4 more above.)" in said
+    wanda = [record for record in [*records(), *wiser] if record["criterion"] == "wanda"]
+    said = reporting.describe("perplexity", rows.to_frame(wanda))
+    assert "Allocation: OWL, Wanda, 50%: " in said and "Here: Wanda, 50%: " in said
+
+
 def test_gain_figure_shows_the_gains_and_the_legend_once(frame: pd.DataFrame) -> None:
     figure = reporting.draw("gain", frame)
     assert [axis.get_title() for axis in figure.axes] == [

@@ -332,6 +332,41 @@ def test_criteria_that_were_not_measured_without_recovery() -> None:
     assert suite.verdict("criterion").outcome == UNTESTED
 
 
+def test_pruning_at_random_decides_nothing() -> None:
+    suite = Suite().add(300.0, criterion="magnitude").add(50.0).add(1000.0, criterion="random")
+    suite.local(100.0, criterion="magnitude").local(40.0).local(1e6, criterion="random")
+    found = suite.verdict("criterion")
+    assert found.outcome == HOLDS and "6.00 before" in found.reason and "Random" not in found.reason
+    floor = Suite().add(50.0).add(1000.0, criterion="random").local(40.0).local(500.0, criterion="random")
+    assert floor.verdict("criterion").outcome == UNTESTED
+    for model, gap, worst in (("small", 3.0, 20.0), ("large", 2.0, 1e6)):
+        floor.local(10.0 * gap, criterion="magnitude", model=model).local(10.0, model=model)
+        floor.local(worst, criterion="random", model=model)
+    assert floor.verdict("scale", small=10, large=100).outcome == HOLDS
+    for verdict in (found, floor.verdict("scale")):
+        assert "Random pruning is left out" in verdict.rule
+
+
+def test_scale_is_judged_family_by_family_and_on_common_criteria() -> None:
+    suite, sizes = Suite(), {"a1": 10, "b1": 20, "a2": 100, "b2": 200, "b3": 300}
+    for model, gap in {"a1": 3.0, "a2": 2.0, "b1": 2.0, "b2": 3.0, "b3": 1.5}.items():
+        about = {"model": model, "family": model[0]}
+        suite.local(10.0 * gap, criterion="magnitude", **about).local(10.0, **about)
+        if model in ("b1", "b2"):
+            suite.local(5.0, criterion="ria", **about)
+    few, more = "Criteria: Magnitude / Wanda", "Criteria: Magnitude / Wanda / RIA"
+    assert {
+        case.where: (case.outcome, case.numbers.count("parameters")) for case in suite.verdict("scale", **sizes).cases
+    } == {
+        f"2:4, Family: a, {few}": (HOLDS, 2),
+        f"2:4, Family: b, {few}": (PARTLY, 3),
+        f"2:4, Family: b, {more}": (FAILS, 2),
+    }
+    alone = [record for record in suite.records if record["model"] in ("a1", "b1")]
+    suite.records = alone
+    assert suite.verdict("scale", **sizes).outcome == UNTESTED, "one model of each family"
+
+
 @pytest.mark.parametrize(
     ("gaps", "outcome"),
     [((3.0, 1.5), HOLDS), ((3.0, 2.0, 1.5), HOLDS), ((3.0, 4.0, 2.0), PARTLY), ((2.0, 3.0), FAILS)],

@@ -93,6 +93,8 @@ class ModelConfig(Source):
     """A causal language model. ``facts`` names its row in workflow/references/models.yaml (default: the hub id)."""
 
     facts: str | None = None
+    family: Name | None = None
+    """Models of one family are a series by size; those without one are a series together. Told in the rows alone."""
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     licence: str = ""
 

@@ -200,6 +200,13 @@ def evaluations(wildcards):
     return sorted({up.manifest for run in runs for up in run.read})
 
 
+def families(wildcards):
+    """Families of the models of a suite: they stand in the rows, and in no key."""
+    specs = PLAN.needed(wildcards.suite)
+    found = {spec.model: spec.source.family for spec in specs if spec.stage == "models"}
+    return [f"{model}: {family}" for model, family in found.items() if family]
+
+
 def exports(suite):
     """Manifests of all pruned and recovered networks of a suite as models."""
     return [spec.manifest for spec in PLAN.exports(suite)]

@@ -20,6 +20,7 @@ rule collect:
         "../../envs/report.yaml"
     params:
         code=code("stages.collect"),
+        families=families,
     message:
         "collect the rows of suite {wildcards.suite}"
     script:

@@ -21,6 +21,7 @@ DTYPES = {
     "suite": "str",
     "run": "str",
     "model": "str",
+    "family": "str",
     "model_revision": "str",
     "parameters": "Int64",
     "calibration": "str",
@@ -74,6 +75,7 @@ DTYPES = {
 """Columns and dtypes; counts are nullable integers, so that they are written as integers where some are missing.
 
 ``learning_rate`` is text: a number as ``%g`` writes it, or ``auto``. ``parameters`` are those of the dense model.
+``family`` is missing where the config gives a model none.
 """
 
 COLUMNS = tuple(DTYPES)

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from pandas import DataFrame
 
 from ..errors import FreelunchError
-from .comparisons import Group
+from . import labels
+from .comparisons import AXES, Group
 from .estimates import Estimate, missing, suite
 from .gaps import gaps
 from .studies import criteria
 
 SIDES = ("before", "after")
+ALIKE = ("family", *AXES, "calibration_length", "criteria")
+"""Axes of a series, in the order that they are told in."""
+
+
+class Series(NamedTuple):
+    """Groups along the criterion that differ in the model alone, and the criteria that all of them have.
+
+    ``setting`` are the axes that they share (see :data:`ALIKE`): ``family`` is None where models have none,
+    ``calibration_length`` stands for ``calibration_tokens``, and ``criteria`` are those compared, in words.
+    """
+
+    setting: dict[str, Any]
+    groups: list[Group]
+    criteria: list[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +45,7 @@ class Point:
 
 @dataclass(frozen=True, eq=False)
 class Scale:
-    """Models by size, pruned and recovered in one way; ``setting`` are the axes that they share."""
+    """Models by size, pruned and recovered in one way; ``setting`` is that of their :class:`Series`."""
 
     setting: dict[str, Any]
     points: list[Point]
@@ -41,40 +57,67 @@ class Scale:
 
 
 def scales(rows: DataFrame, view: str) -> list[Scale]:
-    """Series of at least two models that are equal in everything else, with the criteria that all of them have.
+    """The :func:`series` of criteria that were measured before and after recovery.
 
     The gap is the logarithm of a perplexity over that of the best criterion on the same side: models with different
     tokenizers cannot be compared in perplexity itself. All values of one model are of the same seeds.
 
     Raises:
-        FreelunchError: no runs differ in the criterion alone, or such runs are of one model or of unknown size.
+        FreelunchError: no runs differ in the criterion alone, or such runs are of one model, of models without another
+            of their family, or of unknown size.
     """
     groups = criteria(rows, view)
+    known = [group for group in groups if group.runs["parameters"].notna().all()]
+    found = [_scale(inside) for inside in series(known, _both)]
+    if not found:
+        raise FreelunchError(
+            f"{view} needs criteria compared before and after recovery in at least two models of known size and of one "
+            f"family, all else being equal; suite {suite(rows)} has {_models(groups)}"
+        )
+    return found
+
+
+def series(groups: Sequence[Group], has: Callable[[Group, str], bool]) -> list[Series]:
+    """Series of at least two models of one family that are equal in everything else; models without one are together.
+
+    Models are compared on the criteria that all of them have. A model with few criteria takes none from the others:
+    those that have more are a series of their own, on all that they have.
+
+    Args:
+        groups: along the criterion.
+        has: whether a group has a criterion.
+    """
     found: dict[tuple[Any, ...], list[Group]] = {}
     for group in groups:
-        if group.runs["parameters"].notna().all():
-            found.setdefault(_beside(group), []).append(group)
-    series = [_scale(inside) for inside in found.values() if len(inside) > 1]
-    kept = [scale for scale in series if scale is not None]
-    if not kept:
-        raise FreelunchError(
-            f"{view} needs criteria compared before and after recovery in at least two models of known size, all "
-            f"else being equal; suite {suite(rows)} has {_models(groups)}"
-        )
-    return kept
+        found.setdefault(missing(_shared(group).values()), []).append(group)
+    return [one for inside in found.values() for one in _nested(inside, has)]
 
 
-def _beside(group: Group) -> tuple[Any, ...]:
-    return missing(value for name, value in group.setting.items() if name != "model")
+def _shared(group: Group) -> dict[str, Any]:
+    """The axes of a group but for the model; the family leads."""
+    family, tokens = group.runs["family"].iloc[0], group.setting["calibration_tokens"]
+    rest = {name: value for name, value in group.setting.items() if name not in ("model", "calibration_tokens")}
+    # tokens follow from it: of two settings with as many sequences it is what tells them apart
+    length = tokens // group.setting["sequences"]
+    return {"family": None if pd.isna(family) else str(family), **rest, "calibration_length": length}
 
 
-def _scale(groups: list[Group]) -> Scale | None:
-    common = [value for value in groups[0].values if all(_both(group, value) for group in groups)]
-    if len(common) < 2:
-        return None
-    ranked = sorted(groups, key=lambda group: int(group.runs["parameters"].iloc[0]))
-    setting = {name: value for name, value in ranked[0].setting.items() if name != "model"}
-    return Scale(setting, [_point(group, common) for group in ranked])
+def _nested(groups: list[Group], has: Callable[[Group, str], bool]) -> list[Series]:
+    """All groups on the criteria that all have, and on the criteria of a group that has more those that have them."""
+    own = [tuple(value for value in group.values if has(group, value)) for group in groups]
+    common = tuple(value for value in own[0] if all(value in values for values in own))
+    found = []
+    for compared in sorted({common, *own}, key=lambda values: (len(values), values)):
+        inside = [group for group, values in zip(groups, own, strict=True) if set(compared) <= set(values)]
+        if len(compared) > 1 and len(inside) > 1:
+            told = " / ".join(labels.value("criterion", name) for name in compared)
+            found.append(Series(_shared(groups[0]) | {"criteria": told}, inside, list(compared)))
+    return found
+
+
+def _scale(found: Series) -> Scale:
+    ranked = sorted(found.groups, key=lambda group: int(group.runs["parameters"].iloc[0]))
+    return Scale(found.setting, [_point(group, found.criteria) for group in ranked])
 
 
 def _both(group: Group, value: Any) -> bool:

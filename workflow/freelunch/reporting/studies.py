@@ -15,6 +15,8 @@ from .estimates import TRAINING, suite
 REPLICA = "official_matrix"
 """A flow that stands among the windows too: a variant of the window ``matrix``."""
 EXACT = "matrix_exact"
+FLOOR = "random"
+"""A criterion that nobody would choose."""
 _MATRICES = (EXACT, "matrix", REPLICA, "key_up")
 
 
@@ -60,6 +62,11 @@ def criteria(rows: DataFrame, view: str) -> list[Group]:
         FreelunchError: no runs differ in the criterion alone.
     """
     return _some(along(measured(rows, view), "criterion"), "criterion", rows, view)
+
+
+def chosen(runs: DataFrame) -> DataFrame:
+    """The runs but for those pruned at random: how far a floor is behind says nothing of the choice of a criterion."""
+    return runs[runs["criterion"] != FLOOR]
 
 
 def calibrations(rows: DataFrame, view: str) -> list[Group]:

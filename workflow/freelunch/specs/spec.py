@@ -23,7 +23,9 @@ class Spec(Section):
     """Parameters of one stage run. Subclasses name the stage by the folder their results lie in."""
 
     stage: str
-    uncounted: ClassVar[frozenset[str]] = frozenset({"licence", "facts", "questions", "pickled", "too_long", "only"})
+    uncounted: ClassVar[frozenset[str]] = frozenset(
+        {"licence", "facts", "family", "questions", "pickled", "too_long", "only"}
+    )
     """Fields that do not change what is computed and so are no part of the key: what a text or a model is called, in
     which files the same weights lie, whether a task is there at all. The key of questions has a copy of its own."""
     later: ClassVar[frozenset[str]] = frozenset({"train", "data"})

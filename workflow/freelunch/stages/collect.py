@@ -104,15 +104,15 @@ def _trained(overlays: dict[str, dict[str, Any]]) -> dict[str, Any]:
 def _protocol(spec: EvaluationSpec, overlays: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The axes of a run, by column."""
     subject = spec.subject
+    named = {"model": spec.base.model, "family": spec.base.source.family}
     if isinstance(subject, ModelSpec):
-        return {
-            "model": subject.model, "criterion": "dense", "pattern": "dense", "recovery": "none",
+        return named | {
+            "criterion": "dense", "pattern": "dense", "recovery": "none",
             "sparsity": 0.0, "achieved_sparsity": 0.0,
         }  # fmt: skip
     pruned = subject if isinstance(subject, PrunedSpec) else subject.pruned
     calibration = pruned.dense.calibration
-    columns: dict[str, Any] = {
-        "model": calibration.model.model,
+    columns: dict[str, Any] = named | {
         "calibration": calibration.data.data,
         "calibration_tokens": calibration.sequences * calibration.length,
         "sequences": calibration.sequences,

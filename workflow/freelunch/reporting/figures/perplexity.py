@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
 from .. import findings, labels, style, variants
+from ..comparisons import varying
 from ..estimates import perplexities
 
 _VIEW = "figure perplexity"
@@ -30,12 +32,16 @@ def _scale(axis: Axes, values: list[float], _: variants.Setting) -> None:
 
 
 def caption(rows: DataFrame) -> str:
-    """Of every setting the perplexities, from the dense model's to that of the last recovery."""
+    """Of every setting the perplexities, from the dense model's to that of the last recovery.
+
+    A setting is called by its criterion, its pattern, and every other level in which settings differ.
+    """
     found = perplexities(rows, _VIEW)
+    differing = varying(dict(zip(found.levels, setting, strict=True)) for setting in found.settings)
     sentences = []
     for setting in found.settings:
         told = [(labels.value("variant", variant), found.cells.get((setting, variant))) for variant in found.variants]
         named = [labels.described(name, value) for name, value in zip(found.levels, setting, strict=True)
-                 if name in ("criterion", "pattern")]  # fmt: skip
+                 if name in ("criterion", "pattern", *differing) and not pd.isna(value)]  # fmt: skip
         sentences.append((", ".join(named), findings.listed(told)))
     return f"Here: {findings.joined(sentences)}"

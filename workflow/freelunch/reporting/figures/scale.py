@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import zip_longest
+from textwrap import fill
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -17,11 +18,13 @@ from ..studies import criteria
 
 _VIEW = "figure scale"
 _LINES: dict[str, charts.Line] = {"before": charts.DASHES, "after": "-"}
+_WIDEST = 46
+"""Letters of a title that fit over one of two panels."""
 
 
 @style.applied()
 def draw(rows: DataFrame) -> Figure:
-    """One colour per criterion: dashed before, solid after recovery. Both scales are logarithmic.
+    """One panel per series, one colour per criterion: dashed before, solid after recovery. Both scales are logarithmic.
 
     The best criterion of a model has the gap 0, and no mark.
 
@@ -61,7 +64,7 @@ def _panel(axis: Axes, scale: Scale, looks: dict[str, style.Look]) -> None:
 
 
 def caption(rows: DataFrame) -> str:
-    """The paper's claim, and the largest gap of every model before and after recovery."""
+    """The paper's claim, which models are compared on what, and the largest gap of each before and after recovery."""
     return _statement(scales(rows, _VIEW))
 
 
@@ -75,10 +78,17 @@ def _statement(found: list[Scale]) -> str:
     for title, scale in zip(_titles(found), found, strict=True):
         told = [f"{point.model} ({labels.compact(point.parameters)}) {_largest(point)}" for point in scale.points]
         sentences.append((title, "; ".join(told)))
-    return claims.statement(
-        "scale",
-        "largest gap (nats) before and after recovery; the best has 0 and no mark. " + findings.joined(sentences),
-    )
+    read = "largest gap (nats) before and after recovery; the best has 0 and no mark. "
+    return claims.statement("scale", read + _compared(found) + findings.joined(sentences))
+
+
+def _compared(found: list[Scale]) -> str:
+    """Which models stand in one series and on which criteria, where there are several families or sets of criteria."""
+    differing = varying(scale.setting for scale in found)
+    told = ["Series are of models of one family."] if "family" in differing else []
+    if "criteria" in differing:
+        told.append("Models are compared on the criteria that all have, and those with more once more on theirs.")
+    return "".join(f"{sentence} " for sentence in told)
 
 
 def _largest(point: Point) -> str:
@@ -88,7 +98,15 @@ def _largest(point: Point) -> str:
 
 
 def _titles(found: list[Scale]) -> list[str]:
+    """``opt, 2:4``, and below it all else that tells the series apart."""
     differing = varying(scale.setting for scale in found)
-    named = [axis for axis in differing if axis not in ("dataset", "length")]
     where = [axis for axis in ("dataset", "length") if axis in differing]
-    return [charts.title(scale.setting, [*where, *named]) for scale in found]
+    named = [axis for axis in differing if axis not in ("family", *where)]
+    return [_title(scale, [*where, *named], told="family" in differing) for scale in found]
+
+
+def _title(scale: Scale, differing: list[str], told: bool) -> str:
+    family = scale.setting["family"]
+    lines = charts.title(scale.setting, differing).split("\n")
+    lines[0] = ", ".join([*([family] if told and family else []), lines[0]])
+    return "\n".join(fill(line, _WIDEST) for line in lines)

@@ -6,24 +6,24 @@ from typing import Any
 
 from pandas import DataFrame
 
-from ..comparisons import AXES, varying
+from ..comparisons import varying
 from ..estimates import suite
-from ..scales import SIDES, scales
+from ..scales import ALIKE, SIDES, scales
 from ..table import Column, Line, Table
 
 _LABELS = {"before": "Gap before recovery (nats)", "after": "Gap after recovery (nats)"}
 
 
 def build(rows: DataFrame) -> Table:
-    """One line per model and criterion; the best criterion of a model has the gap 0.
+    """One line per series, model and criterion; the best criterion of a model has the gap 0.
 
     Raises:
         FreelunchError: as ``scales.scales``.
     """
     found = scales(rows, "table scale")
     differing = varying(scale.setting for scale in found)
-    always = [axis for axis in AXES if axis in ("dataset", "length", "pattern", "window") and axis not in differing]
-    shown = [axis for axis in AXES if axis in (*always, *differing) and axis in found[0].setting]
+    always = [axis for axis in ALIKE if axis in ("dataset", "length", "pattern", "window") and axis not in differing]
+    shown = [axis for axis in ALIKE if axis in (*always, *differing) and axis in found[0].setting]
     constants: dict[str, Any] = {axis: found[0].setting[axis] for axis in ("dataset", "length") if axis in always}
     shown = [axis for axis in shown if axis not in constants]
     lines: list[Line] = []
