@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import pkgutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,17 @@ def test_latex_is_booktabs_and_escaped() -> None:
     body = text.partition(r"\midrule")[2]
     assert body.count("m\\_1") == 1, "a label is written once over its lines"
     assert rendering.latex("50%_{a}$#~^\\") == r"50\%\_\{a\}\$\#\textasciitilde{}\textasciicircum{}\textbackslash{}"
+
+
+def test_a_latex_table_that_no_page_holds_is_broken_over_pages() -> None:
+    table = reporting.tabulate("perplexity", rows.to_frame(records()))
+    assert r"\begin{tabular}" in rendering.render(table, "tex")
+    lines = [((*key[:-1], str(copy)), cells) for copy in range(rendering.PAGE) for key, cells in table.lines]
+    text = rendering.render(replace(table, lines=lines), "tex")
+    assert r"\begin{tabular}" not in text and r"\begin{table}" not in text
+    head, rest = text.split(r"\endhead")
+    assert head.index(r"\caption") < head.index(r"\label") < head.index(r"\toprule")
+    assert rest.rstrip().endswith("\\bottomrule\n\\end{longtable}") and rest.count("\\\\") == len(lines)
 
 
 def test_seeds_become_mean_and_standard_error() -> None:

@@ -73,8 +73,8 @@ def about(name: str, rows: DataFrame) -> str:
     from .protocol import protocol
 
     said, module = describe(name, rows), _module(name)
-    shown = rows[rows["run"].isin(module.runs(rows))] if hasattr(module, "runs") else rows
-    return "\n".join(part for part in (said, protocol(shown)) if part)
+    selected = module.selected(rows) if hasattr(module, "selected") else rows
+    return "\n".join(part for part in (said, protocol(selected)) if part)
 
 
 def _module(name: str) -> Any:

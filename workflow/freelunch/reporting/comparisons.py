@@ -58,9 +58,10 @@ class Group:
         return summary(of(self.alone, [self.axis], [value]) if varies else self.alone)
 
 
-def run_names(groups: Iterable[Group]) -> set[str]:
-    """Names of the runs in groups, and of those that they are measured against."""
-    return {str(run) for group in groups for runs in (group.runs, group.alone, group.dense) for run in runs["run"]}
+def rows_of(groups: Iterable[Group], rows: DataFrame) -> DataFrame:
+    """The perplexities of the runs in groups, and of those that they are measured against."""
+    names = {run for group in groups for runs in (group.runs, group.alone, group.dense) for run in runs["run"]}
+    return rows[rows["run"].isin(names) & rows["metric"].str.startswith("ppl@", na=False)]
 
 
 def measured(rows: DataFrame, view: str, split: str = "test") -> DataFrame:
@@ -111,6 +112,8 @@ def along(runs: DataFrame, axis: str, free: Sequence[str] = (), told: Sequence[s
     dense = runs[runs["criterion"] == "dense"]
     found = []
     for _, group in candidates.groupby(shared, dropna=False, sort=False):
+        if len(group) < 2:
+            continue  # before anything is asked of the many that are alone
         group = aligned(group, [axis, *free])
         if group[axis].nunique() < 2:
             continue

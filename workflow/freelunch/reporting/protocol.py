@@ -1,4 +1,4 @@
-"""How the runs of a suite were made and measured, in one sentence: the end of every caption."""
+"""How runs were made and measured, in one sentence: the end of every caption."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ _MOST = 4
 
 
 def protocol(rows: DataFrame) -> str:
-    """Models, calibration data, measurements and seeds of a suite.
+    """Models, calibration data, training, measurements and seeds of some rows.
 
-    ``Protocol: m (135M parameters); calibrated on wiki, 32 sequences of 256 tokens; perplexity on test text of wiki in
-    windows of 256 tokens; seeds 0, 1.``
+    ``Protocol: m (135M parameters); calibrated on wiki, 32 sequences of 256 tokens; trained for 1 epoch, learning rate
+    auto; perplexity on test text of wiki in windows of 256 tokens; seeds 0, 1.``
     """
-    parts = [_models(rows), _calibration(rows), _perplexity(rows), _tasks(rows), _accuracy(rows), _seeds(rows)]
+    about = (_models, _calibration, _training, _perplexity, _drift, _tasks, _accuracy, _seeds)
+    parts = [told(rows) for told in about]
     return f"Protocol: {'; '.join(part for part in parts if part)}."
 
 
@@ -44,11 +45,26 @@ def _calibration(rows: DataFrame) -> str:
     return f"calibrated on {_values(runs, 'calibration')}" + "".join(told)
 
 
+def _training(rows: DataFrame) -> str:
+    runs = rows[rows["epochs"].notna() & rows["learning_rate"].notna()]
+    if runs.empty:
+        return ""
+    epochs = _values(runs, "epochs")
+    return f"trained for {epochs} epoch{'' if epochs == '1' else 's'}, learning rate {_values(runs, 'learning_rate')}"
+
+
 def _perplexity(rows: DataFrame) -> str:
     found = rows[rows["metric"].str.startswith("ppl@", na=False) & (rows["split"] == "test")]
     if found.empty:
         return ""
     return f"perplexity on test text of {_values(found, 'dataset')} in windows of {_values(found, 'length')} tokens"
+
+
+def _drift(rows: DataFrame) -> str:
+    found = rows[rows["metric"].str.startswith("drift_", na=False)]
+    if found.empty:
+        return ""
+    return f"drift on text of {_values(found, 'dataset')} in sequences of {_values(found, 'length')} tokens"
 
 
 def _tasks(rows: DataFrame) -> str:

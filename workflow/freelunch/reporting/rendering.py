@@ -16,6 +16,8 @@ from .table import Column, Contest, Table
 
 Kind = Literal["csv", "md", "tex"]
 KINDS: tuple[Kind, ...] = ("csv", "md", "tex")
+PAGE = 50
+"""Lines of a LaTeX table that fit on a page; longer ones are broken over pages."""
 
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -117,18 +119,18 @@ def _markdown(table: Table) -> str:
 
 def _latex(table: Table) -> str:
     head = [*(labels.axis(name) for name in table.levels), *(column.label for column in table.columns)]
-    lines = [
-        "% needs \\usepackage{booktabs}",
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{latex(' '.join([_caption(table), *table.about.splitlines()]))}}}",
-        # an escaped underscore is no part of a label
-        rf"\label{{tab:{table.suite}-{table.name}}}",
-        rf"\begin{{tabular}}{{{'l' * len(table.levels)}{'r' * len(table.columns)}}}",
-        r"\toprule",
-        " & ".join(latex(part) for part in head) + r" \\",
-        r"\midrule",
-    ]
+    caption = rf"\caption{{{latex(' '.join([_caption(table), *table.about.splitlines()]))}}}"
+    # an escaped underscore is no part of a label
+    label = rf"\label{{tab:{table.suite}-{table.name}}}"
+    columns = f"{'l' * len(table.levels)}{'r' * len(table.columns)}"
+    named = [r"\toprule", " & ".join(latex(part) for part in head) + r" \\", r"\midrule"]
+    long = len(table.lines) > PAGE
+    if long:
+        lines = ["% needs \\usepackage{booktabs,longtable}", rf"\begin{{longtable}}{{{columns}}}"]
+        lines += [caption, label + r" \\", *named, r"\endhead"]
+    else:
+        lines = ["% needs \\usepackage{booktabs}", r"\begin{table}", r"\centering", caption, label]
+        lines += [rf"\begin{{tabular}}{{{columns}}}", *named]
     above: tuple[str, ...] = ()
     for key, cells in _texts(table):
         if above and key[:-1] != above[:-1]:
@@ -138,7 +140,8 @@ def _latex(table: Table) -> str:
         numbers = [_tex_number(text, bold) + latex(rest) for text, rest, bold in cells]
         lines.append(" & ".join([*shown, *numbers]) + r" \\")
         above = key
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+    end = [r"\end{longtable}"] if long else [r"\end{tabular}", r"\end{table}"]
+    return "\n".join([*lines, r"\bottomrule", *end, ""])
 
 
 def _tex_number(text: str, bold: bool) -> str:

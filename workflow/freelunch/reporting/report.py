@@ -5,13 +5,12 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 from pandas import DataFrame
 
-from . import claims, tabulate
+from . import about, claims, tabulate
 from .legends import Kind, legend
 from .rendering import Shown, shown
 from .runtimes import Job, Total, totals, versions
@@ -151,13 +150,11 @@ def _view(
     table: Shown | None = None,
     image: str | None = None,
 ) -> View:
-    module = import_module(f".{kind}s.{name}", __package__)
-    finding = module.caption(rows) if hasattr(module, "caption") else ""
     stem = f"results/{suite}/{kind}s/{name}"
     kinds = ("csv", "md", "tex") if kind == "table" else ("pdf", "svg", "png")
     files = tuple(f"{stem}.{ending}" for ending in kinds)
     command = f"snakemake --cores all {options}{files[0]}"
-    return View(kind, name, finding, legend(kind, name), command, files, table, image)
+    return View(kind, name, about(name, rows), legend(kind, name), command, files, table, image)
 
 
 def _power(text: str) -> Markup:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from pandas import DataFrame
 
 from .. import charts, claims, findings, labels, style
-from ..comparisons import Group, run_names, varying
+from ..comparisons import Group, rows_of, varying
 from ..estimates import Estimate, summary
 from ..studies import sizes
 
@@ -49,9 +49,9 @@ def caption(rows: DataFrame) -> str:
     return _statement(sizes(rows, _VIEW))
 
 
-def runs(rows: DataFrame) -> set[str]:
-    """Names of the runs that are compared."""
-    return run_names(sizes(rows, _VIEW))
+def selected(rows: DataFrame) -> DataFrame:
+    """Perplexities of the runs that are compared."""
+    return rows_of(sizes(rows, _VIEW), rows)
 
 
 def _statement(groups: list[Group]) -> str:

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from pandas import DataFrame
 
 from .. import categories, charts, claims, findings, style
-from ..comparisons import Group, run_names, varying
+from ..comparisons import Group, rows_of, varying
 from ..gaps import spread
 from ..studies import criteria
 
@@ -29,9 +29,9 @@ def caption(rows: DataFrame) -> str:
     return _statement(criteria(rows, _VIEW))
 
 
-def runs(rows: DataFrame) -> set[str]:
-    """Names of the runs that are compared."""
-    return run_names(criteria(rows, _VIEW))
+def selected(rows: DataFrame) -> DataFrame:
+    """Perplexities of the runs that are compared."""
+    return rows_of(criteria(rows, _VIEW), rows)
 
 
 def _statement(groups: list[Group]) -> str:

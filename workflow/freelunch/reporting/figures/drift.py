@@ -69,9 +69,9 @@ def caption(rows: DataFrame) -> str:
     return _statement(_panels(drifts(rows, _VIEW)))
 
 
-def runs(rows: DataFrame) -> set[str]:
-    """Names of the runs whose drift was measured."""
-    return set(rows[rows["metric"].isin([LOCAL, ACCUMULATED])]["run"])
+def selected(rows: DataFrame) -> DataFrame:
+    """All drifts."""
+    return rows[rows["metric"].isin([LOCAL, ACCUMULATED])]
 
 
 def _statement(panels: list[Panel]) -> str:

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from pandas import DataFrame
 
 from .. import categories, claims, style
-from ..comparisons import Group, run_names
+from ..comparisons import Group, rows_of
 from ..studies import flows
 
 _VIEW = "figure flow"
@@ -28,9 +28,9 @@ def caption(rows: DataFrame) -> str:
     return _statement(flows(rows, _VIEW))
 
 
-def runs(rows: DataFrame) -> set[str]:
-    """Names of the runs that are compared."""
-    return run_names(flows(rows, _VIEW))
+def selected(rows: DataFrame) -> DataFrame:
+    """Perplexities of the runs that are compared."""
+    return rows_of(flows(rows, _VIEW), rows)
 
 
 def _statement(groups: list[Group]) -> str:

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from pandas import DataFrame
 
 from .. import charts, claims, findings, labels, style
-from ..comparisons import run_names, varying
+from ..comparisons import rows_of, varying
 from ..sweeps import AUTO, Choice, Point, Sweep, sweeps
 
 _VIEW = "figure learning_rate"
@@ -53,9 +53,9 @@ def caption(rows: DataFrame) -> str:
     return _statement(_home(rows))
 
 
-def runs(rows: DataFrame) -> set[str]:
-    """Names of the runs that are compared."""
-    return run_names(sweep.group for sweep in _home(rows))
+def selected(rows: DataFrame) -> DataFrame:
+    """Perplexities of the runs that are compared."""
+    return rows_of((sweep.group for sweep in _home(rows)), rows)
 
 
 def _statement(found: list[Sweep]) -> str:

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from pandas import DataFrame
 
 from .. import categories, claims, style
-from ..comparisons import Group, run_names
+from ..comparisons import Group, rows_of
 from ..studies import losses
 
 _VIEW = "figure loss"
@@ -28,9 +28,9 @@ def caption(rows: DataFrame) -> str:
     return _statement(losses(rows, _VIEW))
 
 
-def runs(rows: DataFrame) -> set[str]:
-    """Names of the runs that are compared."""
-    return run_names(losses(rows, _VIEW))
+def selected(rows: DataFrame) -> DataFrame:
+    """Perplexities of the runs that are compared."""
+    return rows_of(losses(rows, _VIEW), rows)
 
 
 def _statement(groups: list[Group]) -> str:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from pandas import DataFrame
 
 from .. import claims, scatter, style
-from ..comparisons import Group, run_names
+from ..comparisons import Group, rows_of
 from ..studies import windows
 
 _VIEW = "figure memory"
@@ -33,9 +33,9 @@ def caption(rows: DataFrame) -> str:
     return _statement(_groups(rows))
 
 
-def runs(rows: DataFrame) -> set[str]:
-    """Names of the runs that are compared."""
-    return run_names(_groups(rows))
+def selected(rows: DataFrame) -> DataFrame:
+    """Perplexities of the runs that are compared."""
+    return rows_of(_groups(rows), rows)
 
 
 def _statement(groups: list[Group]) -> str:

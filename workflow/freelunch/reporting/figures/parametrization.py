@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from pandas import DataFrame
 
 from .. import claims, scatter, style
-from ..comparisons import Group, fullest, run_names
+from ..comparisons import Group, fullest, rows_of
 from ..studies import parametrizations
 
 _VIEW = "figure parametrization"
@@ -29,9 +29,9 @@ def caption(rows: DataFrame) -> str:
     return _statement(_groups(rows))
 
 
-def runs(rows: DataFrame) -> set[str]:
-    """Names of the runs that are compared."""
-    return run_names(_groups(rows))
+def selected(rows: DataFrame) -> DataFrame:
+    """Perplexities of the runs that are compared."""
+    return rows_of(_groups(rows), rows)
 
 
 def _statement(groups: list[Group]) -> str:

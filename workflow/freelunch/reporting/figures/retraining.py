@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from pandas import DataFrame
 
 from .. import charts, claims, findings, labels, style
-from ..comparisons import Group, run_names
+from ..comparisons import Group, rows_of
 from ..estimates import Estimate, of, ordered, summary
 from ..retraining import SERIES, races, series
 
@@ -94,9 +94,9 @@ def caption(rows: DataFrame) -> str:
     return _statement(groups, _named(groups))
 
 
-def runs(rows: DataFrame) -> set[str]:
-    """Names of the runs that are compared."""
-    return run_names(races(rows, _VIEW))
+def selected(rows: DataFrame) -> DataFrame:
+    """Perplexities of the runs that are compared."""
+    return rows_of(races(rows, _VIEW), rows)
 
 
 def _statement(groups: list[Group], lines: list[list[Series]]) -> str:

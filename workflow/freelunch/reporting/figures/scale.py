@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from pandas import DataFrame
 
 from .. import charts, claims, findings, labels, style
-from ..comparisons import run_names, varying
+from ..comparisons import rows_of, varying
 from ..scales import SIDES, Point, Scale, scales
 from ..studies import criteria
 
@@ -68,9 +68,9 @@ def caption(rows: DataFrame) -> str:
     return _statement(scales(rows, _VIEW))
 
 
-def runs(rows: DataFrame) -> set[str]:
-    """Names of the runs that are compared."""
-    return run_names(criteria(rows, _VIEW))
+def selected(rows: DataFrame) -> DataFrame:
+    """Perplexities of the runs that are compared."""
+    return rows_of(criteria(rows, _VIEW), rows)
 
 
 def _statement(found: list[Scale]) -> str:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from pandas import DataFrame
 
 from .. import charts, claims, findings, labels, style
-from ..comparisons import Group, run_names, varying
+from ..comparisons import Group, rows_of, varying
 from ..estimates import Estimate, of, ordered, summary
 from ..studies import of_matrices, windows
 
@@ -64,9 +64,9 @@ def caption(rows: DataFrame) -> str:
     return _statement(windows(rows, _VIEW))
 
 
-def runs(rows: DataFrame) -> set[str]:
-    """Names of the runs that are compared."""
-    return run_names(windows(rows, _VIEW))
+def selected(rows: DataFrame) -> DataFrame:
+    """Perplexities of the runs that are compared."""
+    return rows_of(windows(rows, _VIEW), rows)
 
 
 def _statement(groups: list[Group]) -> str:

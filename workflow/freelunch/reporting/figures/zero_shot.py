@@ -10,7 +10,7 @@ from pandas import DataFrame
 from ...errors import FreelunchError
 from .. import charts, claims, findings, labels, style, variants
 from ..estimates import Cells, cells, suite
-from ..tasks import MEAN, scores
+from ..tasks import CHANCE, MEAN, METRICS, scores
 
 _VIEW = "figure zero_shot"
 
@@ -43,9 +43,9 @@ def caption(rows: DataFrame) -> str:
     return _statement(*_means(rows))
 
 
-def runs(rows: DataFrame) -> set[str]:
-    """Names of the runs that are compared."""
-    return set(scores(rows, _VIEW).rows["run"])
+def selected(rows: DataFrame) -> DataFrame:
+    """All accuracies, and what guessing gives."""
+    return rows[rows["metric"].isin([*METRICS, MEAN, CHANCE])]
 
 
 def _means(rows: DataFrame) -> tuple[Cells, float | None]:

@@ -63,9 +63,9 @@ def caption(rows: DataFrame) -> str:
     return "Here: standard deviation over seeds, least to most scattered. " + joined(sentences)
 
 
-def runs(rows: DataFrame) -> set[str]:
-    """Names of the runs that are compared."""
-    return set(_repeated(rows)["run"])
+def selected(rows: DataFrame) -> DataFrame:
+    """Perplexities of the settings that there are several seeds of."""
+    return _repeated(rows)
 
 
 def _repeated(rows: DataFrame) -> DataFrame:
