@@ -53,8 +53,8 @@ class Retraining(Claim):
         f"Reconstruction on T tokens matches retraining if its perplexity is no higher (by no more than {ERRORS:g} "
         f"standard errors where there are several seeds). Holds: it matches retraining on at least {TIMES:g} T. "
         f"Partly: it matches at the largest ratio measured, if that is smaller, or at equal tokens (within a factor of "
-        f"{EQUAL:g}). Does not hold: neither. Tokens are those of all epochs; those of searching rates are not counted. "
-        "Compute, which the claim names too, decides nothing here: figure retraining shows it."
+        f"{EQUAL:g}). Does not hold: neither. Tokens are those of all epochs; those of searching rates are not counted."
+        " Compute, which the claim names too, decides nothing here: figure retraining shows it."
     )
 
     def cases(self, evidence: Evidence) -> list[Case]:
