@@ -143,6 +143,11 @@ def test_scale_has_the_gaps_of_every_model_by_size() -> None:
     np.testing.assert_allclose(found, wanted, atol=1e-12)
     said = reporting.describe("scale", suite.frame)
     assert "m (1M) 0.916 (Magnitude) to 0.0953 (Magnitude); large (1G) 0.693 (Magnitude) to 0.223" in said
+    assert "not of size alone" not in said
+    suite.other_dense("large", 10**9, 99.0)
+    assert "(the dense perplexity of a larger model is higher: not of size alone)" in reporting.describe(
+        "scale", suite.frame
+    )
 
 
 def test_scale_draws_dashed_before_and_solid_after(frame: pd.DataFrame) -> None:
@@ -516,8 +521,8 @@ def test_tables_and_figures_say_the_same(frame: pd.DataFrame, name: str) -> None
     built = reporting.tabulate(name, frame)
     first, protocol_ = reporting.about(name, frame).rsplit("\n", 1)
     assert first == said and built.about == f"{said}\n{protocol_}" and protocol_.startswith("Protocol: ")
-    caption = rendering.render(built, "tex").split("\n")[3]
-    assert caption.startswith(r"\caption{") and rendering.latex(protocol_) in caption
+    (caption,) = (line for line in rendering.render(built, "tex").split("\n") if line.startswith(r"\caption{"))
+    assert rendering.latex(protocol_) in caption
     assert rendering.latex(said.split("\n")[1]) in caption
     for line in built.about.splitlines():
         assert rendering.markdown(line) in rendering.render(built, "md")

@@ -383,6 +383,17 @@ def test_scale(gaps: tuple[float, ...], outcome: Outcome) -> None:
     assert suite.verdict("scale", **dict.fromkeys(sizes, 10)).outcome == UNTESTED, "all have the same"
 
 
+@pytest.mark.parametrize(("dense", "outcome"), [((20.0, 10.0), HOLDS), ((10.0, 20.0), UNTESTED)])
+def test_a_larger_model_that_is_worse_says_nothing_of_size(dense: tuple[float, float], outcome: Outcome) -> None:
+    suite = Suite()
+    for model, gap, perplexity in zip(("small", "large"), (3.0, 2.0), dense, strict=True):
+        suite.local(50.0 * gap, criterion="magnitude", model=model).local(50.0, model=model)
+        suite.add(perplexity, model=model, criterion="dense", pattern="dense")
+    found = suite.verdict("scale", small=10**6, large=10**7)
+    assert found.outcome == outcome
+    assert outcome == HOLDS or "no dense perplexity that rises" in found.reason
+
+
 @pytest.mark.parametrize(
     ("alone", "rebuilt", "outcome"),
     [(30.0, None, HOLDS), (30.0, 25.0, HOLDS), (30.0, 18.0, PARTLY), (15.0, 12.0, FAILS), (None, 18.0, FAILS)],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -12,7 +13,7 @@ from pandas import DataFrame
 from ..errors import FreelunchError
 from . import labels
 from .comparisons import AXES, Group
-from .estimates import Estimate, missing, suite
+from .estimates import Estimate, missing, suite, summary
 from .gaps import gaps
 from .studies import criteria
 
@@ -45,10 +46,14 @@ class Point:
 
 @dataclass(frozen=True, eq=False)
 class Scale:
-    """Models by size, pruned and recovered in one way; ``setting`` is that of their :class:`Series`."""
+    """Models by size, pruned and recovered in one way; ``setting`` is that of their :class:`Series`.
+
+    ``better`` says whether larger models have lower dense perplexities.
+    """
 
     setting: dict[str, Any]
     points: list[Point]
+    better: bool
 
     @property
     def criteria(self) -> list[str]:
@@ -115,9 +120,15 @@ def _nested(groups: list[Group], has: Callable[[Group, str], bool]) -> list[Seri
     return found
 
 
+def better(groups: Sequence[Group]) -> bool:
+    """Whether no dense model, in the order given, has a higher perplexity than the one before, as far as measured."""
+    dense = [found.value for found in (summary(group.dense) for group in groups) if found is not None]
+    return all(later <= earlier for earlier, later in pairwise(dense))
+
+
 def _scale(found: Series) -> Scale:
     ranked = sorted(found.groups, key=lambda group: int(group.runs["parameters"].iloc[0]))
-    return Scale(found.setting, [_point(group, found.criteria) for group in ranked])
+    return Scale(found.setting, [_point(group, found.criteria) for group in ranked], better(ranked))
 
 
 def _both(group: Group, value: Any) -> bool:

@@ -77,7 +77,9 @@ def _statement(found: list[Scale]) -> str:
     sentences = []
     for title, scale in zip(_titles(found), found, strict=True):
         told = [f"{point.model} ({labels.compact(point.parameters)}) {_largest(point)}" for point in scale.points]
-        sentences.append((title, "; ".join(told)))
+        # a gap then says less about size than about training
+        warning = "" if scale.better else " (the dense perplexity of a larger model is higher: not of size alone)"
+        sentences.append((title, "; ".join(told) + warning))
     read = "largest gap (nats) before and after recovery; the best has 0 and no mark. "
     return claims.statement("scale", read + _compared(found) + findings.joined(sentences))
 

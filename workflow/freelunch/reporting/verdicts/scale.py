@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from .. import labels, style
 from ..comparisons import along, measured
-from ..scales import Series, series
+from ..scales import Series, better, series
 from ..studies import chosen
 from .differences import ERRORS, apart, over, spreads
 from .places import named
@@ -22,7 +22,8 @@ class Scale(Claim):
     name: ClassVar[str] = "scale"
     needs: ClassVar[str] = (
         "two models of one family and of different size, with the same two criteria other than random reconstructed "
-        "in the same way"
+        "in the same way, and no dense perplexity that rises from a model to a larger one: such models differ in how "
+        "well they are trained more than in size"
     )
     rule: ClassVar[str] = (
         f"The spread of log-perplexity between criteria after reconstruction, in models of one family (those without "
@@ -46,7 +47,7 @@ class Scale(Claim):
 def _case(where: str, one: Series, parameters: Mapping[str, int]) -> Case | None:
     groups = sorted(one.groups, key=lambda group: parameters[group.setting["model"]])
     sizes = [parameters[group.setting["model"]] for group in groups]
-    if len(set(sizes)) < 2:
+    if len(set(sizes)) < 2 or not better(groups):
         return None
     gaps = [over(list(spreads(group.at(name) for name in one.criteria).values())) for group in groups]
     falls = all(larger.value < smaller.value for smaller, larger in pairwise(gaps))
