@@ -496,8 +496,8 @@ def test_pareto_front() -> None:
 def test_the_protocol_names_models_data_lengths_and_seeds(frame: pd.DataFrame) -> None:
     assert protocol(frame) == (
         "Protocol: m (1M parameters), tiny (1M parameters), small (15M parameters), large (250M parameters); "
-        "calibrated on german, wiki, 32 sequences of 256 tokens; perplexity on test text of german, wiki in windows of "
-        "256 tokens; 2 zero-shot tasks; seeds 0, 1."
+        "calibrated on german, wiki, 32 sequences of 256 tokens; trained for 2 epochs, learning rate 0.001; "
+        "perplexity on test text of german, wiki in windows of 256 tokens; 2 zero-shot tasks; seeds 0, 1."
     )
     many = tidy.to_frame([record | {"run": f"{record['run']}-{seed}", "seed": seed} for record in study((0,)).records
                           for seed in range(6) if record["criterion"] != "dense"])  # fmt: skip
