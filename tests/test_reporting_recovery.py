@@ -325,6 +325,14 @@ def test_selection_is_of_the_seeds_that_all_settings_have() -> None:
     assert (by_validation.point.epochs, by_test.point.learning_rate, by_test.runs) == (2, "0.01", 8)
 
 
+def test_a_sweep_says_so_where_validation_is_on_other_text_than_the_axis() -> None:
+    frame = sweep_suite().frame
+    said = "Validation perplexity is on text of wiki, not of the axis. "
+    assert said not in reporting.describe("learning_rate", frame)
+    other = frame.assign(dataset=frame["dataset"].mask(frame["split"] == "test", "news"))
+    assert said in reporting.describe("learning_rate", other)
+
+
 def test_a_sweep_without_validation_perplexity_is_refused() -> None:
     frame = sweep_suite().frame
     with pytest.raises(FreelunchError, match="table learning_rate needs the validation perplexity"):

@@ -63,7 +63,14 @@ def _statement(found: list[Sweep]) -> str:
     for (title, (group,)), sweep in zip(_panels(found), found, strict=True):
         told = [_told(choice) for choice in sweep.choices()]
         sentences.append((title, "; ".join([*told, findings.against(group)])))
-    return claims.statement("learning_rate", findings.joined(sentences))
+    return claims.statement("learning_rate", _apart(found) + findings.joined(sentences))
+
+
+def _apart(found: list[Sweep]) -> str:
+    """What validation is on, where that is another data set than the axis is of."""
+    settings = [sweep.group.setting for sweep in found]
+    others = sorted({str(at["calibration"]) for at in settings if at["calibration"] != at["dataset"]})
+    return f"Validation perplexity is on text of {', '.join(others)}, not of the axis. " if others else ""
 
 
 def _home(rows: DataFrame) -> list[Sweep]:
