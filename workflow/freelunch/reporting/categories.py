@@ -51,7 +51,7 @@ def draw(groups: Sequence[Group], text: str, default: str) -> Figure:
             if len(looks) * len(values) <= _FITTING:
                 _print(axis, points)
         charts.framed(axis, [c for cells in series.values() for c in cells.values()], inside[0], alone=not pruning)
-        ticks = [fill(labels.value(groups[0].axis, value), 48 // len(values)) for value in values]
+        ticks = [fill(labels.value(groups[0].axis, value), 42 // len(values)) for value in values]
         axis.set_xticks(range(len(values)), ticks)
         axis.set_xlim(-0.6, len(values) - 0.4)
         axis.set_xlabel(labels.axis(groups[0].axis))
