@@ -28,10 +28,9 @@ def planned_rows(plan: Plan, suite: str) -> pd.DataFrame:
 def _rows(plan: Plan, suite: str, spec: EvaluationSpec) -> Iterator[dict[str, Any]]:
     numbers = random.Random(spec.name)
     facts = facts_of(plan.config, spec.base.model)
-    trained = isinstance(spec.subject, ReconstructedSpec | RetrainedSpec)
-    manifest = {"achieved_sparsity": 0.5, "training_tokens": 2**13, "search_tokens": 2**12}
-    manifest |= {"trainable_parameters": facts.parameters // 2}
+    manifest = {"achieved_sparsity": 0.5}
     if isinstance(spec.subject, RetrainedSpec | ReconstructedSpec):
+        manifest |= {"search_tokens": 2**12, "trainable_parameters": facts.parameters // 2}
         drawn = spec.subject.calibration if isinstance(spec.subject, RetrainedSpec) else spec.subject.dense.calibration
         manifest["training_tokens"] = drawn.sequences * drawn.length
     overlays = {str(overlay.stage): manifest for overlay in spec.overlays}
@@ -61,7 +60,7 @@ def _rows(plan: Plan, suite: str, spec: EvaluationSpec) -> Iterator[dict[str, An
                 for metric in ("acc", "acc_norm") if name in NORMALIZED else ("acc",):
                     yield about | at | {"metric": metric, "value": numbers.random(), "stderr": 0.02}
             yield about | {"metric": "acc_mean", "value": numbers.random(), "stderr": 0.01}
-    if trained:
+    if isinstance(spec.subject, RetrainedSpec | ReconstructedSpec):
         for step, loss in ((0, 1.0), (8, numbers.random())):
             at = {"position": "0.mlp", "split": "validation", "step": step}
             yield about | at | {"metric": "validation_loss", "value": loss}

@@ -116,7 +116,6 @@ def test_where_torch_cannot_compile_it_is_said_in_one_line(tmp_path):
     script = """
 from pathlib import Path
 import sys
-from freelunch.doctor import find_compiler
 from freelunch.errors import FreelunchError
 from test_compiled import Case
 try:
