@@ -119,14 +119,15 @@ def table_view(suite: str, name: str, rows: DataFrame, options: str) -> View:
         rows: of the suite.
         options: of the command line beside the target, such as ``--configfile FILE --``.
     """
-    return _view(suite, "table", name, rows, options, table=shown(tabulate(name, rows)))
+    built = tabulate(name, rows)
+    return _view(suite, "table", name, built.about, options, table=shown(built))
 
 
 def figure_view(suite: str, name: str, rows: DataFrame, options: str, svg: bytes, png: bytes) -> View:
     """A figure that was drawn, embedded; its caption is computed from rows."""
     kind, data = ("svg+xml", svg) if len(svg) <= _LARGEST else ("png", png)
     image = f"data:image/{kind};base64,{b64encode(data).decode()}"
-    return _view(suite, "figure", name, rows, options, image=image)
+    return _view(suite, "figure", name, about(name, rows), options, image=image)
 
 
 def html(report: Report, template: str) -> str:
@@ -145,7 +146,7 @@ def _view(
     suite: str,
     kind: Kind,
     name: str,
-    rows: DataFrame,
+    finding: str,
     options: str,
     table: Shown | None = None,
     image: str | None = None,
@@ -154,7 +155,7 @@ def _view(
     kinds = ("csv", "md", "tex") if kind == "table" else ("pdf", "svg", "png")
     files = tuple(f"{stem}.{ending}" for ending in kinds)
     command = f"snakemake --cores all {options}{files[0]}"
-    return View(kind, name, about(name, rows), legend(kind, name), command, files, table, image)
+    return View(kind, name, finding, legend(kind, name), command, files, table, image)
 
 
 def _power(text: str) -> Markup:
