@@ -241,6 +241,27 @@ def test_levels_are_added_only_where_they_vary() -> None:
     assert (slow["attention_mlp"], slow["attention_mlp_runs"]) == ("", "0")
 
 
+def test_data_without_a_test_split_are_shown_by_their_validation_split() -> None:
+    """As the literature does with C4; what has a test split is never shown by another."""
+    ppl = [record for record in records() if record["metric"] == "ppl@256"]
+    chosen = [record | {"split": "validation", "value": 1.0} for record in ppl]
+    c4 = [record | {"dataset": "c4", "split": "validation", "value": 2 * record["value"]} for record in ppl]
+    both = rows.to_frame([*records(), *chosen, *c4])
+    table = reporting.tabulate("perplexity", both)
+    assert table.levels == ("model", "dataset", "criterion", "pattern")
+    lines = read_csv(rendering.render(table, "csv"))
+    found = {(line["dataset"], float(line["none"])) for line in lines if line["criterion"] == "wanda"}
+    assert found == {("wiki", 33.8), ("wiki", 130.2), ("c4 (validation)", 67.6), ("c4 (validation)", 260.4)}
+    text = rendering.render(table, "md")
+    assert "Perplexity in non-overlapping windows of 256 tokens" in text and "Test perplexity" not in text
+    assert "perplexity on test text of wiki and validation text of c4 in windows of 256 tokens" in text
+    figure = reporting.draw("perplexity", both)
+    axes = {axis.get_ylabel() for axis in figure.axes}
+    assert axes == {"Test perplexity\n(wiki, 256 tokens)", "Perplexity\n(c4 (validation), 256 tokens)"}
+    alone = rendering.render(reporting.tabulate("perplexity", rows.to_frame(c4)), "md")
+    assert "Perplexity on c4 (validation) in non-overlapping windows of 256 tokens" in alone
+
+
 def test_runs_of_other_calibration_sets_are_not_taken_for_seeds() -> None:
     changed = [record | {"validation_sequences": 8} for record in records()]
     changed += [
@@ -421,8 +442,8 @@ def test_values_that_are_not_finite_are_shown_as_such(name: str) -> None:
         ("validation_loss", lambda r: r["recovery"] == "none", "figure validation_loss needs reconstructed runs"),
         ("gain", lambda r: r["metric"] != "best_validation_loss", "needs the metric best_validation_loss"),
         ("gain", lambda r: r.get("step") != 0, "needs validation losses at step 0"),
-        ("perplexity", lambda r: r["metric"] != "ppl@256", "figure perplexity needs the test perplexity"),
-        ("perplexity", lambda r: r["run"] == "dense", "needs the test perplexity of pruned runs; suite demo"),
+        ("perplexity", lambda r: r["metric"] != "ppl@256", "figure perplexity needs a perplexity of pruned"),
+        ("perplexity", lambda r: r["run"] == "dense", "needs a perplexity of pruned runs; suite demo"),
     ],
 )
 def test_missing_rows_are_named(name: str, kept: Any, message: str) -> None:

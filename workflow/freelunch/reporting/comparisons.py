@@ -59,9 +59,10 @@ class Group:
 
 
 def rows_of(groups: Iterable[Group], rows: DataFrame) -> DataFrame:
-    """The perplexities of the runs in groups, and of those that they are measured against."""
+    """The test perplexities of the runs in groups, and of those that they are measured against."""
     names = {run for group in groups for runs in (group.runs, group.alone, group.dense) for run in runs["run"]}
-    return rows[rows["run"].isin(names) & rows["metric"].str.startswith("ppl@", na=False)]
+    tests = rows["metric"].str.startswith("ppl@", na=False) & (rows["split"] == "test")
+    return rows[rows["run"].isin(names) & tests]
 
 
 def measured(rows: DataFrame, view: str, split: str = "test") -> DataFrame:

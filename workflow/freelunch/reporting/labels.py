@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
@@ -141,6 +142,15 @@ def control(targets: str) -> str:
 def is_control(window: str) -> bool:
     """Whether a window is called by :func:`control`."""
     return _CONTROL.fullmatch(window) is not None
+
+
+UNTESTED = " (validation)"
+"""Follows the name of a data set of which another split than ``test`` is shown."""
+
+
+def perplexity(datasets: Iterable[str]) -> str:
+    """What perplexities are called together: those of the test split, unless one is of another."""
+    return "Perplexity" if any(name.endswith(UNTESTED) for name in datasets) else "Test perplexity"
 
 
 def axis(name: str) -> str:

@@ -39,12 +39,12 @@ TABLES: dict[str, tuple[str, ...]] = {
         "standard error of an accuracy measured on so many images.",
     ),
     "perplexity": (
-        "Test perplexity of the dense model, of the pruned model that is not recovered, and after recovery. "
-        "Perplexity is that of the joined text of the test split, cut into non-overlapping windows of the length "
-        "given; lower is better. Where a setting was run with several seeds, a cell is the mean and the standard error "
-        "over them; where there is one run, ± is the standard error of the metric itself, and says nothing about "
-        "seeds. A run that was not made is a dash; ∞ and NaN are results that are not finite. The CSV has all digits, "
-        "standard errors and numbers of runs.",
+        "Perplexity of the dense model, of the pruned model that is not recovered, and after recovery: that of the "
+        "joined text of the test split, or of the validation split where a data set has no other, cut into "
+        "non-overlapping windows of the length given; lower is better. Where a setting was run with several seeds, a "
+        "cell is the mean and the standard error over them; where there is one run, ± is the standard error of the "
+        "metric itself, and says nothing about seeds. A run that was not made is a dash; ∞ and NaN are results that "
+        "are not finite. The CSV has all digits, standard errors and numbers of runs.",
     ),
     "cost": (
         "Wall-clock seconds and peak memory of pruning and recovery, without evaluation and without the dense "
@@ -153,12 +153,13 @@ FIGURES: dict[str, tuple[str, ...]] = {
         "channel; the dashed line is epsilon.",
     ),
     "perplexity": (
-        "Test perplexity by criterion and pattern: of the pruned model that is not recovered, and after recovery. The "
+        "Perplexity by criterion and pattern: of the pruned model that is not recovered, and after recovery. The "
         "dashed line is the dense model. The scale is logarithmic; lower is better. Perplexity is that of the joined "
-        "text of the test split, cut into non-overlapping windows of the length given at the axis. Values are printed "
-        "above the marks, to three digits (the table has more). With several seeds a mark is their mean and its bar "
-        "the standard error over them; with one run the bar is the standard error of the metric. Bars shorter than "
-        "their mark are hidden by it. A hollow mark at the upper end stands for a value that is not finite.",
+        "text of the test split, or of the validation split where the axis says so, cut into non-overlapping windows "
+        "of the length given at the axis. Values are printed above the marks, to three digits (the table has more). "
+        "With several seeds a mark is their mean and its bar the standard error over them; with one run the bar is "
+        "the standard error of the metric. Bars shorter than their mark are hidden by it. A hollow mark at the upper "
+        "end stands for a value that is not finite.",
     ),
     "validation_loss": (
         "Validation loss of every window while it is trained, divided by its loss before training. The loss is that "

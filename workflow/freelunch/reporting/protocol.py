@@ -9,7 +9,7 @@ from typing import Any
 from pandas import DataFrame
 
 from . import labels
-from .estimates import ordered
+from .estimates import held_out, ordered
 
 _MOST = 4
 """Values that are listed; more are counted."""
@@ -54,10 +54,12 @@ def _training(rows: DataFrame) -> str:
 
 
 def _perplexity(rows: DataFrame) -> str:
-    found = rows[rows["metric"].str.startswith("ppl@", na=False) & (rows["split"] == "test")]
+    found = held_out(rows)
     if found.empty:
         return ""
-    return f"perplexity on test text of {_values(found, 'dataset')} in windows of {_values(found, 'length')} tokens"
+    splits = {split: found[found["split"] == split] for split in ("test", "validation")}
+    told = [f"{split} text of {_values(inside, 'dataset')}" for split, inside in splits.items() if len(inside)]
+    return f"perplexity on {' and '.join(told)} in windows of {_values(found, 'length')} tokens"
 
 
 def _drift(rows: DataFrame) -> str:

@@ -1,4 +1,4 @@
-"""Test perplexity by criterion and pattern: not recovered, after recovery with each window, and of the dense model."""
+"""Perplexity by criterion and pattern: not recovered, after recovery with each window, and of the dense model."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ def draw(rows: DataFrame) -> Figure:
     """Marks on a logarithmic scale with their values; the dense model is a dashed line.
 
     Raises:
-        FreelunchError: no pruned run has a test perplexity.
+        FreelunchError: no pruned run has a perplexity on held-out text.
     """
-    return variants.draw(
-        perplexities(rows, _VIEW), _scale, lambda at: f"Test perplexity\n({at['dataset']}, {at['length']} tokens)"
-    )
+    return variants.draw(perplexities(rows, _VIEW), _scale, _label)
+
+
+def _label(at: variants.Setting) -> str:
+    return f"{labels.perplexity([at['dataset']])}\n({at['dataset']}, {at['length']} tokens)"
 
 
 def _scale(axis: Axes, values: list[float], _: variants.Setting) -> None:

@@ -1,4 +1,4 @@
-"""Test perplexity: dense, not recovered, and after recovery with each window, by criterion and pattern."""
+"""Perplexity: dense, not recovered, and after recovery with each window, by criterion and pattern."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def build(rows: DataFrame) -> Table:
     """One column per way to recover; a level for every axis that differs.
 
     Raises:
-        FreelunchError: no pruned run has a test perplexity.
+        FreelunchError: no pruned run has a perplexity on held-out text.
     """
     found = perplexities(rows, "table perplexity")
     where = {name: {setting[found.levels.index(name)] for setting in found.settings} for name in ("dataset", "length")}
@@ -28,7 +28,7 @@ def build(rows: DataFrame) -> Table:
     contests = tuple(Contest(tuple((line, place) for place in compared)) for line in range(len(lines)))
     on = f" on {constants['dataset']}" if "dataset" in constants else ""
     of = f" of {constants['length']} tokens" if "length" in constants else ""
-    title = f"Test perplexity{on} in non-overlapping windows{of}; lower is better."
+    title = f"{labels.perplexity(where['dataset'])}{on} in non-overlapping windows{of}; lower is better."
     levels = tuple(found.levels[place] for place in kept)
     return Table("perplexity", suite(rows), title, levels, columns, lines, constants, contests,
                  "the best of each row, the dense model aside")  # fmt: skip
