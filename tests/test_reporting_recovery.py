@@ -507,6 +507,10 @@ def test_drift_figure_shows_local_and_accumulated(frame: pd.DataFrame) -> None:
     for axis, metric in zip(figure.axes[:2], (drifts.LOCAL, drifts.ACCUMULATED), strict=True):
         assert {tuple(line.get_ydata()) for line in axis.lines if len(line.get_xdata()) == 8} <= wanted[metric]
         assert len(axis.lines) >= 2
+        strokes = [(line.get_color(), str(line._unscaled_dash_pattern)) for line in axis.lines]
+        assert len(set(strokes)) == len(strokes), "lines are told apart between their marks too"
+    keys = [(line.get_color(), str(line._unscaled_dash_pattern)) for line in figure.legends[0].get_lines()]
+    assert keys == strokes
     assert "at the last block, mean of blocks alone" in reporting.describe("drift", frame)
 
 

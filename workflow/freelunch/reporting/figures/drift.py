@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from itertools import cycle
 from typing import Any
 
@@ -19,6 +21,7 @@ from ..estimates import of, ordered
 _VIEW = "figure drift"
 Panel = tuple[str, bool, DataFrame]
 _COLUMNS = ((LOCAL, "block alone"), (ACCUMULATED, "with all blocks before"))
+_STROKES: tuple[charts.Line, ...] = ("-", charts.DASHES, charts.DOTS, charts.MIXED)
 _MARKED = 4
 """Every so many blocks of a line have a mark, and those of other lines are others, so that marks do not hide lines."""
 
@@ -35,27 +38,34 @@ def draw(rows: DataFrame) -> Figure:
     frame = drifts(rows, _VIEW)
     lines = [line for line in ordered(frame, SERIES) if line[0] != "repair"]
     looks = _looks([str(variant) for variant, *_ in lines])
+    strokes = _strokes(looks)
     panels = _panels(frame)
     figure, grid = style.grid(len(panels), len(_COLUMNS), 2.2, sharex=True)
     for row, (title, _, panel) in zip(grid, panels, strict=True):
         for axis, (metric, what) in zip(row, _COLUMNS, strict=True):
-            _draw(axis, of(panel, ["metric"], [metric]), lines, looks)
+            _draw(axis, of(panel, ["metric"], [metric]), lines, looks, strokes)
             axis.set_title(f"{title}: {what}")
         row[0].set_ylabel("Drift of the block's output\n(squared, relative)")
     style.label_columns(grid, "Depth (block)")
-    keys = [charts.key(name(line), look) for line, look in zip(lines, looks, strict=True)]
+    keys = [charts.key(name(line), *look) for line, look in zip(lines, zip(looks, strokes, strict=True), strict=True)]
     return charts.legend(figure, keys, _statement(panels))
 
 
-def _draw(axis: Axes, panel: DataFrame, lines: list[tuple[Any, ...]], looks: list[style.Look]) -> None:
+def _draw(
+    axis: Axes,
+    panel: DataFrame,
+    lines: Sequence[tuple[Any, ...]],
+    looks: Sequence[style.Look],
+    strokes: Sequence[charts.Line],
+) -> None:
     lost = 0
-    for at, (line, look) in enumerate(zip(lines, looks, strict=True)):
+    for at, (line, look, stroke) in enumerate(zip(lines, looks, strokes, strict=True)):
         one = of(panel, SERIES, line).sort_values("block")
         values = one["value"].to_numpy(float)
         shown = np.isfinite(values) & (values > 0)
         lost += int((~shown).sum())
         axis.plot(one["block"].to_numpy(float)[shown], values[shown], color=look.colour, marker=look.marker,
-                  markersize=3.2, markevery=(at % _MARKED, _MARKED), linewidth=0.9)  # fmt: skip
+                  linestyle=stroke, markersize=3.2, markevery=(at % _MARKED, _MARKED), linewidth=0.9)  # fmt: skip
     finite = panel["value"][np.isfinite(panel["value"]) & (panel["value"] > 0)]
     style.log_scale(axis, float(finite.min()) if len(finite) else 1, float(finite.max()) if len(finite) else 10)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -125,4 +135,14 @@ def _looks(variants: list[str]) -> list[style.Look]:
         known = variant in style.LOOKS and variant not in seen
         found.append(style.LOOKS[variant] if known else next(others))
         seen.add(variant)
+    return found
+
+
+def _strokes(looks: Sequence[style.Look]) -> list[charts.Line]:
+    """Solid for the first line of a colour, another for each further one: between its marks a line has nothing else."""
+    seen: Counter[str] = Counter()
+    found = []
+    for look in looks:
+        found.append(_STROKES[seen[look.colour] % len(_STROKES)])
+        seen[look.colour] += 1
     return found
