@@ -11,7 +11,7 @@ from pandas import DataFrame
 from ..errors import FreelunchError
 from . import labels
 from .comparisons import PRUNED, best, preferred, recovered
-from .estimates import Estimate, estimate, suite, with_variant
+from .estimates import Estimate, estimate, held_out, suite, with_variant
 from .retraining import PREFERRED
 from .seeds import aligned, among
 from .studies import EXACT, REPLICA, parts
@@ -40,13 +40,11 @@ def drifts(rows: DataFrame, view: str) -> DataFrame:
     ``loss`` is that of retraining alone, ``flow`` that of lines of other flows.
 
     Raises:
-        FreelunchError: no pruned run has a drift, or there are no validation perplexities to choose by.
+        FreelunchError: no pruned run has a drift on held-out text, or there are no validation perplexities to choose by.
     """
-    found = rows[rows["metric"].isin([LOCAL, ACCUMULATED]) & (rows["criterion"] != "dense")]
+    found = held_out(rows[rows["metric"].isin([LOCAL, ACCUMULATED]) & (rows["criterion"] != "dense")])
     if found.empty:
-        raise FreelunchError(f"{view} needs the drift of pruned runs; suite {suite(rows)} has none")
-    # one split: the held-out one if there is
-    found = found[found["split"] == ("test" if "test" in set(found["split"]) else found["split"].iloc[0])]
+        raise FreelunchError(f"{view} needs the drift of pruned runs on held-out text; suite {suite(rows)} has none")
     replica = found["flow"] == REPLICA
     found = found.assign(window=found["window"].mask(replica, REPLICA), flow=found["flow"].mask(replica, "dense"))
     found = _on_the_text_of_pruning(with_variant(found))

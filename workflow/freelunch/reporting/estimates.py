@@ -126,21 +126,21 @@ def perplexities(rows: DataFrame, view: str) -> Cells:
     Raises:
         FreelunchError: no pruned run has such a perplexity; the message names the view that needs one.
     """
-    found = held_out(rows)
+    found = held_out(rows[rows["metric"].str.startswith("ppl@", na=False)])
     if found[found["criterion"] != "dense"].empty:
         raise FreelunchError(f"{view} needs a perplexity of pruned runs; suite {suite(rows)} has none")
     tested = found["split"] == "test"
     return cells(found.assign(dataset=found["dataset"].where(tested, found["dataset"] + labels.UNTESTED)))
 
 
-def held_out(rows: DataFrame) -> DataFrame:
-    """Perplexities on the test split of every data set, or on the validation split of those that are not tested on.
+def held_out(measured: DataFrame) -> DataFrame:
+    """Of every data set the rows of its test split, or of its validation split if it is not tested on.
 
     C4 has no test split: what the literature calls its perplexity is that of validation text.
     """
-    measured = rows[rows["metric"].str.startswith("ppl@", na=False) & rows["split"].isin(["test", "validation"])]
-    tests = measured["split"] == "test"
-    return measured[tests | ~measured["dataset"].isin(measured.loc[tests, "dataset"])]
+    found = measured[measured["split"].isin(["test", "validation"])]
+    tests = found["split"] == "test"
+    return found[tests | ~found["dataset"].isin(found.loc[tests, "dataset"])]
 
 
 def cells(measured: DataFrame) -> Cells:

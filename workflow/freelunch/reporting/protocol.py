@@ -54,7 +54,7 @@ def _training(rows: DataFrame) -> str:
 
 
 def _perplexity(rows: DataFrame) -> str:
-    found = held_out(rows)
+    found = held_out(rows[rows["metric"].str.startswith("ppl@", na=False)])
     if found.empty:
         return ""
     splits = {split: found[found["split"] == split] for split in ("test", "validation")}
@@ -63,7 +63,7 @@ def _perplexity(rows: DataFrame) -> str:
 
 
 def _drift(rows: DataFrame) -> str:
-    found = rows[rows["metric"].str.startswith("drift_", na=False)]
+    found = held_out(rows[rows["metric"].str.startswith("drift_", na=False)])
     if found.empty:
         return ""
     return f"drift on text of {_values(found, 'dataset')} in sequences of {_values(found, 'length')} tokens"
