@@ -267,7 +267,7 @@ def test_the_stage_reads_results_and_writes_the_page(plan: Plan, tmp_path: Path)
     text = targets[0].read_text(encoding="utf-8")
     checked = Checked(text)
     assert checked.tags["img"] == 3 and checked.tags["caption"] == 2
-    assert "every stage on a random model of four blocks" in text and "tests/data/documents.jsonl" in text
+    assert "from data to a report on a random model of four blocks" in text and "tests/data/documents.jsonl" in text
     assert f"By run ({len(plan.runs['tiny'])})" in text and all(run.name in text for run in plan.runs["tiny"])
     assert "snakemake --cores all --configfile tests/tiny.yaml -- results/tiny/figures/gain.pdf" in text
 
