@@ -25,6 +25,7 @@ from freelunch.models import initialised
 from freelunch.plan import make_plan
 from freelunch.pretraining import pretrain
 from freelunch.provenance import sources
+from freelunch.reporting.runtimes import job_of
 from freelunch.specs import EvaluationSpec, ExportSpec, ModelSpec, ReconstructedSpec
 from freelunch.stages import checkpoint
 from stage_runs import prepare, run, tiny_config, tiny_plan
@@ -105,6 +106,12 @@ def test_it_learns_and_says_what_it_did(model: Artifact) -> None:
     untied = pretrained_names(tie_word_embeddings=False)
     assert untied - pretrained_names() == {"lm_head.weight"}
     assert pretrained_names() == {name for name, _ in loaded.named_parameters()}
+
+
+def test_the_report_says_what_training_took(model: Artifact) -> None:
+    job = job_of("models", model.folder.name, model.manifest)
+    assert job.tokens == model.manifest["training_tokens"] and job.seconds == model.manifest["train_seconds"]
+    assert job.rate == pytest.approx(job.tokens / job.seconds)
 
 
 def pretrained_names(**changes: Any) -> set[str]:

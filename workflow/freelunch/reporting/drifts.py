@@ -40,7 +40,7 @@ def drifts(rows: DataFrame, view: str) -> DataFrame:
     ``loss`` is that of retraining alone, ``flow`` that of lines of other flows.
 
     Raises:
-        FreelunchError: no pruned run has a drift on held-out text, or there are no validation perplexities to choose by.
+        FreelunchError: no pruned run has a drift on held-out text, or no validation perplexity to choose by.
     """
     found = held_out(rows[rows["metric"].isin([LOCAL, ACCUMULATED]) & (rows["criterion"] != "dense")])
     if found.empty:

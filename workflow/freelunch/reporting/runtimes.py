@@ -50,7 +50,8 @@ def job_of(stage: str, name: str, manifest: Mapping[str, Any]) -> Job:
     """What a manifest says of its job."""
     tokens = manifest.get("tokens")
     if "training_tokens" in manifest:
-        tokens = manifest["training_tokens"] + manifest["search_tokens"]
+        # a model that is trained from random weights is given its rate
+        tokens = manifest["training_tokens"] + manifest.get("search_tokens", 0)
     return Job(
         stage=stage, name=name, seconds=float(manifest.get("train_seconds", manifest["seconds"])),
         peak_gib=float(manifest.get("peak_device_gib", manifest["peak_gib"])),
