@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
@@ -46,6 +46,7 @@ PLACES = list(places(tiny_config()))
 
 
 @FUZZED
+@example(changes=[(("classifiers", "tiny", "architecture"), "", [], False)])
 @given(st.lists(st.tuples(st.sampled_from(PLACES), KEYS, VALUES, st.booleans()), min_size=1, max_size=3))
 def test_a_config_with_anything_anywhere(changes: list[tuple[tuple[Any, ...], Any, Any, bool]]) -> None:
     raw: Any = tiny_config()

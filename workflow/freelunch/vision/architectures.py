@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from ..errors import FreelunchError, suggest
 
@@ -37,14 +37,14 @@ ARCHITECTURES = {
 }
 
 
-def check_architecture(name: Any) -> Any:
+def check_architecture(name: str) -> str:
     """Refuse the name of an architecture that there is not.
 
     Raises:
         FreelunchError: there is no such architecture.
     """
     if name not in ARCHITECTURES:
-        raise FreelunchError(f"there is no network {name!r}; {suggest(str(name), ARCHITECTURES)}")
+        raise FreelunchError(f"there is no network {name!r}; {suggest(name, ARCHITECTURES)}")
     return name
 
 

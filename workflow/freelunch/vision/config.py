@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 # absolute: provenance follows relative imports, and the code of a method counts only where it is run
 from freelunch.method import canonical_allocation, canonical_criterion, canonical_pattern
@@ -87,7 +87,7 @@ class ClassifierConfig(Section):
     The learning rate rises over a tenth of the steps and falls as a cosine.
     """
 
-    architecture: Annotated[str, BeforeValidator(check_architecture)]
+    architecture: Annotated[str, AfterValidator(check_architecture)]
     """One of :data:`vision.architectures.ARCHITECTURES`."""
     width: Positive | None = None
     """Channels of the first stage (DenseNet: growth rate); the published network's if not given."""
