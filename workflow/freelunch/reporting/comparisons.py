@@ -12,7 +12,7 @@ from pandas import DataFrame, Series
 
 from ..errors import FreelunchError
 from . import labels
-from .estimates import PRUNING, RECOVERING, Estimate, of, ordered, suite, summary
+from .estimates import PRUNING, RECOVERING, Estimate, of, on_text, ordered, suite, summary
 from .seeds import aligned, among
 
 WHERE = ("model", "dataset", "length")
@@ -61,8 +61,8 @@ class Group:
 def rows_of(groups: Iterable[Group], rows: DataFrame) -> DataFrame:
     """The test perplexities of the runs in groups, and of those that they are measured against."""
     names = {run for group in groups for runs in (group.runs, group.alone, group.dense) for run in runs["run"]}
-    tests = rows["metric"].str.startswith("ppl@", na=False) & (rows["split"] == "test")
-    return rows[rows["run"].isin(names) & tests]
+    found = on_text(rows)
+    return found[found["run"].isin(names) & (found["split"] == "test")]
 
 
 def measured(rows: DataFrame, view: str, split: str = "test") -> DataFrame:
@@ -71,7 +71,8 @@ def measured(rows: DataFrame, view: str, split: str = "test") -> DataFrame:
     Raises:
         FreelunchError: no pruned run has such a perplexity.
     """
-    found = rows[rows["metric"].str.startswith("ppl@", na=False) & (rows["split"] == split)]
+    found = on_text(rows)
+    found = found[found["split"] == split]
     if found[found["criterion"] != "dense"].empty:
         raise FreelunchError(f"{view} needs the {split} perplexity of pruned runs; suite {suite(rows)} has none")
     return found

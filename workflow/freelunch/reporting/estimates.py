@@ -126,11 +126,16 @@ def perplexities(rows: DataFrame, view: str) -> Cells:
     Raises:
         FreelunchError: no pruned run has such a perplexity; the message names the view that needs one.
     """
-    found = held_out(rows[rows["metric"].str.startswith("ppl@", na=False)])
+    found = held_out(on_text(rows))
     if found[found["criterion"] != "dense"].empty:
         raise FreelunchError(f"{view} needs a perplexity of pruned runs; suite {suite(rows)} has none")
     tested = found["split"] == "test"
     return cells(found.assign(dataset=found["dataset"].where(tested, found["dataset"] + labels.UNTESTED)))
+
+
+def on_text(rows: DataFrame) -> DataFrame:
+    """The perplexities, of all data sets, splits and lengths."""
+    return rows[rows["metric"].str.startswith("ppl@", na=False)]
 
 
 def held_out(measured: DataFrame) -> DataFrame:

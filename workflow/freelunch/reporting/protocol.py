@@ -9,7 +9,7 @@ from typing import Any
 from pandas import DataFrame
 
 from . import labels
-from .estimates import held_out, ordered
+from .estimates import held_out, on_text, ordered
 
 _MOST = 4
 """Values that are listed; more are counted."""
@@ -54,7 +54,7 @@ def _training(rows: DataFrame) -> str:
 
 
 def _perplexity(rows: DataFrame) -> str:
-    found = held_out(rows[rows["metric"].str.startswith("ppl@", na=False)])
+    found = held_out(on_text(rows))
     if found.empty:
         return ""
     splits = {split: found[found["split"] == split] for split in ("test", "validation")}

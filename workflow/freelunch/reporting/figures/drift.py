@@ -47,7 +47,7 @@ def draw(rows: DataFrame) -> Figure:
             axis.set_title(f"{title}: {what}")
         row[0].set_ylabel("Drift of the block's output\n(squared, relative)")
     style.label_columns(grid, "Depth (block)")
-    keys = [charts.key(name(line), *look) for line, look in zip(lines, zip(looks, strokes, strict=True), strict=True)]
+    keys = [charts.key(name(line), look, stroke) for line, look, stroke in zip(lines, looks, strokes, strict=True)]
     return charts.legend(figure, keys, _statement(panels))
 
 
