@@ -687,7 +687,14 @@ def test_rows_have_the_family_of_their_model_the_dense_ones_too():
         counted = dict.fromkeys(("achieved_sparsity", "training_tokens", "search_tokens", "trainable_parameters"), 0)
         for spec in evaluations:
             told = collect._protocol(spec, {str(overlay.stage): counted for overlay in spec.overlays})
-            assert (told["model"], told["family"]) == ("small", family)
+            assert (told["model"], told["family"], told["trained_on"]) == ("small", family, None)
+
+
+def test_rows_have_what_a_model_was_trained_on_if_the_pipeline_trained_it():
+    runs = make_plan(parse_config(read_yaml(CONFIGS["config"]))).runs["scale"]
+    found = {run.evaluation.base.model: collect._protocol(run.evaluation, {})["trained_on"]
+             for run in runs if isinstance(run.evaluation.subject, ModelSpec)}  # fmt: skip
+    assert found == {"llama-3m": "wikipedia", "llama-15m": "wikipedia", "smollm2-135m": None}
 
 
 def test_models_from_the_hub_have_a_family_but_for_the_instruct_one_among_base_models():

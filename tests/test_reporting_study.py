@@ -508,6 +508,8 @@ def test_the_protocol_names_models_data_lengths_and_seeds(frame: pd.DataFrame) -
     many = tidy.to_frame([record | {"run": f"{record['run']}-{seed}", "seed": seed} for record in study((0,)).records
                           for seed in range(6) if record["criterion"] != "dense"])  # fmt: skip
     assert "seeds 0 to 5 (6 values)" in protocol(many)
+    trained = frame.assign(trained_on=frame["model"].map({"tiny": "wiki"}).astype(tidy.DTYPES["trained_on"]))
+    assert "tiny (1M parameters, trained here from random weights on wiki), small (15M param" in protocol(trained)
 
 
 def test_the_protocol_of_a_view_is_that_of_the_runs_it_shows() -> None:

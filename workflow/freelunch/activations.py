@@ -208,11 +208,7 @@ class States:
 def boundaries_to_keep(blocks: int, bytes_each: int, budget: int) -> list[int]:
     """Block boundaries ``0 .. blocks`` to keep within a budget in bytes: all, or an even spread with both ends.
 
-    Raises:
-        FreelunchError: the budget does not hold the first and the last.
+    The first and the last are kept whatever the budget: without them no block has its inputs and targets.
     """
-    count = min(budget // bytes_each, blocks + 1) if bytes_each else blocks + 1
-    if count < 2:
-        need = 2 * bytes_each / 2**30
-        raise FreelunchError(f"dense.max_gib: {budget / 2**30:g} GiB is too small; two boundaries need {need:.3g} GiB")
+    count = min(max(2, budget // bytes_each), blocks + 1) if bytes_each else blocks + 1
     return sorted({round(i * blocks / (count - 1)) for i in range(count)})

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
+import pandas as pd
 from pandas import DataFrame
 
 from . import labels
@@ -27,10 +27,13 @@ def protocol(rows: DataFrame) -> str:
 
 
 def _models(rows: DataFrame) -> str:
-    known = rows[["model", "parameters"]].drop_duplicates().sort_values(["parameters", "model"])
+    known = rows[["model", "parameters", "trained_on"]].drop_duplicates().sort_values(["parameters", "model"])
     told = []
-    for model, size in zip(known["model"], known["parameters"].astype("float64"), strict=True):
-        told.append(f"{model} ({labels.compact(size)} parameters)" if math.isfinite(size) else str(model))
+    for model, size, data in zip(*(known[name] for name in known), strict=True):
+        about = [] if pd.isna(size) else [f"{labels.compact(float(size))} parameters"]
+        # a small model of one's own is no published one, and says less about those
+        about += [] if pd.isna(data) else [f"trained here from random weights on {data}"]
+        told.append(f"{model} ({', '.join(about)})" if about else str(model))
     return _listed(told)
 
 

@@ -22,6 +22,7 @@ DTYPES = {
     "run": "str",
     "model": "str",
     "family": "str",
+    "trained_on": "str",
     "model_revision": "str",
     "parameters": "Int64",
     "calibration": "str",
@@ -75,7 +76,8 @@ DTYPES = {
 """Columns and dtypes; counts are nullable integers, so that they are written as integers where some are missing.
 
 ``learning_rate`` is text: a number as ``%g`` writes it, or ``auto``. ``parameters`` are those of the dense model.
-``family`` is missing where the config gives a model none.
+``family`` is missing where the config gives a model none. ``trained_on`` is the data set of the config on which the
+pipeline trained the model from random weights, if it did.
 """
 
 COLUMNS = tuple(DTYPES)

@@ -104,7 +104,8 @@ def _trained(overlays: dict[str, dict[str, Any]]) -> dict[str, Any]:
 def _protocol(spec: EvaluationSpec, overlays: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The axes of a run, by column."""
     subject = spec.subject
-    named = {"model": spec.base.model, "family": spec.base.source.family}
+    train = spec.base.source.train
+    named = {"model": spec.base.model, "family": spec.base.source.family, "trained_on": train and train.data}
     if isinstance(subject, ModelSpec):
         return named | {
             "criterion": "dense", "pattern": "dense", "recovery": "none",

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from pandas import DataFrame
 
-from .. import labels, style
+from .. import findings, labels, style
 from ..curves import gains
 from ..estimates import of, ordered
 from ..panels import settings, title
@@ -49,6 +49,21 @@ def draw(rows: DataFrame) -> Figure:
     ]
     figure.legend(handles=keys, loc="outside upper center", ncols=min(len(keys), 3 if len(lines[0]) == 1 else 6))
     return figure
+
+
+def caption(rows: DataFrame) -> str:
+    """Of every setting and kind of window the median gain, and the lowest and the highest over depth."""
+    frame, extra = gains(rows, "figure gain")
+    names, _ = settings(frame, extra, widest=2)
+    parts = [part for _, part in ordered(frame.assign(window=frame["variant"]), ["window", "part"])]
+    sentences = []
+    for panel in ordered(frame, names):
+        at = of(frame, names, panel)
+        found = {part: 100 * (1 - at["ratio"][at["part"] == part].dropna()) for part in parts}
+        told = [f"{labels.value('window', part)} {gain.median():.0f}% ({gain.min():.0f} to {gain.max():.0f})"
+                for part, gain in found.items() if len(gain)]  # fmt: skip
+        sentences.append((title(names, panel), ", ".join(told)))
+    return f"Here: median fall of the validation loss, lowest to highest, over windows. {findings.joined(sentences)}"
 
 
 def _panel(axis: Axes, windows: DataFrame, looks: dict[str, style.Look]) -> None:

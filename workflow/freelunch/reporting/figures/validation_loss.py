@@ -12,9 +12,9 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from pandas import DataFrame
+from pandas import DataFrame, Series
 
-from .. import labels, style
+from .. import findings, labels, style
 from ..curves import curves
 from ..estimates import of, ordered
 from ..panels import settings, title
@@ -61,6 +61,30 @@ def draw(rows: DataFrame) -> Figure:
         pad=0.01,
     ).outline.set_visible(False)
     return figure
+
+
+def caption(rows: DataFrame) -> str:
+    """Of every setting and kind of window, where training ended, and how many windows ended above where they began."""
+    frame, extra = curves(rows, "figure validation_loss")
+    names, _ = settings(frame, extra, widest=4)
+    parts = [part for _, part in ordered(frame.assign(window=frame["variant"]), ["window", "part"])]
+    last = frame.sort_values("step", kind="stable").groupby([*names, "variant", "position"], dropna=False).tail(1)
+    sentences = []
+    for panel in ordered(frame, names):
+        at = of(last, names, panel)
+        found = {part: at["ratio"][at["part"] == part] for part in parts}
+        told = [f"{labels.value('window', part)} {ratio.median():.2f} ({_above(ratio)} of {len(ratio)} above)"
+                for part, ratio in found.items() if len(ratio)]  # fmt: skip
+        sentences.append((title(names, panel), ", ".join(told)))
+    read = (
+        "median over windows of the last validation loss over the initial one; above: it ended above where it began. "
+    )
+    return f"Here: {read}{findings.joined(sentences)}"
+
+
+def _above(ratio: Series) -> int:
+    """Windows that ended above where they began, or at no number."""
+    return int((~(ratio <= 1)).sum())
 
 
 def _panel(axis: Axes, windows: DataFrame, colours: ListedColormap, depth: Normalize) -> None:
