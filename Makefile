@@ -16,8 +16,9 @@ demo: $(STAMP)
 	@echo "figures: results/demo/figures/      (.pdf, .svg, .png)"
 	@echo "rows:    results/demo/rows.csv      (one row per run and metric)"
 
+# two processes, of a file's tests each; what these start takes one thread, as the tests themselves do
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 end-to-end: $(STAMP)
 	$(BIN)/python -m pytest -m end_to_end

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import setuptools  # noqa: F401 - before anything imports distutils, which it replaces: torch's compiler needs that
 import torch
 
 # tiny matrices: a second thread costs more than it gives, and its speed depends on what else the machine does

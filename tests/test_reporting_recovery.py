@@ -441,7 +441,7 @@ def test_findings_hold_the_numbers_of_the_rows() -> None:
     assert "up: 1.01)" in said
     changed = [r | {"value": 2 * r["value"]} if r.get("window") == "block" else r for r in suite.records]
     assert "Block 59.8" in reporting.describe("window", rows.to_frame(changed))
-    assert reporting.describe("gain", suite.frame) == ""
+    assert reporting.describe("cost", suite.frame) == ""
 
 
 def test_findings_say_how_much_more_retraining_needs() -> None:
