@@ -8,6 +8,9 @@ import pytest
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
+from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
+from tokenizers.models import BPE
+from transformers import PreTrainedTokenizerFast
 
 from freelunch.errors import FreelunchError
 from freelunch.evaluation.streaming_lm import StreamingLM
@@ -112,6 +115,36 @@ def test_texts_are_read_as_lm_eval_reads_them(family: str) -> None:
     assert streamed(network).loglikelihood_rolling(rolling, True) == pytest.approx(
         own.loglikelihood_rolling(rolling, disable_tqdm=True), abs=1e-3
     )
+
+
+def beginning_tokenizer() -> Any:
+    """One that merges bytes, and puts a token of its own before every text: as those of Llama do."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("Ġ", "t"), ("Ġt", "h"), ("Ġth", "e"), ("e", "r"), ("i", "n"), ("y", "e")]
+    known = [*alphabet, *("".join(pair) for pair in merges)]
+    tokenizer = Tokenizer(BPE(vocab={symbol: token for token, symbol in enumerate(known)}, merges=merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<begin>", "<end>"])
+    begin = ("<begin>", tokenizer.token_to_id("<begin>"))
+    tokenizer.post_processor = processors.TemplateProcessing(single="<begin> $A", special_tokens=[begin])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<begin>", eos_token="<end>")
+
+
+def test_a_token_that_begins_every_text_is_used_as_lm_eval_uses_it() -> None:
+    tokenizer, model = beginning_tokenizer(), random_model("llama", **SHORT)
+    own = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=3, softmax_dtype="float32")
+    network = Network(model.config, InMemory(dict(model.state_dict())), torch.float32)
+    found = StreamingLM(network, tokenizer, 100, 20_000)
+    for text in (*TEXTS, "<begin>The bridge", "the other ye"):
+        assert found.tok_encode(text) == own.tok_encode(text)
+        assert found.tok_encode(text).count(tokenizer.bos_token_id) == 1
+    asked = [(text, answer) for text in (*TEXTS, "<begin>The bridge") for answer in (" the yes", "no")]
+    pairs, rolling = (instances("loglikelihood", asked), instances("loglikelihood_rolling", [(t,) for t in TEXTS if t]))
+    expected = [value for value, _ in own.loglikelihood(pairs, disable_tqdm=True)]
+    assert [value for value, _ in found.loglikelihood(pairs, True)] == pytest.approx(expected, abs=2e-4)
+    whole = own.loglikelihood_rolling(rolling, disable_tqdm=True)
+    assert found.loglikelihood_rolling(rolling, True) == pytest.approx(whole, abs=1e-3)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "opt"])
