@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from pandas import DataFrame
+from pandas import DataFrame, Series
 
 from . import labels
-from .estimates import ordered
+from .estimates import of, ordered
 
 
 def settings(
@@ -29,6 +29,23 @@ def title(names: Sequence[str], values: Sequence[Any]) -> str:
     """``Wanda, 2:4``, and below it the values of the other axes that tell panels apart."""
     told = [labels.described(*pair) for pair in zip(names, values, strict=True)]
     return "\n".join([", ".join(told[-2:]), *told[:-2]])
+
+
+def parts(frame: DataFrame) -> list[str]:
+    """The kinds of windows of some losses (see ``curves``), in the order a reader expects."""
+    return [part for _, part in ordered(frame.assign(window=frame["variant"]), ["window", "part"])]
+
+
+def sentences(frame: DataFrame, extra: Sequence[str], say: Callable[[Series], str]) -> list[tuple[str, str]]:
+    """By panel its title, and every kind of window that it has with what is to be said of its ``ratio``."""
+    names = (*extra, "criterion", "pattern")
+    kinds, found = parts(frame), []
+    for panel in ordered(frame, names):
+        at = of(frame, names, panel)
+        ratios = {part: at["ratio"][at["part"] == part] for part in kinds}
+        told = [f"{labels.value('window', part)} {say(ratio)}" for part, ratio in ratios.items() if len(ratio)]
+        found.append((title(names, panel), ", ".join(told)))
+    return found
 
 
 def wrapped(panels: Sequence[Any], widest: int) -> list[list[Any]]:

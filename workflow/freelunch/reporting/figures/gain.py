@@ -9,12 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
-from pandas import DataFrame
+from pandas import DataFrame, Series
 
 from .. import findings, labels, style
 from ..curves import gains
-from ..estimates import of, ordered
-from ..panels import settings, title
+from ..estimates import of
+from ..panels import parts, sentences, settings, title
 
 
 @style.applied()
@@ -27,8 +27,8 @@ def draw(rows: DataFrame) -> Figure:
     frame, extra = gains(rows, "figure gain")
     frame = frame.assign(gain=100 * (1 - frame["ratio"]))
     names, lines = settings(frame, extra, widest=2)
-    parts = [part for _, part in ordered(frame.assign(window=frame["variant"]), ["window", "part"])]
-    looks = style.looks(parts)
+    kinds = parts(frame)
+    looks = style.looks(kinds)
     figure, axes = style.grid(len(lines), len(lines[0]), height=1.8, sharex=True, sharey=True)
     for line, row in zip(lines, axes, strict=True):
         for axis, panel in zip_longest(row, line):
@@ -54,16 +54,13 @@ def draw(rows: DataFrame) -> Figure:
 def caption(rows: DataFrame) -> str:
     """Of every setting and kind of window the median gain, and the lowest and the highest over depth."""
     frame, extra = gains(rows, "figure gain")
-    names, _ = settings(frame, extra, widest=2)
-    parts = [part for _, part in ordered(frame.assign(window=frame["variant"]), ["window", "part"])]
-    sentences = []
-    for panel in ordered(frame, names):
-        at = of(frame, names, panel)
-        found = {part: 100 * (1 - at["ratio"][at["part"] == part].dropna()) for part in parts}
-        told = [f"{labels.value('window', part)} {gain.median():.0f}% ({gain.min():.0f} to {gain.max():.0f})"
-                for part, gain in found.items() if len(gain)]  # fmt: skip
-        sentences.append((title(names, panel), ", ".join(told)))
-    return f"Here: median fall of the validation loss, lowest to highest, over windows. {findings.joined(sentences)}"
+    told = findings.joined(sentences(frame[frame["ratio"].notna()], extra, _gain))
+    return f"Here: median fall of the validation loss, lowest to highest, over windows. {told}"
+
+
+def _gain(ratio: Series) -> str:
+    gain = 100 * (1 - ratio)
+    return f"{gain.median():.0f}% ({gain.min():.0f} to {gain.max():.0f})"
 
 
 def _panel(axis: Axes, windows: DataFrame, looks: dict[str, style.Look]) -> None:

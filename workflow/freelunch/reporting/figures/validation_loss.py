@@ -16,8 +16,8 @@ from pandas import DataFrame, Series
 
 from .. import findings, labels, style
 from ..curves import curves
-from ..estimates import of, ordered
-from ..panels import settings, title
+from ..estimates import of
+from ..panels import parts, sentences, settings, title
 
 
 @style.applied()
@@ -29,9 +29,9 @@ def draw(rows: DataFrame) -> Figure:
     """
     frame, extra = curves(rows, "figure validation_loss")
     names, lines = settings(frame, extra, widest=4)
-    parts = [part for _, part in ordered(frame.assign(window=frame["variant"]), ["window", "part"])]
+    kinds = parts(frame)
     shown = [
-        (line, [part for part in parts if any(len(of(frame, (*names, "part"), (*panel, part))) for panel in line)])
+        (line, [part for part in kinds if any(len(of(frame, (*names, "part"), (*panel, part))) for panel in line)])
         for line in lines
     ]
     placed = [(line, part, part == found[0]) for line, found in shown for part in found]
@@ -66,25 +66,17 @@ def draw(rows: DataFrame) -> Figure:
 def caption(rows: DataFrame) -> str:
     """Of every setting and kind of window, where training ended, and how many windows ended above where they began."""
     frame, extra = curves(rows, "figure validation_loss")
-    names, _ = settings(frame, extra, widest=4)
-    parts = [part for _, part in ordered(frame.assign(window=frame["variant"]), ["window", "part"])]
-    last = frame.sort_values("step", kind="stable").groupby([*names, "variant", "position"], dropna=False).tail(1)
-    sentences = []
-    for panel in ordered(frame, names):
-        at = of(last, names, panel)
-        found = {part: at["ratio"][at["part"] == part] for part in parts}
-        told = [f"{labels.value('window', part)} {ratio.median():.2f} ({_above(ratio)} of {len(ratio)} above)"
-                for part, ratio in found.items() if len(ratio)]  # fmt: skip
-        sentences.append((title(names, panel), ", ".join(told)))
+    by = [*extra, "criterion", "pattern", "variant", "position"]
+    last = frame.sort_values("step", kind="stable").groupby(by, dropna=False).tail(1)
     read = (
         "median over windows of the last validation loss over the initial one; above: it ended above where it began. "
     )
-    return f"Here: {read}{findings.joined(sentences)}"
+    return f"Here: {read}{findings.joined(sentences(last, extra, _end))}"
 
 
-def _above(ratio: Series) -> int:
-    """Windows that ended above where they began, or at no number."""
-    return int((~(ratio <= 1)).sum())
+def _end(ratio: Series) -> str:
+    """Windows that ended at no number count as above."""
+    return f"{ratio.median():.2f} ({int((~(ratio <= 1)).sum())} of {len(ratio)} above)"
 
 
 def _panel(axis: Axes, windows: DataFrame, colours: ListedColormap, depth: Normalize) -> None:
