@@ -46,10 +46,10 @@ api: $(STAMP)
 	$(BIN)/python -m freelunch.reference > docs/api.md.part && mv docs/api.md.part docs/api.md
 
 bench: $(STAMP)
-	$(BIN)/python -m freelunch.bench
+	$(BIN)/python -m benchmarks
 
 bench-peers: $(STAMP) .peers/.installed
-	$(BIN)/python -m freelunch.bench.peers
+	$(BIN)/python -m benchmarks.peers
 
 .peers/.installed: requirements-peers.lock
 	$(PYTHON) -m venv .peers

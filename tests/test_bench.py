@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from freelunch.bench import blocks, sparse
+from benchmarks import blocks, sparse
 from freelunch.facts import Facts
 
 TINY = Facts(

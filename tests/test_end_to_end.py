@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from freelunch.bench import kills
+from benchmarks import kills
 from freelunch.config import parse_config
 from freelunch.plan import make_plan
 from freelunch.yaml_files import read_yaml

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import kills
 from freelunch.artifacts import MANIFEST, Artifact
-from freelunch.bench import kills
 from freelunch.errors import FreelunchError
 from freelunch.occupancy import occupy
 from freelunch.runner import Runner

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks.pruning import EIGHT_B
+from benchmarks.runs import pruned_from, random_model
 from freelunch.__main__ import load, main
-from freelunch.bench.pruning import EIGHT_B
-from freelunch.bench.runs import pruned_from, random_model
 from freelunch.capacity import GPUS, HOSTS, USABLE, peaks, tables
 from freelunch.config import Config, ExecutionConfig, PerplexityTask, ZeroShotTask
 from freelunch.costs import Peak, cost, memory

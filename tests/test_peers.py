@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from freelunch.bench import peers
-from freelunch.bench.peers import CASES, SCRIPT, Result, add_tokenizer, check_changed, command, table
-from freelunch.bench.pruning import EIGHT_B
-from freelunch.bench.runs import alone, own_peak, random_dense, the_demo
+from benchmarks import peers
+from benchmarks.peers import CASES, SCRIPT, Result, add_tokenizer, check_changed, command, table
+from benchmarks.pruning import EIGHT_B
+from benchmarks.runs import alone, own_peak, random_dense, the_demo
 from freelunch.errors import FreelunchError
 from freelunch.patterns import parse_pattern
 

@@ -1,4 +1,4 @@
-"""``python -m freelunch.bench [PART …]``: use of the machine, cost of pruning, peak memory, blocks of large models."""
+"""``python -m benchmarks [PART …]``: use of the machine, cost of pruning, peak memory, blocks of large models."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PARTS = {
 
 def main() -> None:
     """Run the benchmarks that were asked for, or all of them."""
-    parser = argparse.ArgumentParser(prog="freelunch.bench", description=__doc__)
+    parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="which of them (default: all)")
     for part in parser.parse_args().parts or PARTS:
         print(f"== {part} ==\n")

@@ -1,4 +1,4 @@
-"""``python -m freelunch.bench.kills``: kill a pipeline at random moments, start it again, and compare every bit.
+"""``python -m benchmarks.kills``: kill a pipeline at random moments, start it again, and compare every bit.
 
 A suite is run once without a break, which gives the reference and the time it takes. Then it is run from nothing, its
 whole process group is killed (SIGKILL) after a random time, and it is started again, to its end or to its next kill.
@@ -24,16 +24,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..artifacts import MANIFEST, SEAL, checksum, read_json
-from ..config import parse_config
-from ..errors import FreelunchError
-from ..plan import make_plan
-from ..runner import Runner
-from ..specs import RESULTS, STAGES
-from ..yaml_files import read_yaml
+from freelunch.artifacts import MANIFEST, SEAL, checksum, read_json
+from freelunch.config import parse_config
+from freelunch.errors import FreelunchError
+from freelunch.plan import make_plan
+from freelunch.runner import Runner
+from freelunch.specs import RESULTS, STAGES
+from freelunch.yaml_files import read_yaml
 
-PROJECT = Path(__file__).parents[3]
-PARTS = ("Snakefile", "config.yaml", "workflow", "profiles", "envs", "tests")
+PROJECT = Path(__file__).parents[1]
+PARTS = ("Snakefile", "config.yaml", "benchmarks", "workflow", "profiles", "envs", "tests")
 """What of the repository a pipeline needs, that of the tests included."""
 Contents = dict[str, str]
 """Checksums of files by their path."""
@@ -137,11 +137,11 @@ class Pipeline:
     @property
     def _environment(self) -> dict[str, str]:
         """With the package of the copy, which no edit changes while it runs."""
-        return os.environ | {"PYTHONPATH": str(self.folder / "workflow")}
+        return os.environ | {"PYTHONPATH": os.pathsep.join([str(self.folder), str(self.folder / "workflow")])}
 
     def _command(self, *arguments: str) -> list[str]:
         if self._one_process:
-            code = f"from freelunch.bench.kills import run_suite; run_suite({self._config!r}, {self._suite!r})"
+            code = f"from benchmarks.kills import run_suite; run_suite({self._config!r}, {self._suite!r})"
             return [sys.executable, "-c", code]
         options = ["--configfile", self._config, "--config", "execution={device: cpu}", *arguments]
         return [sys.executable, "-m", "snakemake", *options, "--", self._suite]
@@ -219,7 +219,7 @@ def _alive(group: int) -> bool:
 
 def main(arguments: list[str] | None = None) -> int:
     """Kill a suite as often as was asked for; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="freelunch.bench.kills", description=__doc__.split(": ", 1)[1])
+    parser = argparse.ArgumentParser(prog="benchmarks.kills", description=__doc__.split(": ", 1)[1])
     parser.add_argument("--count", type=int, default=50, help="how often (default: %(default)s)")
     parser.add_argument("--each", type=int, default=1, help="kills before a run is let to its end (default: 1)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: %(default)s)")

@@ -18,13 +18,14 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from ..config import ExecutionConfig, ModelConfig, PerplexityTask
-from ..errors import FreelunchError
-from ..models import small_files
-from ..overlays import SafetensorsFiles
-from ..section import Wheel
-from ..sources import fetch_wheel, wheel_path
-from ..specs import CalibrationSpec, DenseSpec, EvaluationSpec, ModelSpec, PrunedSpec, Spec
+from freelunch.config import ExecutionConfig, ModelConfig, PerplexityTask
+from freelunch.errors import FreelunchError
+from freelunch.models import small_files
+from freelunch.overlays import SafetensorsFiles
+from freelunch.section import Wheel
+from freelunch.sources import fetch_wheel, wheel_path
+from freelunch.specs import CalibrationSpec, DenseSpec, EvaluationSpec, ModelSpec, PrunedSpec, Spec
+
 from .runs import alone, pruned_from, run, the_demo
 
 PYTHON = Path(".peers/bin/python")

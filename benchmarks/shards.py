@@ -13,8 +13,9 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from ..config import ExecutionConfig
-from ..specs import ReconstructedSpec
+from freelunch.config import ExecutionConfig
+from freelunch.specs import ReconstructedSpec
+
 from .runs import alone, pruned_from, random_dense, run, the_demo, write_text
 
 BLOCKS = 8

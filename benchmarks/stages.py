@@ -10,11 +10,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ..config import PerplexityTask
-from ..costs import forward_operations
-from ..facts import Facts
-from ..specs import EvaluationSpec, ReconstructedSpec, Spec
-from ..windows import parse_window
+from freelunch.config import PerplexityTask
+from freelunch.costs import forward_operations
+from freelunch.facts import Facts
+from freelunch.specs import EvaluationSpec, ReconstructedSpec, Spec
+from freelunch.windows import parse_window
+
 from .rate import matmul_rate
 from .runs import alone, pruned_from, random_dense, run, the_demo, write_text
 

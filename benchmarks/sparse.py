@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn.functional import linear
 from torch.sparse import to_sparse_semi_structured
 
-from ..device import choose
+from freelunch.device import choose
+
 from .blocks import SHAPES
 
 TOKENS = (1, 16, 128, 1024, 8192)

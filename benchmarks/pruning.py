@@ -20,17 +20,18 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..criteria import NAMES as CRITERIA
-from ..device import choose
-from ..facts import Facts
-from ..matrix import Matrix
-from ..method import parse_method
-from ..overlays import SafetensorsFiles
-from ..pruning import prune_matrix, relative_error
-from ..refinements import NAMES as REFINEMENTS
-from ..refinements.refinement import Pruned
-from ..specs import GramsSpec, Spec
-from ..statistics import Statistics
+from freelunch.criteria import NAMES as CRITERIA
+from freelunch.device import choose
+from freelunch.facts import Facts
+from freelunch.matrix import Matrix
+from freelunch.method import parse_method
+from freelunch.overlays import SafetensorsFiles
+from freelunch.pruning import prune_matrix, relative_error
+from freelunch.refinements import NAMES as REFINEMENTS
+from freelunch.refinements.refinement import Pruned
+from freelunch.specs import GramsSpec, Spec
+from freelunch.statistics import Statistics
+
 from .runs import alone, pruned_from, random_dense, run, the_demo, write_text
 
 PATTERN = "2:4"

@@ -13,11 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..__main__ import load
-from ..config import Config, PerplexityTask, Questions, ZeroShotTask
-from ..costs import memory
-from ..device import choose
-from ..specs import CalibrationSpec, DenseSpec, EvaluationSpec, GramsSpec, QuestionsSpec, ReconstructedSpec, Spec
+from freelunch.__main__ import load
+from freelunch.config import Config, PerplexityTask, Questions, ZeroShotTask
+from freelunch.costs import memory
+from freelunch.device import choose
+from freelunch.specs import (
+    CalibrationSpec,
+    DenseSpec,
+    EvaluationSpec,
+    GramsSpec,
+    QuestionsSpec,
+    ReconstructedSpec,
+    Spec,
+)
+
 from .pruning import EIGHT_B
 from .runs import alone, pruned_from, random_dense, random_model, run, the_demo, write_text
 

@@ -6,7 +6,7 @@ import time
 
 import torch
 
-from ..device import choose, products
+from freelunch.device import choose, products
 
 
 def matmul_rate(seconds: float = 2.0) -> tuple[str, float]:

@@ -16,16 +16,17 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from ..activations import States, run_states
-from ..costs import forward_operations
-from ..device import choose, products
-from ..facts import Facts
-from ..overlays import InMemory
-from ..recovery.flows import DenseFlow
-from ..recovery.reconstruct import reconstruct_window
-from ..specs import Training
-from ..streaming import Network
-from ..windows import tile
+from freelunch.activations import States, run_states
+from freelunch.costs import forward_operations
+from freelunch.device import choose, products
+from freelunch.facts import Facts
+from freelunch.overlays import InMemory
+from freelunch.recovery.flows import DenseFlow
+from freelunch.recovery.reconstruct import reconstruct_window
+from freelunch.specs import Training
+from freelunch.streaming import Network
+from freelunch.windows import tile
+
 from .pruning import EIGHT_B
 from .rate import matmul_rate
 from .runs import alone

@@ -11,11 +11,20 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from ..__main__ import load
-from ..config import DataConfig, ExecutionConfig, ModelConfig
-from ..config import Random as RandomModel
-from ..facts import Facts, facts_of
-from ..specs import CalibrationSpec, DataSpec, DenseSpec, ModelSpec, PrunedSpec, ReconstructedSpec, Spec, parse_spec
+from freelunch.__main__ import load
+from freelunch.config import DataConfig, ExecutionConfig, ModelConfig
+from freelunch.config import Random as RandomModel
+from freelunch.facts import Facts, facts_of
+from freelunch.specs import (
+    CalibrationSpec,
+    DataSpec,
+    DenseSpec,
+    ModelSpec,
+    PrunedSpec,
+    ReconstructedSpec,
+    Spec,
+    parse_spec,
+)
 
 
 def the_demo() -> tuple[ReconstructedSpec, Facts, ExecutionConfig]:
@@ -67,19 +76,19 @@ def run(spec: dict[str, Any], root: Path, execution: dict[str, Any]) -> dict[str
     """Run one stage and return its manifest."""
     from functools import partial
 
-    from ..job import quiet_libraries
+    from freelunch.job import quiet_libraries
 
     quiet_libraries()
-    from ..stages.calibrate import calibrate
-    from ..stages.dense import dense
-    from ..stages.evaluate import evaluate
-    from ..stages.grams import grams
-    from ..stages.prepare_data import prepare_data
-    from ..stages.prepare_model import prepare_model
-    from ..stages.prune import prune
-    from ..stages.questions import questions
-    from ..stages.reconstruct import reconstruct, shard
-    from ..stages.stage import Stage
+    from freelunch.stages.calibrate import calibrate
+    from freelunch.stages.dense import dense
+    from freelunch.stages.evaluate import evaluate
+    from freelunch.stages.grams import grams
+    from freelunch.stages.prepare_data import prepare_data
+    from freelunch.stages.prepare_model import prepare_model
+    from freelunch.stages.prune import prune
+    from freelunch.stages.questions import questions
+    from freelunch.stages.reconstruct import reconstruct, shard
+    from freelunch.stages.stage import Stage
 
     stages: dict[str, Callable[[Stage], None]] = {
         "models": prepare_model, "data": prepare_data, "calibration": calibrate, "dense": partial(dense, max_gib=64.0),

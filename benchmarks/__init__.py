@@ -1,0 +1,1 @@
+"""Benchmarks: ``python -m benchmarks``. Seconds vary between machines and runs; the ratios are what counts."""
