@@ -4,7 +4,7 @@ BIN := .venv/bin
 SNAKEMAKE := $(BIN)/snakemake
 STAMP := .venv/.installed
 
-.PHONY: demo test end-to-end slurm lint format bench bench-peers api venv
+.PHONY: demo test end-to-end slurm lint format bench bench-peers gpu api venv
 
 demo: $(STAMP)
 	$(SNAKEMAKE) demo
@@ -47,6 +47,9 @@ api: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
+
+gpu: $(STAMP)
+	benchmarks/gpu.sh
 
 bench-peers: $(STAMP) .peers/.installed
 	$(BIN)/python -m benchmarks.peers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from freelunch.config import ExecutionConfig
 from freelunch.specs import STAGES, ExportSpec, ReconstructedSpec, Spec
@@ -11,10 +12,14 @@ from stage_runs import run, tiny_config, tiny_plan, upstream
 SHARDED = ExecutionConfig(device="cpu", stream_tokens=128, shards=2)
 
 
-def _plan() -> dict[str, Spec]:
+def one_of_each(shape: dict[str, Any] | None = None, dtype: str | None = None) -> dict[str, Spec]:
+    """A spec of every stage, by the folder of the stage; ``shape`` is the config of the random model."""
     raw = tiny_config()
     small = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
-    raw["models"]["tiny"]["random"]["config"] |= small
+    model = raw["models"]["tiny"]
+    model["random"]["config"] = model["random"]["config"] | small if shape is None else shape
+    if dtype is not None:
+        model["dtype"] = dtype
     suite = raw["suites"]["tiny"]
     suite["defaults"] |= {"sequences": 5, "validation_sequences": 2, "length": 24, "batch_size": 2}
     suite["runs"] = [
@@ -40,7 +45,7 @@ def _plan() -> dict[str, Spec]:
     return {stage: found[stage] for stage in STAGES}
 
 
-SPECS = _plan()
+SPECS = one_of_each()
 """By the folder of their stage."""
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from freelunch.allocations.lamp import lamp_scores
 from freelunch.device import deterministic
 from freelunch.errors import FreelunchError
-from freelunch.patterns import parse_pattern
 from freelunch.stages.stage import Stage
 from stage_runs import EXECUTION, STAGES, prepare, subjects, tiny_plan, upstream
 
@@ -76,14 +74,3 @@ def test_settings_of_torch_come_back_as_they_were():
         assert torch.utils.deterministic.fill_uninitialized_memory
     finally:
         torch.use_deterministic_algorithms(False)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator")
-def test_an_accelerator_has_deterministic_algorithms_for_what_decides_masks():
-    scores = torch.randn(64, 96)
-    pattern = parse_pattern("50%")
-    with deterministic(True):
-        mask = pattern.mask(scores.cuda(), 64 * 48 + 7)
-        found = lamp_scores(scores.cuda())
-    assert torch.equal(mask.cpu(), pattern.mask(scores, 64 * 48 + 7))
-    assert torch.allclose(found.cpu(), lamp_scores(scores))

@@ -317,14 +317,6 @@ def test_a_gram_matrix_on_another_device_is_added_to_in_panels(monkeypatch, pane
     torch.testing.assert_close(found, before, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator")
-def test_a_gram_matrix_of_the_host_takes_inputs_of_an_accelerator(monkeypatch):
-    monkeypatch.setattr(statistics, "_PANEL", 3)
-    inputs, gram = random_inputs(5), torch.zeros(COLUMNS, COLUMNS)
-    add_gram(gram, inputs.cuda())
-    torch.testing.assert_close(gram, (inputs.double().T @ inputs.double()).float(), rtol=1e-4, atol=1e-3)
-
-
 def test_a_gram_matrix_lies_with_the_host_where_the_device_has_no_room(monkeypatch):
     module = importlib.import_module("freelunch.statistics")
     free = 4 * 100**2 * module._COPIES + 1

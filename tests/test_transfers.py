@@ -240,16 +240,3 @@ def test_retraining_gives_the_same_bits(loss):
         found.append([*result.tensors.values(), torch.tensor(result.fit.losses)])
         assert copies is None or copies.made > 5
     assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator")
-def test_an_accelerator_gets_and_gives_what_a_plain_copy_would():
-    device = torch.device("cuda")
-    copies, states, room = copies_for(device), torch.randn(64, 256, 512), torch.zeros(64, 256, 512)
-    rows = list(batches(64, 3))
-    with Downloads(copies) as results:
-        arrived = arriving(copies, [(states, each) for each in rows], torch.float32)
-        for each, part in zip(rows, arrived, strict=True):
-            assert part.device.type == "cuda"
-            results.write(part * 2 + 1, room, each)
-    assert torch.equal(room, states * 2 + 1)

@@ -1,0 +1,164 @@
+"""``python -m benchmarks.gpu``: prove and measure on a GPU, in at most eight minutes, what was built without one.
+
+Five parts, the most important first, each in a process and with a time limit of its own, so that the others run when
+one fails. One table is printed at the end. The numbers are written as ``gpu.json``, with a log of every part, to the
+folder that the variable ``OUT`` names, or to a new one; ``benchmarks.gpu.page`` makes ``docs/gpu.md`` of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+PROJECT = Path(__file__).parents[2]
+SECONDS = {"checks": 150, "pipeline": 100, "blocks": 140, "cache": 35, "sparse": 25}
+"""Parts in their order, and how long each may take; 450 s in all."""
+GRACE = 15
+"""Seconds after which a part that has used up its time is killed."""
+LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pydantic", "triton")
+
+
+def main() -> int:
+    """Run the parts; the status says whether all of them are without an error."""
+    parser = argparse.ArgumentParser(prog="benchmarks.gpu", description=(__doc__ or "").split(": ")[1].split("\n")[0])
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"which of {', '.join(SECONDS)} (default: all)")
+    parser.add_argument(
+        "--device", default="cuda", choices=["cuda", "cpu"], help="cpu shows that the script itself works"
+    )
+    parser.add_argument("--smallest", action="store_true", help="the smallest sizes, which say nothing about speed")
+    parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)  # a part in its own process
+    options = parser.parse_args()
+    parts = options.parts or list(SECONDS)
+    if unknown := [part for part in parts if part not in SECONDS]:
+        parser.error(f"no part {unknown[0]!r}; there are {', '.join(SECONDS)}")
+    if options.write:
+        _compute(parts[0], options.device, options.smallest, options.write)
+        return 0
+    out = Path(os.environ.get("OUT") or tempfile.mkdtemp(prefix="freelunch-gpu-")).resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    result: dict[str, Any] = {"machine": machine(options.device), "smallest": options.smallest, "parts": {}}
+    for part in parts:
+        print(f"{part} ...", end=" ", flush=True)
+        result["parts"][part] = _part(part, options.device, options.smallest, out)
+        print(f"{result['parts'][part]['seconds']:.0f} s", flush=True)
+        result["seconds"] = round(time.perf_counter() - started, 1)
+        (out / "gpu.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
+    print("\n" + "\n".join(table(result)))
+    print(f"\nnumbers and logs: {out}")
+    return 1 if any(errors(part) for part in result["parts"].values()) else 0
+
+
+def _part(part: str, device: str, smallest: bool, out: Path) -> dict[str, Any]:
+    """Run a part in a process of its own, with its log in ``out``."""
+    path, started = out / f"{part}.json", time.perf_counter()
+    path.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "benchmarks.gpu", part, "--device", device, "--write", str(path)]
+    with (out / f"{part}.log").open("w", encoding="utf-8") as log:
+        process = subprocess.Popen(
+            command + ["--smallest"] * smallest,
+            cwd=PROJECT,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            status: int | str = process.wait(SECONDS[part] + GRACE)
+        except subprocess.TimeoutExpired:
+            status = f"was killed after {SECONDS[part] + GRACE} s"
+        finally:
+            _kill(process)
+    try:
+        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        path.unlink()
+    except (OSError, ValueError):
+        said = status if isinstance(status, str) else f"ended with status {status}"
+        result = {"rows": [], "error": f"the part {said}; see {part}.log"}
+    return result | {"seconds": round(time.perf_counter() - started, 1)}
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End a part and what it started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _compute(part: str, device: str, smallest: bool, path: Path) -> None:
+    try:
+        result = importlib.import_module(f"benchmarks.gpu.{part}").measure(device, smallest, float(SECONDS[part]))
+    except Exception as error:
+        traceback.print_exc()
+        result = {"rows": [], "error": f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"}
+    path.write_text(json.dumps(result), encoding="utf-8")
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What the numbers are of: device, driver, processor and versions."""
+    import torch
+
+    found: dict[str, Any] = {
+        "device": device,
+        "cpu": platform.processor() or platform.machine(),
+        "cpus": os.cpu_count(),
+    }
+    found["versions"] = {"python": platform.python_version()}
+    for library in LIBRARIES:
+        try:
+            found["versions"][library] = version(library)
+        except ImportError:
+            continue
+    if device == "cuda" and torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        found |= {
+            "card": properties.name,
+            "card GiB": round(properties.total_memory / 2**30, 1),
+            "cuda": torch.version.cuda,
+        }
+        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        try:
+            found["driver"] = subprocess.run(query, check=True, capture_output=True, text=True).stdout.split("\n")[0]
+        except (OSError, subprocess.CalledProcessError):
+            found["driver"] = "unknown"
+    return found
+
+
+def table(result: dict[str, Any]) -> list[str]:
+    """What is printed at the end: the tables of all parts, and the errors once more."""
+    machine = result["machine"]
+    lines = [
+        f"{machine.get('card', 'CPU')}, driver {machine.get('driver', '-')}, torch {machine['versions'].get('torch')}"
+    ]
+    for name, part in result["parts"].items():
+        lines += ["", f"== {name} ({part['seconds']:.0f} s) =="]
+        if part["rows"]:
+            lines += importlib.import_module(f"benchmarks.gpu.{name}").lines(part)
+        lines += [f"ERROR {part['error']}"] if "error" in part else []
+    wrong = {name: errors(part) for name, part in result["parts"].items() if errors(part)}
+    lines += [
+        "",
+        f"{result['seconds']:.0f} s; errors: " + (", ".join(f"{name} {n}" for name, n in wrong.items()) or "none"),
+    ]
+    return lines
+
+
+def errors(part: dict[str, Any]) -> int:
+    """Rows of a part with an error, and one for the part itself."""
+    return sum("error" in row for row in part["rows"]) + ("error" in part)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
