@@ -98,7 +98,7 @@ def make_results(with_model: bool) -> None:
     runner = Runner.of(plan_of(REFERENCE).config, CARRIED, lambda line: print(line, flush=True))
     kept = {"data", "models"} if with_model else {"data"}
     specs = [spec for run in plan_of(REFERENCE).runs["gpu"] for spec in walk(run.evaluation) if spec.stage in kept]
-    for spec in dict.fromkeys(specs):
+    for spec in {spec.manifest: spec for spec in specs}.values():
         runner.need(spec)
     shutil.rmtree(CARRIED / RESULTS / "wheels", ignore_errors=True)
 
