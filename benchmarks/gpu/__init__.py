@@ -1,0 +1,1 @@
+"""What the package does on a GPU: blocks of large models, the dense cache, sparse products."""
