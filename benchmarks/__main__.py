@@ -1,14 +1,13 @@
-"""``python -m benchmarks [PART …]``: use of the machine, cost of pruning, peak memory, blocks of large models."""
+"""``python -m benchmarks [PART …]``: use of the machine, what shards bring, cost of pruning, peak memory."""
 
 from __future__ import annotations
 
 import argparse
 
-from . import blocks, memory, pruning, shards, sparse, stages
+from . import memory, pruning, shards, stages
 
 PARTS = {
     "stages": stages.main, "shards": shards.main, "pruning": pruning.main, "memory": memory.main,
-    "blocks": blocks.main, "sparse": sparse.main,
 }  # fmt: skip
 
 

@@ -9,11 +9,15 @@ import torch
 from freelunch.device import choose, products
 
 
-def matmul_rate(seconds: float = 2.0) -> tuple[str, float]:
+def matmul_rate(seconds: float = 2.0, device: torch.device | None = None) -> tuple[str, float]:
     """Operations per second of large matrix products, of the kind that a bfloat16 model is computed with; the best of
     several timings.
+
+    Args:
+        seconds: how long it is tried.
+        device: the accelerator if there is one, if None.
     """
-    device = choose("auto")
+    device = device or choose("auto")
     kind = products(torch.bfloat16, device)
     size = 2048 if device.type == "cpu" else 8192
     one, other = (torch.randn(size, size, dtype=kind, device=device) for _ in range(2))

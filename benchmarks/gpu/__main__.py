@@ -23,9 +23,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from freelunch.errors import first_line
+
 PROJECT = Path(__file__).parents[2]
-SECONDS = {"checks": 150, "pipeline": 100, "blocks": 140, "cache": 35, "sparse": 25}
-"""Parts in their order, and how long each may take; 450 s in all."""
+SECONDS = {"checks": 140, "pipeline": 90, "blocks": 150, "cache": 30, "sparse": 20}
+"""Parts in their order, and how long each may take; 430 s in all."""
 GRACE = 15
 """Seconds after which a part that has used up its time is killed."""
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pydantic", "triton")
@@ -39,13 +41,14 @@ def main() -> int:
         "--device", default="cuda", choices=["cuda", "cpu"], help="cpu shows that the script itself works"
     )
     parser.add_argument("--smallest", action="store_true", help="the smallest sizes, which say nothing about speed")
+    parser.add_argument("--folder", type=Path, help="where files of the parts lie (default: OUT)")
     parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)  # a part in its own process
     options = parser.parse_args()
     parts = options.parts or list(SECONDS)
     if unknown := [part for part in parts if part not in SECONDS]:
         parser.error(f"no part {unknown[0]!r}; there are {', '.join(SECONDS)}")
     if options.write:
-        _compute(parts[0], options.device, options.smallest, options.write)
+        _compute(parts[0], options.device, options.smallest, options.folder, options.write)
         return 0
     out = Path(os.environ.get("OUT") or tempfile.mkdtemp(prefix="freelunch-gpu-")).resolve()
     out.mkdir(parents=True, exist_ok=True)
@@ -53,7 +56,7 @@ def main() -> int:
     result: dict[str, Any] = {"machine": machine(options.device), "smallest": options.smallest, "parts": {}}
     for part in parts:
         print(f"{part} ...", end=" ", flush=True)
-        result["parts"][part] = _part(part, options.device, options.smallest, out)
+        result["parts"][part] = _part(part, options.device, options.smallest, options.folder or out, out)
         print(f"{result['parts'][part]['seconds']:.0f} s", flush=True)
         result["seconds"] = round(time.perf_counter() - started, 1)
         (out / "gpu.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
@@ -62,19 +65,14 @@ def main() -> int:
     return 1 if any(errors(part) for part in result["parts"].values()) else 0
 
 
-def _part(part: str, device: str, smallest: bool, out: Path) -> dict[str, Any]:
+def _part(part: str, device: str, smallest: bool, folder: Path, out: Path) -> dict[str, Any]:
     """Run a part in a process of its own, with its log in ``out``."""
     path, started = out / f"{part}.json", time.perf_counter()
     path.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "benchmarks.gpu", part, "--device", device, "--write", str(path)]
+    command = [sys.executable, "-m", "benchmarks.gpu", part, "--device", device]
+    command += ["--folder", str(folder), "--write", str(path), *(["--smallest"] if smallest else [])]
     with (out / f"{part}.log").open("w", encoding="utf-8") as log:
-        process = subprocess.Popen(
-            command + ["--smallest"] * smallest,
-            cwd=PROJECT,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        process = subprocess.Popen(command, cwd=PROJECT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
         try:
             status: int | str = process.wait(SECONDS[part] + GRACE)
         except subprocess.TimeoutExpired:
@@ -97,12 +95,21 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _compute(part: str, device: str, smallest: bool, path: Path) -> None:
+def _compute(part: str, device: str, smallest: bool, folder: Path, path: Path) -> None:
+    """A part in this process, its result to ``path``; the cache is measured against what the blocks before it read."""
+    import torch
+
     try:
-        result = importlib.import_module(f"benchmarks.gpu.{part}").measure(device, smallest, float(SECONDS[part]))
+        others: dict[str, Any] = {"folder": folder} if part in ("blocks", "cache") else {}
+        before = path.with_name("gpu.json")
+        if part == "cache" and before.exists():
+            blocks = json.loads(before.read_text(encoding="utf-8"))["parts"].get("blocks", {"rows": []})
+            others["needed"] = importlib.import_module("benchmarks.gpu.cache").needed_by(blocks)
+        module = importlib.import_module(f"benchmarks.gpu.{part}")
+        result = module.measure(torch.device(device), smallest, float(SECONDS[part]), **others)
     except Exception as error:
         traceback.print_exc()
-        result = {"rows": [], "error": f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"}
+        result = {"rows": [], "error": f"{type(error).__name__}: {first_line(error)}"}
     path.write_text(json.dumps(result), encoding="utf-8")
 
 
@@ -110,11 +117,9 @@ def machine(device: str) -> dict[str, Any]:
     """What the numbers are of: device, driver, processor and versions."""
     import torch
 
-    found: dict[str, Any] = {
-        "device": device,
-        "cpu": platform.processor() or platform.machine(),
-        "cpus": os.cpu_count(),
-    }
+    from freelunch.stages.stage import processor
+
+    found: dict[str, Any] = {"device": device, "cpu": processor(), "cpus": os.cpu_count()}
     found["versions"] = {"python": platform.python_version()}
     for library in LIBRARIES:
         try:
@@ -124,10 +129,8 @@ def machine(device: str) -> dict[str, Any]:
     if device == "cuda" and torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
         found |= {
-            "card": properties.name,
-            "card GiB": round(properties.total_memory / 2**30, 1),
-            "cuda": torch.version.cuda,
-        }
+            "card": properties.name, "card GiB": round(properties.total_memory / 2**30, 1), "cuda": torch.version.cuda,
+        }  # fmt: skip
         query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
         try:
             found["driver"] = subprocess.run(query, check=True, capture_output=True, text=True).stdout.split("\n")[0]

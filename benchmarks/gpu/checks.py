@@ -10,23 +10,25 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import torch
+
 PROJECT = Path(__file__).parents[2]
 SMALLEST = "not compiled and not qwen3 and not gemma2 and not phi3"
 """Tests of the smallest run: the others bring nothing that those on the CPU do not show."""
 
 
-def measure(device: str, smallest: bool, seconds: float) -> dict[str, Any]:
+def measure(device: torch.device, smallest: bool, seconds: float) -> dict[str, Any]:
     """Outcomes of all tests.
 
     Args:
-        device: ``cuda`` or ``cpu``.
+        device: of CUDA or the CPU.
         smallest: whether to leave out what only an accelerator can show.
         seconds: after which the tests are stopped; what is missing then is told.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "outcomes.xml")
         command = [
-            sys.executable, "-m", "pytest", "-m", "gpu", "tests/gpu", "--device", device, f"--junitxml={path}",
+            sys.executable, "-m", "pytest", "-m", "gpu", "tests/gpu", "--device", device.type, f"--junitxml={path}",
             f"--timeout={seconds:.0f}", f"--session-timeout={seconds:.0f}", *(["-k", SMALLEST] if smallest else []),
         ]  # fmt: skip
         print(" ".join(command), flush=True)

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from freelunch.artifacts import read_json
 from freelunch.config import parse_config
 from freelunch.errors import first_line
@@ -60,11 +62,11 @@ def plan_of(model: str, device: str = "cpu") -> Plan:
     return make_plan(parse_config(raw | {"default_suite": SUITE, "suites": {SUITE: suite}, "execution": execution}))
 
 
-def measure(device: str, smallest: bool, seconds: float) -> dict[str, Any]:
+def measure(device: torch.device, smallest: bool, seconds: float) -> dict[str, Any]:
     """Perplexities and seconds of every run on ``device``, beside those of the CPU.
 
     Args:
-        device: ``cuda`` or ``cpu``.
+        device: of CUDA or the CPU.
         smallest: whether to take the random model of the tests instead of the trained one.
         seconds: after which no further run is started; what is missing then is told in its row.
 
@@ -76,14 +78,14 @@ def measure(device: str, smallest: bool, seconds: float) -> dict[str, Any]:
         root = Path(folder)
         if (CARRIED / RESULTS).is_dir() and not smallest:
             shutil.copytree(CARRIED / RESULTS, root / "device" / RESULTS)
-        plan = plan_of(model, device)
+        plan = plan_of(model, device.type)
         for spec in [spec for spec in walk(plan.runs[SUITE][-1].evaluation) if spec.stage in BASE]:
             Runner.of(plan.config, root / "device").need(spec)
         for stage in BASE:
             shutil.copytree(root / "device" / RESULTS / stage, root / "cpu" / RESULTS / stage)
         command = [sys.executable, "-m", __name__, model, "cpu", str(root / "cpu"), str(until - time.monotonic())]
         with (root / "cpu.jsonl").open("w") as sink, subprocess.Popen(command, stdout=sink, cwd=PROJECT) as beside:
-            rows = list(run_all(model, device, root / "device", until))
+            rows = list(run_all(model, device.type, root / "device", until))
             try:
                 beside.wait(max(0.0, until - time.monotonic()))
             except subprocess.TimeoutExpired:

@@ -40,7 +40,7 @@ def test_failures_of_tests_are_counted_and_told(tmp_path: Path) -> None:
 def test_a_part_that_fails_leaves_the_others(
     code: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    body = f"def measure(device, smallest, seconds):\n    {code}\n"
+    body = f"def measure(device, smallest, seconds, folder=None):\n    {code}\n"
     (tmp_path / "sitecustomize.py").write_text(
         f"import sys, types\nmodule = types.ModuleType('benchmarks.gpu.sparse')\nexec({body!r}, module.__dict__)\n"
         "sys.modules['benchmarks.gpu.sparse'] = module\n"
@@ -48,7 +48,7 @@ def test_a_part_that_fails_leaves_the_others(
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{PROJECT}:{PROJECT / 'workflow'}")
     monkeypatch.setattr(script, "GRACE", 1)
     monkeypatch.setitem(script.SECONDS, "sparse", 1 if "sleep" in code else 60)
-    part = script._part("sparse", "cpu", True, tmp_path)
+    part = script._part("sparse", "cpu", True, tmp_path, tmp_path)
     assert told in part["error"] and script.errors(part) == 1
 
 

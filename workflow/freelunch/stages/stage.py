@@ -181,7 +181,7 @@ class Stage:
                 path.unlink()
 
 
-def _processor() -> str:
+def processor() -> str:
     """Model of the CPU, where Linux tells it."""
     try:
         with Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
@@ -197,7 +197,7 @@ def _machine() -> dict[str, Any]:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 2**10
     machine: dict[str, Any] = {
-        "device": _processor(),
+        "device": processor(),
         "threads": torch.get_num_threads(),
         "cpus": os.cpu_count(),
         "peak_gib": round(peak / 2**30, 3),
