@@ -19,11 +19,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from freelunch.activations import States, run_states
 from freelunch.costs import forward_operations
 from freelunch.device import choose, products
-from freelunch.facts import Facts
 from freelunch.overlays import InMemory
+from freelunch.plan.facts import Facts
+from freelunch.plan.specs import Training
 from freelunch.recovery.flows import DenseFlow
 from freelunch.recovery.reconstruct import reconstruct_window
-from freelunch.specs import Training
 from freelunch.streaming import Network
 from freelunch.windows import tile
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from freelunch.__main__ import load
-from freelunch.config import Config, PerplexityTask, Questions, ZeroShotTask
 from freelunch.costs import memory
 from freelunch.device import choose
-from freelunch.specs import (
+from freelunch.plan.config import Config, PerplexityTask, Questions, ZeroShotTask
+from freelunch.plan.specs import (
     CalibrationSpec,
     DenseSpec,
     EvaluationSpec,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from freelunch.config import ExecutionConfig
-from freelunch.specs import STAGES, ExportSpec, ReconstructedSpec, Spec
+from freelunch.plan.config import ExecutionConfig
+from freelunch.plan.specs import STAGES, ExportSpec, ReconstructedSpec, Spec
 from stage_runs import run, tiny_config, tiny_plan, upstream
 
 SHARDED = ExecutionConfig(device="cpu", stream_tokens=128, shards=2)

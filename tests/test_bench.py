@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import blocks, sparse
-from freelunch.facts import Facts
+from freelunch.plan.facts import Facts
 
 TINY = Facts(
     model_type="llama", num_hidden_layers=1, hidden_size=64, intermediate_size=128, num_attention_heads=4,

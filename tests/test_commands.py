@@ -25,7 +25,7 @@ from freelunch.doctor import (
     examine,
 )
 from freelunch.errors import FreelunchError
-from freelunch.plan import Plan
+from freelunch.plan.plan import Plan
 from stage_runs import tiny_config, tiny_plan
 
 

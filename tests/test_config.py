@@ -15,12 +15,12 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from freelunch.config import AXES, Axes, parse_config
 from freelunch.costs import cost
 from freelunch.errors import FreelunchError
-from freelunch.facts import facts_of
-from freelunch.plan import Plan, make_plan
-from freelunch.specs import (
+from freelunch.plan.config import AXES, Axes, parse_config
+from freelunch.plan.facts import facts_of
+from freelunch.plan.plan import Plan, make_plan
+from freelunch.plan.specs import (
     DataSpec,
     EvaluationSpec,
     ModelSpec,
@@ -1016,7 +1016,9 @@ def python(*arguments: str, cwd: Path | None = None, **environment: str) -> subp
 
 
 def test_the_plan_loads_neither_torch_nor_transformers():
-    code = "import sys, freelunch.plan, freelunch.__main__; print(*(sys.modules.keys() & {'torch', 'transformers'}))"
+    code = (
+        "import sys, freelunch.plan.plan, freelunch.__main__; print(*(sys.modules.keys() & {'torch', 'transformers'}))"
+    )
     done = python("-c", code)
     assert done.returncode == 0 and done.stdout.split() == []
 

@@ -11,11 +11,11 @@ import torch
 import yaml
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from freelunch.config import parse_config
-from freelunch.facts import TABLE, Facts, facts_of
-from freelunch.plan import Plan, Run, make_plan
-from freelunch.specs import ModelSpec, PrunedSpec, ReconstructedSpec, RetrainedSpec
-from freelunch.validity import check_task
+from freelunch.plan.config import parse_config
+from freelunch.plan.facts import TABLE, Facts, facts_of
+from freelunch.plan.plan import Plan, Run, make_plan
+from freelunch.plan.specs import ModelSpec, PrunedSpec, ReconstructedSpec, RetrainedSpec
+from freelunch.plan.validity import check_task
 from freelunch.yaml_files import read_yaml
 
 CONFIG = Path(__file__).parents[1] / "config.yaml"

@@ -20,15 +20,15 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from freelunch.artifacts import Artifact, checksum
-from freelunch.config import DataConfig, ExecutionConfig, ModelConfig, Random, Split
 from freelunch.documents import Document, deal, read_documents
 from freelunch.errors import FreelunchError
 from freelunch.evaluation.perplexity import perplexities
 from freelunch.models import byte_tokenizer
 from freelunch.overlays import SafetensorsFiles
-from freelunch.section import Hub, Wheel
+from freelunch.plan.config import DataConfig, ExecutionConfig, ModelConfig, Random, Split
+from freelunch.plan.section import Hub, Wheel
+from freelunch.plan.specs import DataSpec, ModelSpec
 from freelunch.sources import wheel_path
-from freelunch.specs import DataSpec, ModelSpec
 from freelunch.stages.prepare_data import prepare_data
 from freelunch.stages.prepare_model import prepare_model
 from freelunch.stages.stage import Stage
@@ -172,7 +172,7 @@ def test_a_hub_model_fetches_small_files_first(
         return str(directory)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    monkeypatch.setattr("freelunch.facts._table", lambda: {"someone/tiny": SHAPE})
+    monkeypatch.setattr("freelunch.plan.facts._table", lambda: {"someone/tiny": SHAPE})
     folder, manifest = model(tmp_path, ModelConfig(hub=HUB))
     assert manifest["model_revision"] == HUB.revision and (folder / "model.safetensors").is_symlink()
     assert [call["revision"] for call in asked] == [HUB.revision] * 2
@@ -225,7 +225,7 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return str(view)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    monkeypatch.setattr("freelunch.facts._table", lambda: {"someone/tiny": OPT_SHAPE})
+    monkeypatch.setattr("freelunch.plan.facts._table", lambda: {"someone/tiny": OPT_SHAPE})
     return folder
 
 
@@ -348,7 +348,7 @@ def gguf_source(root: Path, merges: bool = True) -> tuple[ModelConfig, Any]:
 
 
 def test_a_gguf_model_computes_what_it_did_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("freelunch.facts._table", lambda: {"someone/tiny": SHAPE | {"vocab_size": 320}})
+    monkeypatch.setattr("freelunch.plan.facts._table", lambda: {"someone/tiny": SHAPE | {"vocab_size": 320}})
     source, dense = gguf_source(tmp_path)
     folder, manifest = model(tmp_path, source)
     assert manifest["model_revision"] == "tiny-pack==1.0"
@@ -366,7 +366,7 @@ def test_a_gguf_model_computes_what_it_did_before(tmp_path: Path, monkeypatch: p
 
 
 def test_a_gguf_tokenizer_without_merges_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("freelunch.facts._table", lambda: {"someone/tiny": SHAPE | {"vocab_size": 320}})
+    monkeypatch.setattr("freelunch.plan.facts._table", lambda: {"someone/tiny": SHAPE | {"vocab_size": 320}})
     source, _ = gguf_source(tmp_path, merges=False)
     with pytest.raises(FreelunchError, match="its tokenizer has no merges"):
         model(tmp_path, source)

@@ -14,13 +14,13 @@ import yaml
 
 from freelunch.__main__ import load
 from freelunch.errors import FreelunchError
-from freelunch.plan import RULES, Plan
+from freelunch.plan.plan import RULES, Plan
+from freelunch.plan.resolved import as_yaml, resolved
+from freelunch.plan.specs import EvaluationSpec, PrunedSpec, ReconstructedSpec, ShardSpec
 from freelunch.reporting import FIGURE_NAMES, TABLE_NAMES, claims, graph, legends, rows, runtimes
 from freelunch.reporting.report import Report, Run, Source, figure_view, html, table_view
 from freelunch.reporting.verdicts import Evidence, verdicts
-from freelunch.resolved import as_yaml, resolved
 from freelunch.rulegraph import rule_graph
-from freelunch.specs import EvaluationSpec, PrunedSpec, ReconstructedSpec, ShardSpec
 from freelunch.stages.report import TEMPLATE
 from freelunch.stages.report import report as write_report
 from pages import Checked

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from freelunch.plan import RULES as PLANNED
+from freelunch.plan.plan import RULES as PLANNED
 from freelunch.provenance import sources
 
 ROOT = Path(__file__).parents[1]

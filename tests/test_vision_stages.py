@@ -12,16 +12,16 @@ import torch
 from safetensors.torch import load_file
 
 from freelunch.artifacts import Artifact
-from freelunch.config import ExecutionConfig, parse_config
 from freelunch.costs import cost
 from freelunch.errors import FreelunchError
 from freelunch.overlays import unpack
-from freelunch.plan import Plan, make_plan
+from freelunch.plan.config import ExecutionConfig, parse_config
+from freelunch.plan.plan import Plan, make_plan
+from freelunch.plan.resolved import resolved
+from freelunch.plan.specs import ClassifierSpec, ImagesSpec, SparseClassifierSpec, parse_spec
 from freelunch.reporting.rows import to_frame
-from freelunch.resolved import resolved
 from freelunch.rulegraph import rule_graph
 from freelunch.runner import Runner
-from freelunch.specs import ClassifierSpec, ImagesSpec, SparseClassifierSpec, parse_spec
 from freelunch.stages import code_of
 from freelunch.stages.classifiers import random_network
 from freelunch.stages.collect import collect

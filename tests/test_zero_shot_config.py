@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from freelunch.costs import cost
-from freelunch.specs import EvaluationSpec, QuestionsSpec, parse_spec
+from freelunch.plan.specs import EvaluationSpec, QuestionsSpec, parse_spec
 from test_config import complaint, plan_of
 
 FIELDS = {"title": "title", "description": "line", "topic": "field"}
@@ -110,6 +110,8 @@ def test_costs_grow_with_what_is_asked() -> None:
 
 
 def test_the_plan_imports_no_lm_eval() -> None:
-    code = "import sys, freelunch.plan, freelunch.__main__; print('lm_eval' in sys.modules, 'torch' in sys.modules)"
+    code = (
+        "import sys, freelunch.plan.plan, freelunch.__main__; print('lm_eval' in sys.modules, 'torch' in sys.modules)"
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["False", "False"]

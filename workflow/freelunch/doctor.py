@@ -14,9 +14,9 @@ from typing import Literal
 from .artifacts import check_writable
 from .budget import budget, warnings
 from .errors import FreelunchError
-from .plan import Plan
+from .plan.plan import Plan
+from .plan.specs import RESULTS, DataSpec, ImagesSpec, ModelSpec
 from .provenance import PACKAGE
-from .specs import RESULTS, DataSpec, ImagesSpec, ModelSpec
 
 LOCK = PACKAGE.parents[1] / "requirements.lock"
 _NEEDED = ("torch", "transformers", "tokenizers", "safetensors", "datasets", "numpy", "snakemake", "pydantic")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from .plan import Plan
-from .specs import STAGES, DataSpec, ImagesSpec, ModelSpec, QuestionsSpec
+from .plan.plan import Plan
+from .plan.specs import STAGES, DataSpec, ImagesSpec, ModelSpec, QuestionsSpec
 
 RULE_OF = {
     "models": "model", "data": "data", "questions": "questions", "calibration": "calibrate", "dense": "dense",

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .artifacts import Artifact, check_writable
-from .config import Config, ExecutionConfig
 from .errors import FreelunchError
 from .job import quiet_libraries
-from .plan import walk
+from .plan.config import Config, ExecutionConfig
+from .plan.plan import walk
+from .plan.specs import RESULTS, DataSpec, ImagesSpec, ModelSpec, Spec
 from .sources import fetch_wheel, wheel_path
-from .specs import RESULTS, DataSpec, ImagesSpec, ModelSpec, Spec
 from .stages import code_of, function_of
 
 _SKEW = 60.0

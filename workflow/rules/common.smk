@@ -6,17 +6,17 @@ from os.path import exists, relpath
 from pathlib import Path
 
 from freelunch.artifacts import check_writable
-from freelunch.config import parse_config
+from freelunch.plan.config import parse_config
 from freelunch.costs import cost
 from freelunch.errors import FreelunchError, suggest
-from freelunch.facts import facts_of
-from freelunch.plan import make_plan
+from freelunch.plan.facts import facts_of
+from freelunch.plan.plan import make_plan
 from freelunch.provenance import code_digest, sources
 from freelunch.reporting.names import FIGURE_NAMES, TABLE_NAMES
 from freelunch.reporting.references import REFERENCES
-from freelunch.resolved import as_yaml, resolved
+from freelunch.plan.resolved import as_yaml, resolved
 from freelunch.sources import wheel_path
-from freelunch.specs import STAGES
+from freelunch.plan.specs import STAGES
 from freelunch.stages import code_of
 from freelunch.yaml_files import read_yaml
 from snakemake.exceptions import WorkflowError

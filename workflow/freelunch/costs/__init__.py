@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from ..config import Config
-from ..specs import (
+from ..plan.config import Config
+from ..plan.specs import (
     CalibrationSpec,
     ClassifierSpec,
     DenseSpec,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..config import Config
-from ..specs import ClassifierSpec, ImagesSpec, SparseClassifierSpec
+from ..plan.config import Config
+from ..plan.specs import ClassifierSpec, ImagesSpec, SparseClassifierSpec
 from ..vision.architectures import Convolution, convolutions
 from .basis import Cost
 

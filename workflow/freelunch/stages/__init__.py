@@ -9,9 +9,9 @@ import importlib
 from collections.abc import Callable
 from functools import cache
 
+from ..plan.specs import EvaluationSpec, Spec
 from ..provenance import code_digest, sources
 from ..questions import FOLDER
-from ..specs import EvaluationSpec, Spec
 
 FUNCTIONS = {
     "models": ("prepare_model", "prepare_model"),

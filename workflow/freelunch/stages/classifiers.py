@@ -7,7 +7,7 @@ import time
 import torch
 
 from ..device import choose
-from ..specs import ClassifierSpec, ImagesSpec
+from ..plan.specs import ClassifierSpec, ImagesSpec
 from ..vision.images import Images, unpacked
 from ..vision.networks import build
 from ..vision.supervised import accuracy, train

@@ -8,8 +8,7 @@ from typing import Any
 
 from ..artifacts import Artifact, read_json
 from ..patterns import parse_pattern
-from ..reporting.rows import to_frame, write
-from ..specs import (
+from ..plan.specs import (
     CalibrationSpec,
     ClassifierSpec,
     EvaluationSpec,
@@ -21,6 +20,7 @@ from ..specs import (
     SparseClassifierSpec,
     Training,
 )
+from ..reporting.rows import to_frame, write
 from .classifier_rows import classifier_rows
 
 _OF_WINDOWS = {

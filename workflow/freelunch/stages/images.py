@@ -6,9 +6,9 @@ from itertools import islice
 from pathlib import Path
 
 from ..errors import FreelunchError, naming
-from ..section import Hub
+from ..plan.section import Hub
+from ..plan.specs import ImagesSpec
 from ..sources import hub_error, wheel_path
-from ..specs import ImagesSpec
 from ..vision.config import PARTS, ImagesConfig, Part
 from ..vision.images import Images, dataset_images, folder_images, split, wheel_images
 from .stage import Stage

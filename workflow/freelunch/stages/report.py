@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..artifacts import Artifact, replacing
-from ..config import Source as SourceConfig
-from ..plan import Plan
-from ..plan import Run as PlannedRun
+from ..plan.config import Source as SourceConfig
+from ..plan.plan import Plan
+from ..plan.plan import Run as PlannedRun
+from ..plan.resolved import as_yaml, resolved
+from ..plan.specs import STAGES, ClassifierSpec, DataSpec, ImagesSpec, ModelSpec, ShardSpec, Spec
 from ..reporting.graph import svg
 from ..reporting.report import Report, Run, Source, View, figure_view, html, table_view
 from ..reporting.rows import read_rows
 from ..reporting.runtimes import Job, job_of
 from ..reporting.verdicts import Evidence, verdicts
-from ..resolved import as_yaml, resolved
 from ..rulegraph import rule_graph
-from ..specs import STAGES, ClassifierSpec, DataSpec, ImagesSpec, ModelSpec, ShardSpec, Spec
 from ..vision.config import ImagesConfig
 
 _KINDS: dict[type[Spec], str] = {ModelSpec: "model", DataSpec: "data", ImagesSpec: "images"}

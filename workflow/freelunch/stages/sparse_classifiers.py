@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..device import choose
 from ..errors import FreelunchError, naming
 from ..overlays import pack
-from ..specs import SparseClassifierSpec
+from ..plan.specs import SparseClassifierSpec
 from ..vision import batchnorm
 from ..vision.backends import recovered
 from ..vision.diagnostics import Diagnostics, diagnose

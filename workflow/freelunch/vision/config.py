@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 # absolute: provenance follows relative imports, and the code of a method counts only where it is run
 from freelunch.method import canonical_allocation, canonical_criterion, canonical_pattern
 
-from ..section import Hub, Name, Positive, Section, Seed, Wheel
+from ..plan.section import Hub, Name, Positive, Section, Seed, Wheel
 from .architectures import ARCHITECTURES, check_architecture
 
 SOURCES = ("wheel", "hub", "path")

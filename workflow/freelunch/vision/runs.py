@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from freelunch.patterns import Structured
 
 from ..errors import FreelunchError
-from ..specs import ClassifierSpec, ImagesSpec, SparseClassifierSpec
-from ..validity import check_name
+from ..plan.specs import ClassifierSpec, ImagesSpec, SparseClassifierSpec
+from ..plan.validity import check_name
 from .architectures import convolutions
 from .config import ClassifierAxes
 
 if TYPE_CHECKING:
-    from ..config import Config
+    from ..plan.config import Config
 
 
 def check_classifier_run(config: Config, where: str, axes: ClassifierAxes) -> None:

@@ -17,8 +17,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ...config import Config
-from ...specs import (
+from ...plan.config import Config
+from ...plan.specs import (
     CalibrationSpec,
     ClassifierSpec,
     DataSpec,

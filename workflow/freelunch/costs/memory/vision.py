@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import get_args
 
-from ...config import Config
-from ...specs import ClassifierSpec, ImagesSpec, SparseClassifierSpec
+from ...plan.config import Config
+from ...plan.specs import ClassifierSpec, ImagesSpec, SparseClassifierSpec
 from ...vision.architectures import Convolution
 from ...vision.config import Repair
 from ..vision import layers_of, pixels, weights

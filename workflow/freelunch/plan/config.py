@@ -27,9 +27,9 @@ from freelunch.method import canonical_allocation, canonical_criterion, canonica
 from freelunch.parametrizations import canonical_parametrization
 from freelunch.vision.config import ClassifierConfig, ImagesConfig
 
-from .errors import FreelunchError, suggest
+from ..errors import FreelunchError, suggest
+from ..windows import canonical_targets, parse_window
 from .section import Fraction, Hub, Name, Positive, Section, Seed, Wheel
-from .windows import canonical_targets, parse_window
 
 # --- where models and data come from ---------------------------------------------------------------------------------
 

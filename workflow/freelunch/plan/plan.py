@@ -14,9 +14,9 @@ from typing import Any
 from freelunch.vision.config import CLASSIFIER_AXES, ClassifierAxes
 from freelunch.vision.runs import check_classifier_run, classifier_runs
 
+from ..errors import FreelunchError, suggest
+from ..reporting.names import FIGURE_NAMES, TABLE_NAMES
 from .config import AXES, LOSSES, Axes, Config, EvaluationTask, SuiteConfig, TextTask, ZeroShotTask, validate
-from .errors import FreelunchError, suggest
-from .reporting.names import FIGURE_NAMES, TABLE_NAMES
 from .section import Wheel
 from .specs import (
     STAGES,

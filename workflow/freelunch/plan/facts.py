@@ -13,12 +13,12 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from ..errors import FreelunchError, naming, suggest
+from ..yaml_files import read_yaml
 from .config import Config, ModelConfig, validate
-from .errors import FreelunchError, naming, suggest
 from .section import Section
-from .yaml_files import read_yaml
 
-TABLE = Path(__file__).parents[1] / "references" / "models.yaml"
+TABLE = Path(__file__).parents[2] / "references" / "models.yaml"
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 

@@ -6,13 +6,13 @@ from typing import Any
 
 from freelunch.parametrizations import parse_parametrization
 
+from ..errors import FreelunchError, suggest
+from ..method import Method, parse_method
+from ..patterns import Structured
+from ..questions import QUESTION_SETS
+from ..windows import MATRICES, check_window
 from .config import LOSSES, Axes, Config, EvaluationTask, Split, SuiteConfig, ZeroShotTask
-from .errors import FreelunchError, suggest
 from .facts import Facts, facts_of
-from .method import Method, parse_method
-from .patterns import Structured
-from .questions import QUESTION_SETS
-from .windows import MATRICES, check_window
 
 FEWEST_TOKENS = 257
 """Of a byte-level tokenizer: one for every byte, and one that ends a text."""
