@@ -28,7 +28,7 @@ from freelunch.artifacts import MANIFEST, SEAL, checksum, read_json
 from freelunch.errors import FreelunchError
 from freelunch.plan.config import parse_config
 from freelunch.plan.plan import make_plan
-from freelunch.plan.specs import RESULTS, STAGES
+from freelunch.plan.spec import RESULTS, STAGES
 from freelunch.runner import Runner
 from freelunch.yaml_files import read_yaml
 

@@ -26,7 +26,8 @@ from freelunch.matrix import Matrix
 from freelunch.method import parse_method
 from freelunch.overlays import SafetensorsFiles
 from freelunch.plan.facts import Facts
-from freelunch.plan.specs import GramsSpec, Spec
+from freelunch.plan.spec import Spec
+from freelunch.plan.specs import GramsSpec
 from freelunch.pruning import prune_matrix, relative_error
 from freelunch.refinements import NAMES as REFINEMENTS
 from freelunch.refinements.refinement import Pruned

@@ -13,7 +13,8 @@ from typing import Any
 from freelunch.costs import forward_operations
 from freelunch.plan.config import PerplexityTask
 from freelunch.plan.facts import Facts
-from freelunch.plan.specs import EvaluationSpec, ReconstructedSpec, Spec
+from freelunch.plan.spec import Spec
+from freelunch.plan.specs import EvaluationSpec, ReconstructedSpec
 from freelunch.windows import parse_window
 
 from .rate import matmul_rate

@@ -19,7 +19,8 @@ from freelunch.export import Cut, Export, export
 from freelunch.overlays import InMemory, Masked, Replaced, pack, unpack
 from freelunch.plan.config import ExecutionConfig
 from freelunch.plan.plan import Plan
-from freelunch.plan.specs import ExportSpec, PrunedSpec, parse_spec
+from freelunch.plan.spec import parse_spec
+from freelunch.plan.specs import ExportSpec, PrunedSpec
 from freelunch.stages.export import _write_tensors
 from freelunch.structured import Heads, Units, find_units
 from merging import lay_over, tensors

@@ -12,9 +12,9 @@ import yaml
 
 from freelunch.documents import documents_of
 from freelunch.errors import FreelunchError
-from freelunch.plan.config import parse_config, validate
+from freelunch.plan.config import Hub, Wheel, parse_config
 from freelunch.plan.plan import make_plan
-from freelunch.plan.section import Hub, Wheel
+from freelunch.plan.section import validate
 from freelunch.yaml_files import read_yaml
 from stage_runs import ROOT, tiny_config, tiny_plan
 

@@ -19,7 +19,7 @@ import pytest
 from freelunch.artifacts import Artifact
 from freelunch.errors import FreelunchError
 from freelunch.job import foreseen, logged
-from freelunch.plan.specs import STAGES, Spec
+from freelunch.plan.spec import STAGES, Spec
 from freelunch.runner import Runner
 from freelunch.stages import function_of
 from freelunch.stages.collect import collect

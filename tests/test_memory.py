@@ -18,15 +18,8 @@ from freelunch.costs.memory.machine import machine_of
 from freelunch.costs.memory.peak import ACCELERATOR, Phase, peak
 from freelunch.errors import FreelunchError
 from freelunch.plan.config import Config, ExecutionConfig, PerplexityTask, ZeroShotTask
-from freelunch.plan.specs import (
-    CalibrationSpec,
-    DataSpec,
-    DenseSpec,
-    EvaluationSpec,
-    GramsSpec,
-    ReconstructedSpec,
-    Spec,
-)
+from freelunch.plan.spec import Spec
+from freelunch.plan.specs import CalibrationSpec, DataSpec, DenseSpec, EvaluationSpec, GramsSpec, ReconstructedSpec
 
 ROOT = Path(__file__).parents[1]
 GIB = 2**30

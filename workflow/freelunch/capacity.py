@@ -12,7 +12,8 @@ from .costs import Peak, memory
 from .errors import FreelunchError
 from .plan.config import Config, PerplexityTask, SuiteConfig, ZeroShotTask
 from .plan.plan import make_plan, walk
-from .plan.specs import EvaluationSpec, ModelSpec, PrunedSpec, ReconstructedSpec, Spec
+from .plan.spec import Spec
+from .plan.specs import EvaluationSpec, ModelSpec, PrunedSpec, ReconstructedSpec
 from .plan.validity import check_name
 
 GPUS = (24, 48, 80)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .errors import FreelunchError, suggest
 from .plan.plan import Plan
-from .plan.specs import Spec
+from .plan.spec import Spec
 from .runner import Runner
 
 

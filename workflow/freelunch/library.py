@@ -17,7 +17,8 @@ from .errors import FreelunchError
 from .given import directory, dtype_of, name_of, store
 from .plan.config import parse_config
 from .plan.plan import Plan, Run, make_plan
-from .plan.specs import ExportSpec, ModelSpec, Spec
+from .plan.spec import Spec
+from .plan.specs import ExportSpec, ModelSpec
 from .runner import Runner
 
 WORK = "freelunch"

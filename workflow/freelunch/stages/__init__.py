@@ -9,7 +9,8 @@ import importlib
 from collections.abc import Callable
 from functools import cache
 
-from ..plan.specs import EvaluationSpec, Spec
+from ..plan.spec import Spec
+from ..plan.specs import EvaluationSpec
 from ..provenance import code_digest, sources
 from ..questions import FOLDER
 

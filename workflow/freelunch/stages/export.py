@@ -19,7 +19,8 @@ from ..models import INDEX, WEIGHTS, checked_config
 from ..overlays import Masked
 from ..packing import sizes
 from ..patterns import NM
-from ..plan.specs import RESULTS, ExportSpec
+from ..plan.spec import RESULTS
+from ..plan.specs import ExportSpec
 from ..provenance import versions
 from ..streaming import Network
 from ..structured import Units, find_units

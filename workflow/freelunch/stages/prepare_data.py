@@ -9,8 +9,7 @@ from typing import Any
 
 from ..documents import FORMATS, Document, Record, deal, documents_of, numbered, read_records, write_documents
 from ..errors import FreelunchError
-from ..plan.config import SPLITS, DataConfig, Split
-from ..plan.section import Hub
+from ..plan.config import SPLITS, DataConfig, Hub, Split
 from ..plan.specs import DataSpec
 from ..sources import hub_error, wheel_member, wheel_path
 from .stage import Stage

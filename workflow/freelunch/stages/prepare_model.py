@@ -31,9 +31,8 @@ from ..models import (
     tokenizer_digest,
     weight_files,
 )
-from ..plan.config import ModelConfig, Random, Train
+from ..plan.config import Hub, ModelConfig, Random, Train, Wheel
 from ..plan.facts import facts_of_source
-from ..plan.section import Hub, Wheel
 from ..plan.specs import ModelSpec
 from ..sources import copy_member, snapshot, wheel_path
 from .stage import Stage

@@ -19,7 +19,7 @@ from ..device import DTYPES, choose, deterministic, products
 from ..occupancy import occupy, vacate
 from ..overlays import SafetensorsFiles
 from ..plan.config import ExecutionConfig
-from ..plan.specs import Spec
+from ..plan.spec import Spec
 from ..provenance import versions
 
 if TYPE_CHECKING:

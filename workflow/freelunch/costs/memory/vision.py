@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import get_args
 
 from ...plan.config import Config
-from ...plan.specs import ClassifierSpec, ImagesSpec, SparseClassifierSpec
 from ...vision.architectures import Convolution
-from ...vision.config import Repair
+from ...vision.runs import ClassifierSpec, ImagesSpec, SparseClassifierSpec
+from ...vision.sections import Repair
 from ..vision import layers_of, pixels, weights
 from .machine import machine_of
 from .peak import PLAIN, Peak, Phase, peak
