@@ -10,18 +10,16 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from freelunch.plan.config import catalogue, config_type, parse_config
+from freelunch.plan.config import catalogue, parse_config
 from freelunch.plan.facts import Facts, facts_of
 from freelunch.plan.plan import Plan, Run, make_plan
 from freelunch.plan.specs import ModelSpec, PrunedSpec, ReconstructedSpec, RetrainedSpec
-from freelunch.plan.validity import check_task
 from freelunch.yaml_files import read_yaml
 
 CONFIG = Path(__file__).parents[2] / "config.yaml"
-SMOLLM = "smollm2-135m"
 SHAPES: dict[str, dict[str, Any]] = {
     **{model["hub"]["id"]: model["shape"] for model in catalogue("models").values()},
-    "HuggingFaceTB/SmolLM2-135M-Instruct": read_yaml(CONFIG)["models"][SMOLLM]["shape"],
+    "HuggingFaceTB/SmolLM2-135M-Instruct": read_yaml(CONFIG)["models"]["smollm2-135m"]["shape"],
 }
 
 PARAMETERS = {
@@ -94,21 +92,12 @@ def test_known_entries_are_pinned_and_all_in_the_suite(plan: Plan, runs: list[Ru
 
 def test_an_entry_of_the_config_wins_and_what_is_known_needs_none() -> None:
     raw = read_yaml(CONFIG)
-    raw["models"]["opt-125m"] = own = catalogue("models")["opt-125m"] | {"dtype": "float32"}
+    raw["models"]["opt-125m"] = catalogue("models")["opt-125m"] | {"dtype": "float32"}
     config = parse_config(raw)
     assert config.models["opt-125m"].dtype == "float32" and config.models["opt-1.3b"].dtype == "float16"
     assert catalogue("models")["opt-125m"]["dtype"] == "float16" and "opt-1.3b" not in raw["models"]
     bare = parse_config({"default_suite": "a", "suites": {"a": {}}})
-    assert bare.models.keys() == catalogue("models").keys() and isinstance(bare, config_type()) and own
-
-
-def test_families_are_of_base_models_or_of_instruct_ones(plan: Plan) -> None:
-    families = {name: model.family for name, model in plan.config.models.items()}
-    assert {name for name, model in plan.config.models.items() if model.hub and not model.family} == {
-        "llama-3.3-70b-instruct"
-    }
-    assert all(name.startswith(family) for name, family in families.items() if family)
-    assert set(families.values()) == {"llama-2", "llama-3", "opt", "qwen2.5", None}
+    assert bare.models.keys() == catalogue("models").keys()
 
 
 def test_models_are_measured_at_the_lengths_they_have(plan: Plan, runs: list[Run]) -> None:
@@ -145,9 +134,3 @@ def test_everything_recovered_has_its_pruned_and_its_dense_run(runs: list[Run]) 
         # with prune_inputs recovered there is no pruned network by itself
         if isinstance(subject, ReconstructedSpec | RetrainedSpec) and subject.pruned.prune_inputs != "recovered":
             assert subject.pruned.key in pruned, run.name
-
-
-def test_tasks_that_are_too_long_are_skipped_only_where_that_is_said(plan: Plan) -> None:
-    task, *_ = plan.config.suites["paper"].evaluate
-    assert task.length == 4096 and task.too_long == "skip"
-    assert not check_task(plan.config, task, "x", "opt-125m") and check_task(plan.config, task, "x", "llama-3.1-8b")

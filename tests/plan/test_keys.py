@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from study import BASE, EVALUATE, FIRST, QUESTIONS, TRAIN, asked, changed, plan_of, reconstructed, subject, trained
 
 from freelunch.plan.config import AXES, Axes, parse_config
 from freelunch.plan.plan import make_plan
 from freelunch.plan.spec import STAGES, parse_spec
 from freelunch.plan.specs import DataSpec, PrunedSpec, ReconstructedSpec, RepairedSpec, RetrainedSpec
 from freelunch.yaml_files import read_yaml
+from study import BASE, EVALUATE, FIRST, QUESTIONS, TRAIN, asked, plan_of, reconstructed, subject, trained
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "tests/tiny.yaml"
@@ -38,6 +38,12 @@ SOURCES: dict[str, Any] = {
     "models.small.random.config.licence": "x",  # whatever a field of a mapping is called
     "data.texts.path": "moved.jsonl", "data.texts.splits.test": 0.2, "data.texts.text": "body",
     "data.texts.identifier": "title", "data.texts.separator": " ", "data.texts.max_documents": 10,
+}  # fmt: skip
+
+OF_TRAINED_MODELS: dict[str, Any] = {
+    "data": "untested", "sequences": 17, "validation_sequences": 9, "length": 32, "seed": 1, "learning_rate": 0.02,
+    "schedule": "cosine", "warmup": 0.2, "weight_decay": 0.1, "epochs": 2, "batch_size": 5, "clip": 1.0,
+    "config": TRAIN["config"] | {"hidden_size": 64},
 }  # fmt: skip
 
 
@@ -115,17 +121,9 @@ def test_what_shapes_a_source_changes_all_keys_downstream(path: str, value: Any)
     assert before.pruned.dense.key != after.pruned.dense.key and before.key != after.key
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [*({key: value} for key, value in {
-        "data": "untested", "sequences": 17, "validation_sequences": 9, "length": 32, "seed": 1,
-        "learning_rate": 0.02, "schedule": "cosine", "warmup": 0.2, "weight_decay": 0.1, "epochs": 2,
-        "batch_size": 5, "clip": 1.0, "config": TRAIN["config"] | {"hidden_size": 64},
-    }.items())],
-    ids=lambda changes: next(iter(changes)),
-)  # fmt: skip
-def test_what_shapes_a_training_changes_the_keys_of_the_model_and_downstream(changes: dict[str, Any]) -> None:
-    before, after = reconstructed(trained()), reconstructed(trained(changes))
+@pytest.mark.parametrize(("key", "value"), OF_TRAINED_MODELS.items(), ids=OF_TRAINED_MODELS)
+def test_what_shapes_a_training_changes_the_keys_of_the_model_and_downstream(key: str, value: Any) -> None:
+    before, after = reconstructed(trained()), reconstructed(trained({key: value}))
     assert before.base.key != after.base.key and before.key != after.key
 
 
@@ -156,6 +154,7 @@ def test_what_is_measured_changes_the_key_of_the_evaluation_alone(task: Any, cha
     ("path", "value"),
     [
         ("models.small.licence", "MIT"),
+        ("models.hubbed.hub.pickled", True),
         ("models.small.shape", {"model_type": "llama"}),
         ("models.small.family", "llama"),
         ("data.texts.licence", "CC0"),
@@ -173,29 +172,13 @@ def test_what_is_measured_changes_the_key_of_the_evaluation_alone(task: Any, cha
     ],
 )
 def test_what_shapes_no_result_changes_no_key(path: str, value: Any) -> None:
-    assert set(plan_of().specs) == set(plan_of({path: value}).specs)
+    both = {FIRST + "model": ["small", "hubbed"]}
+    assert set(plan_of(both).specs) == set(plan_of(both | {path: value}).specs)
 
 
-def test_where_the_weights_of_a_hub_model_lie_is_no_part_of_its_key() -> None:
-    plain, pickled = (
-        plan_of({FIRST + "model": "hubbed"} | change) for change in ({}, {"models.hubbed.hub.pickled": True})
-    )
-    assert set(plain.specs) == set(pickled.specs)
-
-
-@pytest.mark.parametrize(
-    ("axis", "texts", "canonical"),
-    [
-        ("parametrization", ["full+biases+norms", " biases + norms + full "], "full + biases + norms"),
-        ("parametrization", ["biases(add=0) + mask_lora(rank=16, alpha=32)"], "mask_lora + biases"),
-        ("parametrization", ["biases( add=1 ) + spp( alpha=1.6e+1 )"], "spp(alpha=16) + biases(add=1)"),
-        ("targets", ["v_proj+ q_proj +v_proj"], "q_proj + v_proj"),
-        ("targets", [" all "], "all"),
-    ],
-)  # fmt: skip
-def test_what_is_trained_is_written_in_one_way(axis: str, texts: list[str], canonical: str) -> None:
-    assert len({subject(**{axis: text}).key for text in [*texts, canonical]}) == 1
-    assert getattr(subject(**{axis: texts[0]}).training, axis) == canonical
+def test_what_is_trained_is_written_in_one_way() -> None:
+    assert subject(parametrization="norms+full + biases(add=0)", targets=" all ").key == subject().key
+    assert subject(targets="v_proj+ q_proj +v_proj").training.targets == "q_proj + v_proj"
 
 
 def test_a_recovery_has_a_loss_of_its_own_where_none_is_given() -> None:
@@ -204,12 +187,10 @@ def test_a_recovery_has_a_loss_of_its_own_where_none_is_given() -> None:
     assert retrained.training.loss == "cross_entropy" and retrained == subject(recovery="retrain", loss="cross_entropy")
 
 
-@pytest.mark.parametrize("suite", [TINY, changed({EVALUATE: [asked(), {"metric": "drift", "data": "texts"}]})], ids=str)
-def test_every_spec_is_read_back_from_its_dump(suite: Any) -> None:
-    raw = read_yaml(suite) if isinstance(suite, Path) else suite
-    if raw["default_suite"] == "study":
-        raw["suites"]["study"]["evaluate"][1]["length"] = 64
-    for spec in make_plan(parse_config(raw)).specs.values():
+def test_every_spec_is_read_back_from_its_dump() -> None:
+    tasks = [asked(tasks=["article_topic", "boolq"], data="texts"), {"metric": "drift", "data": "texts", "length": 64}]
+    plans = [plan_of({"data.texts.questions": QUESTIONS, EVALUATE: tasks}), make_plan(parse_config(read_yaml(TINY)))]
+    for spec in (spec for plan in plans for spec in plan.specs.values()):
         again = parse_spec(json.loads(json.dumps(spec.model_dump(mode="json"))))
         assert again == spec and type(again) is type(spec) and again.manifest == spec.manifest
 

@@ -6,10 +6,10 @@ from math import isfinite
 from typing import Any
 
 import pytest
-from study import EVALUATE, FIRST, asked, plan_of, reconstructed, trained
 
 from freelunch.costs import cost
 from freelunch.plan.facts import facts_of
+from study import EVALUATE, FIRST, asked, plan_of, reconstructed, trained
 
 COSTED: list[dict[str, Any]] = [
     {"window": ["attention_mlp", "block", 3, "model", "matrix", "matrix_exact", "key_up"]},

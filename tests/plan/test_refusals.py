@@ -6,12 +6,12 @@ from copy import deepcopy
 from typing import Any
 
 import pytest
-from study import BASE, EVALUATE, FIRST, QUESTIONS, RUNS, TRAIN, asked, complaint, plan_of, subject, trained
 
 from freelunch.errors import FreelunchError
 from freelunch.plan.config import parse_config
 from freelunch.plan.plan import make_plan
 from freelunch.yaml_files import read_yaml
+from study import BASE, EVALUATE, FIRST, QUESTIONS, RUNS, TRAIN, asked, complaint, plan_of, subject, trained
 
 
 @pytest.mark.parametrize(
@@ -76,25 +76,18 @@ def test_a_config_that_is_no_mapping_is_refused(raw: Any, kind: str) -> None:
     [
         ("pattern", "7:8", [".pattern", "60", "multiple of 8", "small"]),
         ("pattern", 124, [".pattern", "124", "2:4", "in quotes"]),
-        ("pattern", "100%", [".pattern", "100%", "below 100%"]),
-        ("pattern", ["50%", "5:4"], [".pattern", "5:4", "0 < N <= M"]),
         ("length", 256, [".length: 256 tokens exceed the context of small, 128"]),
         ("length", 1, [".length: Input should be greater than 1"]),
         ("window", 5, [".window: a window of 5 blocks is larger than the model, which has 4 (small)"]),
         ("window", "half", [".window", "'half'", "attention_mlp", "block"]),
-        ("model", "smal", [".model", "'smal'", "did you mean 'small'?"]),
         ("calibration", "only_test", [".calibration", "data.only_test has no split 'calibration'; allowed: test"]),
         ("criterion", "wander", [".criterion", "'wander'", "did you mean 'wanda'?", "magnitude"]),
         ("criterion", [], [".criterion: the list is empty"]),
         ("recovery", "reconstuct", [".recovery: 'reconstuct' is not possible; did you mean 'reconstruct'? allowed: "]),
         ("flow", "sparse_lokal", [".flow", "did you mean 'sparse_local'?", "official_matrix"]),
-        ("loss", "mae", [".loss", "did you mean 'mse'?", "cross_entropy"]),
         ("parametrization", "ful + norms", [".parametrization", "did you mean 'full'?", "mask_lora"]),
-        ("parametrization", "full + spp", [".parametrization", "only one part can train the matrices"]),
-        ("parametrization", "spp(rank=0)", [".parametrization", "rank must be above 0"]),
         ("targets", "q-proj", [".targets", "'q-proj'", "q_proj + v_proj"]),
         ("training_sequences", 0, [".training_sequences: ", "greater than 0"]),
-        ("warmup", 1.0, [".warmup", "less than 1"]),
         ("warmup", float("nan"), [".warmup"]),
         ("learning_rate", 0, [".learning_rate: a learning rate is auto, or a number above 0"]),
         ("learning_rate", "atuo", [".learning_rate: a learning rate is auto, or a number above 0 (found 'atuo')"]),
@@ -114,14 +107,12 @@ def test_a_value_that_an_axis_cannot_have_is_named_with_what_it_can(path: str, v
         ("default_suite", "studi", ["'studi'", "did you mean 'study'?"]),
         ("suites.study.tables", ["perplexty"], ["[0]: there is no 'perplexty'; did you mean 'perplexity'? ", "cost"]),
         ("suites.study.figures", ["gain", "gian"], ["[1]", "did you mean 'gain'?"]),
-        ("suites.study.include", ["studdy"], ["[0]", "did you mean 'study'?"]),
         ("suites.study.include", ["study"], ["[0]: study includes study"]),
         ("suites.prune", BASE["suites"]["study"], [": a suite cannot have the name of a rule or of a folder"]),
         (f"{EVALUATE}.0.data", "untested", ["splits: data.untested has no split 'test'"]),
         (f"{EVALUATE}.0.splits", ["tset"], ["splits[0]: 'tset' is not possible; did you mean 'test'?"]),
         (f"{EVALUATE}.0.length", 129, ["129 tokens exceed the context of small, 128"]),
         (f"{EVALUATE}.0.too_long", "ignore", ["refuse, skip"]),
-        (f"{EVALUATE}.0.only", {"pattren": "50%"}, ["did you mean 'pattern'?"]),
         (f"{EVALUATE}.0.only", {"criterion": "wnda"}, ["did you mean 'wanda'?"]),
         (f"{EVALUATE}.0.only", {"seed": []}, ["seed: the list is empty"]),
         (f"{EVALUATE}.0.only", {"seed": 1}, ["no run of the suite"]),
@@ -193,9 +184,8 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Any) -> None:
 
 
 def test_suites_that_include_each_other_are_refused() -> None:
-    other = BASE["suites"]["study"] | {"include": ["study"]}
-    message = complaint({"suites.other": other, "suites.study.include": ["other"]})
-    assert message == "suites.other.include[0]: study includes other"
+    changes = {"suites.other": BASE["suites"]["study"] | {"include": ["study"]}, "suites.study.include": ["other"]}
+    assert complaint(changes) == "suites.other.include[0]: study includes other"
 
 
 def test_a_run_that_nothing_measures_is_refused() -> None:

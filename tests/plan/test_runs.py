@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
-from study import BASE, EVALUATE, FIRST, QUESTIONS, RUNS, asked, changed, plan_of, subject
 
 from freelunch.plan.config import parse_config
 from freelunch.plan.plan import Plan, make_plan
@@ -16,6 +14,7 @@ from freelunch.plan.specs import ModelSpec, PrunedSpec, ReconstructedSpec, Shard
 from freelunch.stages import collect
 from freelunch.yaml_files import read_yaml
 from stage_runs import tiny_plan
+from study import BASE, EVALUATE, FIRST, QUESTIONS, RUNS, asked, plan_of, subject
 
 CONFIG = Path(__file__).parents[2] / "config.yaml"
 
@@ -77,14 +76,6 @@ def test_runs_that_come_out_the_same_are_one_run() -> None:
     }
     for runs in (same, [ignored]):
         assert len(plan_of({RUNS: runs}).runs["study"]) == 2
-
-
-def test_two_suites_share_what_they_have_in_common() -> None:
-    raw = changed({FIRST + "recovery": ["none", "reconstruct"]})
-    raw["suites"]["other"] = deepcopy(raw["suites"]["study"]) | {"evaluate": [{"data": "texts", "length": 32}]}
-    plan = make_plan(parse_config(raw))
-    counts = {stage: len(plan.stage(stage)) for stage in ("dense", "pruned", "reconstructed", "evaluation")}
-    assert counts == {"dense": 1, "pruned": 1, "reconstructed": 1, "evaluation": 6}
 
 
 def test_needed_lists_everything_once_with_inputs_first() -> None:

@@ -10,13 +10,13 @@ from typing import Any, ClassVar, Literal
 from freelunch.method import Method, parse_method
 from freelunch.methods import slug
 from freelunch.patterns import Structured
+from freelunch.plan.plan import RUN_KINDS, RunKind
+from freelunch.plan.validity import check_name
 
 from ..errors import FreelunchError
 from ..plan.config import Config
-from ..plan.plan import RUN_KINDS, RunKind
 from ..plan.section import Section
 from ..plan.spec import MeasuredSpec, Spec
-from ..plan.validity import check_name
 from .architectures import convolutions
 from .sections import Backend, ClassifierAxes, ClassifierConfig, ImagesConfig, VisionConfig
 
