@@ -4,7 +4,7 @@ BIN := .venv/bin
 SNAKEMAKE := $(BIN)/snakemake
 STAMP := .venv/.installed
 
-.PHONY: demo test end-to-end slurm lint format bench bench-peers gpu api venv
+.PHONY: demo test end-to-end slurm lint format bench bench-peers gpu reference venv
 
 demo: $(STAMP)
 	$(SNAKEMAKE) demo
@@ -42,8 +42,11 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow
 
-api: $(STAMP)
-	$(BIN)/python -m freelunch.reference > docs/api.md.part && mv docs/api.md.part docs/api.md
+# what the code says of itself: functions for Python, keys of the config
+reference: $(STAMP)
+	for page in api:docs/api.md config:docs/configuration.md schema:workflow/config.schema.json; do \
+	  $(BIN)/python -m freelunch.reference $${page%%:*} > .reference.part && mv .reference.part $${page#*:} || exit 1; \
+	done
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks

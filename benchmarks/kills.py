@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Any
 
 from freelunch.artifacts import MANIFEST, SEAL, checksum, read_json
-from freelunch.config import parse_config
 from freelunch.errors import FreelunchError
-from freelunch.plan import make_plan
+from freelunch.plan.config import parse_config
+from freelunch.plan.plan import make_plan
+from freelunch.plan.spec import RESULTS, STAGES
 from freelunch.runner import Runner
-from freelunch.specs import RESULTS, STAGES
 from freelunch.yaml_files import read_yaml
 
 PROJECT = Path(__file__).parents[1]

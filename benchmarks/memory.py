@@ -14,18 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from freelunch.__main__ import load
-from freelunch.config import Config, PerplexityTask, Questions, ZeroShotTask
 from freelunch.costs import memory
 from freelunch.device import choose
-from freelunch.specs import (
-    CalibrationSpec,
-    DenseSpec,
-    EvaluationSpec,
-    GramsSpec,
-    QuestionsSpec,
-    ReconstructedSpec,
-    Spec,
-)
+from freelunch.plan.config import Config, PerplexityTask, Questions, ZeroShotTask
+from freelunch.plan.spec import Spec
+from freelunch.plan.specs import CalibrationSpec, DenseSpec, EvaluationSpec, GramsSpec, QuestionsSpec, ReconstructedSpec
 
 from .pruning import EIGHT_B
 from .runs import alone, pruned_from, random_dense, random_model, run, the_demo, write_text

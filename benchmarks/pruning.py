@@ -22,14 +22,15 @@ from torch import Tensor
 
 from freelunch.criteria import NAMES as CRITERIA
 from freelunch.device import choose
-from freelunch.facts import Facts
 from freelunch.matrix import Matrix
 from freelunch.method import parse_method
 from freelunch.overlays import SafetensorsFiles
+from freelunch.plan.facts import Facts
+from freelunch.plan.spec import Spec
+from freelunch.plan.specs import GramsSpec
 from freelunch.pruning import prune_matrix, relative_error
 from freelunch.refinements import NAMES as REFINEMENTS
 from freelunch.refinements.refinement import Pruned
-from freelunch.specs import GramsSpec, Spec
 from freelunch.statistics import Statistics
 
 from .runs import alone, pruned_from, random_dense, run, the_demo, write_text

@@ -12,19 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from freelunch.__main__ import load
-from freelunch.config import DataConfig, ExecutionConfig, ModelConfig
-from freelunch.config import Random as RandomModel
-from freelunch.facts import Facts, facts_of
-from freelunch.specs import (
-    CalibrationSpec,
-    DataSpec,
-    DenseSpec,
-    ModelSpec,
-    PrunedSpec,
-    ReconstructedSpec,
-    Spec,
-    parse_spec,
-)
+from freelunch.plan.config import DataConfig, ExecutionConfig, ModelConfig
+from freelunch.plan.config import Random as RandomModel
+from freelunch.plan.facts import Facts, facts_of
+from freelunch.plan.spec import Spec, parse_spec
+from freelunch.plan.specs import CalibrationSpec, DataSpec, DenseSpec, ModelSpec, PrunedSpec, ReconstructedSpec
 
 
 def the_demo() -> tuple[ReconstructedSpec, Facts, ExecutionConfig]:

@@ -13,8 +13,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from freelunch.config import ExecutionConfig
-from freelunch.specs import ReconstructedSpec
+from freelunch.plan.config import ExecutionConfig
+from freelunch.plan.specs import ReconstructedSpec
 
 from .runs import alone, pruned_from, random_dense, run, the_demo, write_text
 

@@ -10,10 +10,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from freelunch.config import PerplexityTask
 from freelunch.costs import forward_operations
-from freelunch.facts import Facts
-from freelunch.specs import EvaluationSpec, ReconstructedSpec, Spec
+from freelunch.plan.config import PerplexityTask
+from freelunch.plan.facts import Facts
+from freelunch.plan.spec import Spec
+from freelunch.plan.specs import EvaluationSpec, ReconstructedSpec
 from freelunch.windows import parse_window
 
 from .rate import matmul_rate

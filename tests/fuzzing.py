@@ -11,8 +11,8 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from freelunch.config import AXES
 from freelunch.errors import FreelunchError
+from freelunch.plan.config import AXES
 
 FUZZED = settings(
     max_examples=int(os.environ.get("FREELUNCH_FUZZ", "60")), deadline=None, database=None,

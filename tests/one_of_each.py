@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from freelunch.config import ExecutionConfig
-from freelunch.specs import STAGES, ExportSpec, ReconstructedSpec, Spec
+from freelunch.plan.config import ExecutionConfig
+from freelunch.plan.spec import STAGES, Spec
+from freelunch.plan.specs import ExportSpec, ReconstructedSpec
 from stage_runs import run, tiny_config, tiny_plan, upstream
 
 SHARDED = ExecutionConfig(device="cpu", stream_tokens=128, shards=2)

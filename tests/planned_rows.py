@@ -9,11 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from freelunch.config import DriftTask, PerplexityTask, ZeroShotTask
-from freelunch.facts import facts_of
-from freelunch.plan import Plan
+from freelunch.plan.config import DriftTask, PerplexityTask, ZeroShotTask
+from freelunch.plan.facts import facts_of
+from freelunch.plan.plan import Plan
+from freelunch.plan.specs import EvaluationSpec, ReconstructedSpec, RetrainedSpec
 from freelunch.reporting import rows as tidy
-from freelunch.specs import EvaluationSpec, ReconstructedSpec, RetrainedSpec
 from freelunch.stages import collect
 
 CHANCE = {"boolq": 0.5, "rte": 0.5, "winogrande": 0.5, "article_last_word": 0.0}

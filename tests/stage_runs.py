@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from freelunch.artifacts import Artifact
-from freelunch.config import ExecutionConfig, parse_config
-from freelunch.plan import Plan, make_plan, walk
-from freelunch.specs import Spec
+from freelunch.plan.config import ExecutionConfig, parse_config
+from freelunch.plan.plan import Plan, make_plan, walk
+from freelunch.plan.spec import Spec
 from freelunch.stages.calibrate import calibrate
 from freelunch.stages.classifiers import train_classifier
 from freelunch.stages.dense import dense

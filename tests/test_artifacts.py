@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 
 from freelunch.activations import create, scratch
 from freelunch.artifacts import Artifact, files_digest, read_json, replacing, write_json
-from freelunch.config import ExecutionConfig, ModelConfig
 from freelunch.errors import FreelunchError
-from freelunch.specs import CalibrationSpec, DataSpec, DenseSpec, ModelSpec
+from freelunch.plan.config import ExecutionConfig, ModelConfig
+from freelunch.plan.specs import CalibrationSpec, DataSpec, DenseSpec, ModelSpec
 from freelunch.stages.stage import Stage
 
 SOURCE = {"random": {"config": {"model_type": "llama"}}}

@@ -11,9 +11,9 @@ import pytest
 
 from freelunch.__main__ import main
 from freelunch.budget import TFLOPS, Budget, Need, budget, warnings
-from freelunch.config import parse_config
 from freelunch.costs import cost
-from freelunch.plan import Plan, make_plan
+from freelunch.plan.config import parse_config
+from freelunch.plan.plan import Plan, make_plan
 from freelunch.yaml_files import read_yaml
 
 TINY = Path(__file__).parent / "tiny.yaml"

@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 
 from freelunch.artifacts import Artifact
 from freelunch.calibration import Crops, sample
-from freelunch.config import DataConfig, ExecutionConfig
 from freelunch.documents import Document
 from freelunch.errors import FreelunchError
 from freelunch.models import byte_tokenizer
-from freelunch.specs import CalibrationSpec, DataSpec, ModelSpec
+from freelunch.plan.config import DataConfig, ExecutionConfig
+from freelunch.plan.specs import CalibrationSpec, DataSpec, ModelSpec
 from freelunch.stages.calibrate import calibrate
 from freelunch.stages.prepare_data import prepare_data
 from freelunch.stages.prepare_model import prepare_model

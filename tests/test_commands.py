@@ -25,7 +25,7 @@ from freelunch.doctor import (
     examine,
 )
 from freelunch.errors import FreelunchError
-from freelunch.plan import Plan
+from freelunch.plan.plan import Plan
 from stage_runs import tiny_config, tiny_plan
 
 
@@ -119,7 +119,7 @@ def test_repositories_of_the_hub_are_looked_for_without_network(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     raw = tiny_config()
-    raw["models"] = {"tiny": {"hub": {"id": "meta-llama/Llama-3.2-1B", "revision": "0" * 40}}}
+    raw["suites"]["tiny"]["defaults"]["model"] = "llama-3.2-1b"
     plan = tiny_plan(raw)
     for name in ("HF_HUB_CACHE", "HF_TOKEN", "HF_HUB_OFFLINE"):
         monkeypatch.delenv(name, raising=False)

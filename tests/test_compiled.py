@@ -14,11 +14,11 @@ from freelunch.activations import States
 from freelunch.doctor import find_compiler
 from freelunch.errors import FreelunchError
 from freelunch.overlays import InMemory
+from freelunch.plan.specs import Training
 from freelunch.recovery.compiled import compiled
 from freelunch.recovery.flows import DenseFlow
 from freelunch.recovery.reconstruct import reconstruct_window
 from freelunch.recovery.retrain import retrain
-from freelunch.specs import Training
 from freelunch.streaming import Network
 from freelunch.windows import BlockMatrices, tile
 from tiny import magnitude_masks, masked, random_model, random_tokens

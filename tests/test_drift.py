@@ -19,10 +19,10 @@ from freelunch.costs.memory.machine import machine_of
 from freelunch.device import products
 from freelunch.errors import FreelunchError
 from freelunch.evaluation.drift import _distances, drifts
-from freelunch.facts import facts_of
 from freelunch.overlays import InMemory, Masked
-from freelunch.plan import Plan
-from freelunch.specs import EvaluationSpec, PrunedSpec
+from freelunch.plan.facts import facts_of
+from freelunch.plan.plan import Plan
+from freelunch.plan.specs import EvaluationSpec, PrunedSpec
 from freelunch.stages.collect import rows_of
 from freelunch.streaming import Network
 from stage_runs import need, tiny_config, tiny_plan

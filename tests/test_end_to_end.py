@@ -18,8 +18,8 @@ import pytest
 import yaml
 
 from benchmarks import kills
-from freelunch.config import parse_config
-from freelunch.plan import make_plan
+from freelunch.plan.config import parse_config
+from freelunch.plan.plan import make_plan
 from freelunch.yaml_files import read_yaml
 from pages import Checked
 
@@ -283,7 +283,7 @@ def test_a_job_that_outlives_its_snakemake_keeps_its_result_to_itself(tmp_path: 
 import time
 from pathlib import Path
 from freelunch.occupancy import occupy
-from freelunch.specs import parse_spec
+from freelunch.plan.spec import parse_spec
 occupy(Path(), parse_spec({spec.model_dump()!r}))
 print("held", flush=True)
 time.sleep(600)

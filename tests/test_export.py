@@ -13,13 +13,14 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from freelunch.artifacts import Artifact
-from freelunch.config import ExecutionConfig
 from freelunch.costs import cost
 from freelunch.errors import FreelunchError
 from freelunch.export import Cut, Export, export
 from freelunch.overlays import InMemory, Masked, Replaced, pack, unpack
-from freelunch.plan import Plan
-from freelunch.specs import ExportSpec, PrunedSpec, parse_spec
+from freelunch.plan.config import ExecutionConfig
+from freelunch.plan.plan import Plan
+from freelunch.plan.spec import parse_spec
+from freelunch.plan.specs import ExportSpec, PrunedSpec
 from freelunch.stages.export import _write_tensors
 from freelunch.structured import Heads, Units, find_units
 from merging import lay_over, tensors

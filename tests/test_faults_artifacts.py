@@ -12,7 +12,7 @@ import pytest
 
 from freelunch.artifacts import MANIFEST, SEAL, Artifact, sealed
 from freelunch.errors import FreelunchError
-from freelunch.specs import STAGES
+from freelunch.plan.spec import STAGES
 from freelunch.stages.collect import rows_of
 from one_of_each import SHARDED, SPECS, above
 from stage_runs import run

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
-from freelunch.config import parse_config, validate
 from freelunch.documents import documents_of
 from freelunch.errors import FreelunchError
-from freelunch.plan import make_plan
-from freelunch.section import Hub, Wheel
+from freelunch.plan.config import Hub, Wheel, parse_config
+from freelunch.plan.plan import make_plan
+from freelunch.plan.section import validate
 from freelunch.yaml_files import read_yaml
 from stage_runs import ROOT, tiny_config, tiny_plan
 

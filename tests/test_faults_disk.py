@@ -19,8 +19,8 @@ import pytest
 from freelunch.artifacts import Artifact
 from freelunch.errors import FreelunchError
 from freelunch.job import foreseen, logged
+from freelunch.plan.spec import STAGES, Spec
 from freelunch.runner import Runner
-from freelunch.specs import STAGES, Spec
 from freelunch.stages import function_of
 from freelunch.stages.collect import collect
 from freelunch.stages.stage import Stage

@@ -19,7 +19,7 @@ from freelunch.documents import read_records
 from freelunch.errors import FreelunchError
 from freelunch.models import model_from_gguf, parameter_count
 from freelunch.overlays import SafetensorsFiles
-from freelunch.section import Wheel
+from freelunch.plan.config import Wheel
 from freelunch.sources import copy_member, wheel_member
 
 

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from freelunch.artifacts import MANIFEST, Artifact, checksum
-from freelunch.config import AXES, parse_config
 from freelunch.documents import read_records
-from freelunch.facts import facts_of_file
 from freelunch.models import checked_config, model_from_gguf, parameter_count
 from freelunch.overlays import SafetensorsFiles
-from freelunch.plan import make_plan
+from freelunch.plan.config import AXES, parse_config
+from freelunch.plan.facts import facts_of_file
+from freelunch.plan.plan import make_plan
 from freelunch.sources import wheel_member
 from freelunch.yaml_files import parse_yaml
 from fuzzing import FUZZED, KEYS, SCALARS, VALUES, json_of, only_foreseen

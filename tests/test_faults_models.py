@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from freelunch.errors import FreelunchError
 from freelunch.models import checked_config, load_tokenizer, weight_files
+from freelunch.plan.spec import Spec
 from freelunch.runner import Runner
-from freelunch.specs import Spec
 from one_of_each import SHARDED, SPECS
 from stage_runs import need, tiny_config, tiny_plan
 

@@ -18,8 +18,8 @@ from benchmarks import kills
 from freelunch.artifacts import MANIFEST, Artifact
 from freelunch.errors import FreelunchError
 from freelunch.occupancy import occupy
+from freelunch.plan.spec import RESULTS
 from freelunch.runner import Runner
-from freelunch.specs import RESULTS
 from freelunch.stages.stage import Stage
 from one_of_each import SHARDED, SPECS
 from stage_runs import ROOT, run, tiny_config, tiny_plan
@@ -28,7 +28,7 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from freelunch.occupancy import occupy
-from freelunch.specs import parse_spec
+from freelunch.plan.spec import parse_spec
 import json
 occupy(Path(sys.argv[1]), parse_spec(json.loads(sys.argv[2])))
 print("held", flush=True)

@@ -12,21 +12,14 @@ from benchmarks.pruning import EIGHT_B
 from benchmarks.runs import pruned_from, random_model
 from freelunch.__main__ import load, main
 from freelunch.capacity import GPUS, HOSTS, USABLE, peaks, tables
-from freelunch.config import Config, ExecutionConfig, PerplexityTask, ZeroShotTask
 from freelunch.costs import Peak, cost, memory
 from freelunch.costs.memory import machine
 from freelunch.costs.memory.machine import machine_of
 from freelunch.costs.memory.peak import ACCELERATOR, Phase, peak
 from freelunch.errors import FreelunchError
-from freelunch.specs import (
-    CalibrationSpec,
-    DataSpec,
-    DenseSpec,
-    EvaluationSpec,
-    GramsSpec,
-    ReconstructedSpec,
-    Spec,
-)
+from freelunch.plan.config import Config, ExecutionConfig, PerplexityTask, ZeroShotTask
+from freelunch.plan.spec import Spec
+from freelunch.plan.specs import CalibrationSpec, DataSpec, DenseSpec, EvaluationSpec, GramsSpec, ReconstructedSpec
 
 ROOT = Path(__file__).parents[1]
 GIB = 2**30

@@ -16,8 +16,8 @@ from freelunch.blocks import call_block, find_halves, matrices, part_parameters
 from freelunch.errors import FreelunchError
 from freelunch.overlays import InMemory, Replaced
 from freelunch.parametrizations import NAMES, canonical_parametrization, parse_parametrization
+from freelunch.plan.specs import Training
 from freelunch.recovery.trainable import Trainable
-from freelunch.specs import Training
 from freelunch.streaming import Network
 from tiny import magnitude_masks, masked, random_model
 

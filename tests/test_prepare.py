@@ -20,15 +20,14 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from freelunch.artifacts import Artifact, checksum
-from freelunch.config import DataConfig, ExecutionConfig, ModelConfig, Random, Split
 from freelunch.documents import Document, deal, read_documents
 from freelunch.errors import FreelunchError
 from freelunch.evaluation.perplexity import perplexities
 from freelunch.models import byte_tokenizer
 from freelunch.overlays import SafetensorsFiles
-from freelunch.section import Hub, Wheel
+from freelunch.plan.config import DataConfig, ExecutionConfig, Hub, ModelConfig, Random, Split, Wheel
+from freelunch.plan.specs import DataSpec, ModelSpec
 from freelunch.sources import wheel_path
-from freelunch.specs import DataSpec, ModelSpec
 from freelunch.stages.prepare_data import prepare_data
 from freelunch.stages.prepare_model import prepare_model
 from freelunch.stages.stage import Stage
@@ -142,12 +141,12 @@ def test_custom_code_and_quantised_models_are_refused(directory: Path, tmp_path:
         model(tmp_path, ModelConfig(path=str(directory)))
     edit(directory / "config.json", quantization_config=None, model_type="nobody_knows")
     with pytest.raises(FreelunchError, match="nobody_knows"):
-        model(tmp_path, ModelConfig(path=str(directory), facts="HuggingFaceTB/SmolLM2-135M-Instruct"))
+        model(tmp_path, ModelConfig(path=str(directory), shape=SHAPE | {"num_hidden_layers": 30}))
 
 
 def test_facts_that_differ_are_named_with_both_values(directory: Path, tmp_path: Path) -> None:
-    source = ModelConfig(path=str(directory), facts="HuggingFaceTB/SmolLM2-135M-Instruct")
-    with pytest.raises(FreelunchError, match=r"models\.tiny: num_hidden_layers is 2, the plan assumed 30; hidden_size"):
+    source = ModelConfig(path=str(directory), shape=SHAPE | {"num_hidden_layers": 30})
+    with pytest.raises(FreelunchError, match=r"models\.tiny: num_hidden_layers is 2, the plan assumed 30"):
         model(tmp_path, source)
     assert not list(tmp_path.glob("results/models/*/manifest.json"))
 
@@ -172,14 +171,13 @@ def test_a_hub_model_fetches_small_files_first(
         return str(directory)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    monkeypatch.setattr("freelunch.facts._table", lambda: {"someone/tiny": SHAPE})
-    folder, manifest = model(tmp_path, ModelConfig(hub=HUB))
+    folder, manifest = model(tmp_path, ModelConfig(hub=HUB, shape=SHAPE))
     assert manifest["model_revision"] == HUB.revision and (folder / "model.safetensors").is_symlink()
     assert [call["revision"] for call in asked] == [HUB.revision] * 2
     assert not any(pattern.endswith("safetensors") for pattern in asked[0]["allow_patterns"])
     edit(directory / "config.json", auto_map={"AutoModelForCausalLM": "x.Y"})
     with pytest.raises(FreelunchError, match="auto_map"):
-        model(tmp_path, ModelConfig(hub=HUB))
+        model(tmp_path, ModelConfig(hub=HUB, shape=SHAPE))
     assert len(asked) == 3  # refused before the weights are fetched
 
 
@@ -225,11 +223,10 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return str(view)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    monkeypatch.setattr("freelunch.facts._table", lambda: {"someone/tiny": OPT_SHAPE})
     return folder
 
 
-PICKLED = ModelConfig(hub=Hub(id="someone/tiny", revision="a" * 40, pickled=True), dtype="float32")
+PICKLED = ModelConfig(hub=Hub(id="someone/tiny", revision="a" * 40, pickled=True), shape=OPT_SHAPE, dtype="float32")
 
 
 @pytest.mark.parametrize("shards", [1, 3])
@@ -344,11 +341,10 @@ def gguf_source(root: Path, merges: bool = True) -> tuple[ModelConfig, Any]:
     target = wheel_path(root, wheel)
     target.parent.mkdir(parents=True)
     made.rename(target)
-    return ModelConfig(wheel=wheel, facts="someone/tiny", dtype="float32"), dense
+    return ModelConfig(wheel=wheel, shape=SHAPE | {"vocab_size": 320}, dtype="float32"), dense
 
 
-def test_a_gguf_model_computes_what_it_did_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("freelunch.facts._table", lambda: {"someone/tiny": SHAPE | {"vocab_size": 320}})
+def test_a_gguf_model_computes_what_it_did_before(tmp_path: Path) -> None:
     source, dense = gguf_source(tmp_path)
     folder, manifest = model(tmp_path, source)
     assert manifest["model_revision"] == "tiny-pack==1.0"
@@ -365,8 +361,7 @@ def test_a_gguf_model_computes_what_it_did_before(tmp_path: Path, monkeypatch: p
         model(tmp_path, other)
 
 
-def test_a_gguf_tokenizer_without_merges_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("freelunch.facts._table", lambda: {"someone/tiny": SHAPE | {"vocab_size": 320}})
+def test_a_gguf_tokenizer_without_merges_is_noticed(tmp_path: Path) -> None:
     source, _ = gguf_source(tmp_path, merges=False)
     with pytest.raises(FreelunchError, match="its tokenizer has no merges"):
         model(tmp_path, source)
@@ -554,7 +549,7 @@ def test_a_hub_model_that_cannot_be_had_is_one_line(
         raise error
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    for source in (ModelConfig(hub=HUB), PICKLED):
+    for source in (ModelConfig(hub=HUB, shape=SHAPE), PICKLED):
         with pytest.raises(FreelunchError, match=rf"^someone/tiny@aaaaaaaaaaaa: .*{message}") as caught:
             model(tmp_path, source)
         assert "\n" not in str(caught.value)

@@ -12,11 +12,11 @@ import pytest
 import yaml
 
 from freelunch.artifacts import Artifact
-from freelunch.config import ExecutionConfig, parse_config
 from freelunch.errors import FreelunchError
-from freelunch.plan import make_plan
+from freelunch.plan.config import ExecutionConfig, parse_config
+from freelunch.plan.plan import make_plan
+from freelunch.plan.specs import QuestionsSpec
 from freelunch.questions import FOLDER, QUESTION_SETS, WORDS, Article, beginning, descriptions, last_words, topics
-from freelunch.specs import QuestionsSpec
 from freelunch.stages.prepare_data import prepare_data
 from freelunch.stages.questions import questions
 from freelunch.stages.stage import Stage

@@ -22,11 +22,11 @@ from freelunch.activations import States
 from freelunch.blocks import find_halves, run_part
 from freelunch.errors import FreelunchError
 from freelunch.overlays import InMemory, Replaced
+from freelunch.plan.specs import Training
 from freelunch.recovery.fit import Trained
 from freelunch.recovery.flows import FLOWS
 from freelunch.recovery.reconstruct import reconstruct_window
 from freelunch.recovery.schedule import batch_order, learning_rate, validation_steps
-from freelunch.specs import Training
 from freelunch.streaming import Network
 from freelunch.windows import tile
 from tiny import magnitude_masks, masked, random_model, random_tokens

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from freelunch.activations import States
 from freelunch.overlays import InMemory, Masked, Replaced, pack
+from freelunch.plan.specs import Training
 from freelunch.recovery.fit import Trained
 from freelunch.recovery.flows import FLOWS, DenseFlow, Pairs
 from freelunch.recovery.reconstruct import reconstruct_window
-from freelunch.specs import Training
 from freelunch.streaming import Network
 from freelunch.windows import BlockMatrices, Window, tile
 from tiny import random_model, random_tokens

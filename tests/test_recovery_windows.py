@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import test_recovery_flows as flows
 from freelunch.errors import FreelunchError
 from freelunch.overlays import unpack
-from freelunch.specs import ReconstructedSpec
+from freelunch.plan.specs import ReconstructedSpec
 from freelunch.stages.matrices import find_matrices
 from freelunch.stages.stage import Stage
 from freelunch.windows import BlockMatrices, Window

@@ -22,9 +22,9 @@ from freelunch.artifacts import Artifact
 from freelunch.costs import cost
 from freelunch.errors import FreelunchError
 from freelunch.overlays import Masked
-from freelunch.plan import Plan
+from freelunch.plan.plan import Plan
+from freelunch.plan.specs import PrunedSpec, RepairedSpec
 from freelunch.recovery.repair import Mode, Moments, moments, scales
-from freelunch.specs import PrunedSpec, RepairedSpec
 from freelunch.stages import repair as module
 from freelunch.stages.network import MASKS, open_source
 from freelunch.stages.stage import Stage

@@ -12,10 +12,10 @@ from torch import nn
 
 from freelunch.errors import FreelunchError
 from freelunch.overlays import InMemory
+from freelunch.plan.specs import Training
 from freelunch.recovery import retrain as module
 from freelunch.recovery.retrain import retrain
 from freelunch.recovery.trainable import Trainable
-from freelunch.specs import Training
 from freelunch.streaming import Network
 from tiny import magnitude_masks, masked, random_model, random_tokens
 

@@ -20,7 +20,8 @@ from safetensors.torch import load_file
 from freelunch.artifacts import Artifact, checksum
 from freelunch.errors import FreelunchError
 from freelunch.overlays import unpack
-from freelunch.specs import RetrainedSpec, Spec
+from freelunch.plan.spec import Spec
+from freelunch.plan.specs import RetrainedSpec
 from freelunch.stages import checkpoint as module
 from stage_runs import prepare, run, subjects, tiny_config, tiny_plan
 

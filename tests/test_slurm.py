@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from freelunch.config import parse_config
-from freelunch.plan import make_plan
+from freelunch.plan.config import parse_config
+from freelunch.plan.plan import make_plan
 from freelunch.yaml_files import read_yaml
 from test_end_to_end import copy_repository
 

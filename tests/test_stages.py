@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM
 from freelunch.artifacts import Artifact, checksum, sealed
 from freelunch.errors import FreelunchError
 from freelunch.overlays import unpack
-from freelunch.specs import EvaluationSpec, PrunedSpec, ReconstructedSpec, Spec
+from freelunch.plan.spec import Spec
+from freelunch.plan.specs import EvaluationSpec, PrunedSpec, ReconstructedSpec
 from freelunch.stages.calibrate import calibrate
 from freelunch.stages.collect import rows_of
 from freelunch.stages.dense import dense

@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 
 from freelunch import reporting
-from freelunch.config import parse_config
-from freelunch.plan import Plan, make_plan
+from freelunch.plan.config import parse_config
+from freelunch.plan.plan import Plan, make_plan
+from freelunch.plan.specs import EvaluationSpec
 from freelunch.reporting import rendering
 from freelunch.reporting.report import Kind
-from freelunch.specs import EvaluationSpec
 from freelunch.yaml_files import read_yaml
 from planned_rows import planned_rows
 

@@ -18,15 +18,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from freelunch.artifacts import Artifact, checksum
 from freelunch.bpe import token_bytes, train_bpe
 from freelunch.calibration import sample
-from freelunch.config import PerplexityTask, Train, parse_config
 from freelunch.documents import read_documents
 from freelunch.errors import FreelunchError
 from freelunch.models import initialised
-from freelunch.plan import make_plan
+from freelunch.plan.config import PerplexityTask, Train, parse_config
+from freelunch.plan.plan import make_plan
+from freelunch.plan.specs import EvaluationSpec, ExportSpec, ModelSpec, ReconstructedSpec
 from freelunch.pretraining import pretrain
 from freelunch.provenance import sources
 from freelunch.reporting.runtimes import job_of
-from freelunch.specs import EvaluationSpec, ExportSpec, ModelSpec, ReconstructedSpec
 from freelunch.stages import checkpoint
 from stage_runs import prepare, run, tiny_config, tiny_plan
 

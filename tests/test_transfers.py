@@ -15,10 +15,10 @@ from freelunch.blocks import matrices
 from freelunch.errors import FreelunchError
 from freelunch.evaluation.perplexity import perplexities
 from freelunch.overlays import InMemory
+from freelunch.plan.specs import Training
 from freelunch.recovery.flows import FLOWS
 from freelunch.recovery.reconstruct import reconstruct_window
 from freelunch.recovery.retrain import retrain
-from freelunch.specs import Training
 from freelunch.streaming import Network
 from freelunch.transfers import SLOTS, Downloads, Uploads, arriving, copies_for
 from freelunch.windows import BlockMatrices, tile

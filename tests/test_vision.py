@@ -17,7 +17,6 @@ from freelunch.recovery.repair import relative_repairability
 from freelunch.vision import batchnorm
 from freelunch.vision.architectures import ARCHITECTURES
 from freelunch.vision.backends import recovered
-from freelunch.vision.config import BACKENDS, ClassifierConfig
 from freelunch.vision.diagnostics import diagnose
 from freelunch.vision.images import Images, dataset_images, read_table, split
 from freelunch.vision.layers import layers_of, matrices_of, norms_of, patches
@@ -25,6 +24,7 @@ from freelunch.vision.networks import build
 from freelunch.vision.pruning import densities, prune
 from freelunch.vision.reconstruct import reconstruct
 from freelunch.vision.repair import paired_moments, repair
+from freelunch.vision.sections import BACKENDS, ClassifierConfig
 from freelunch.vision.supervised import accuracy, train
 
 

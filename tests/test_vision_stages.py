@@ -9,29 +9,30 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from freelunch.artifacts import Artifact
-from freelunch.config import ExecutionConfig, parse_config
 from freelunch.costs import cost
 from freelunch.errors import FreelunchError
 from freelunch.overlays import unpack
-from freelunch.plan import Plan, make_plan
+from freelunch.plan.config import ExecutionConfig, parse_config
+from freelunch.plan.plan import Plan, make_plan, resolved
+from freelunch.plan.spec import parse_spec
 from freelunch.reporting.rows import to_frame
-from freelunch.resolved import resolved
 from freelunch.rulegraph import rule_graph
 from freelunch.runner import Runner
-from freelunch.specs import ClassifierSpec, ImagesSpec, SparseClassifierSpec, parse_spec
 from freelunch.stages import code_of
 from freelunch.stages.classifiers import random_network
 from freelunch.stages.collect import collect
 from freelunch.stages.sparse_classifiers import drawn
 from freelunch.vision.architectures import ARCHITECTURES, convolutions
-from freelunch.vision.config import BACKENDS, ClassifierConfig
 from freelunch.vision.images import Images, dataset_images, folder_images, unpacked
 from freelunch.vision.layers import layers_of
 from freelunch.vision.networks import build
 from freelunch.vision.pruning import prune
+from freelunch.vision.runs import ClassifierSpec, ImagesSpec, SparseClassifierSpec
+from freelunch.vision.sections import BACKENDS, ClassifierConfig
 from freelunch.yaml_files import read_yaml
 
 ROOT = Path(__file__).parents[1]
@@ -150,7 +151,7 @@ def test_language_models_and_classifiers_share_a_suite():
     raw["suites"]["tiny"]["include"] = [SUITE]
     plan = make_plan(parse_config(raw))
     assert len(plan.runs["tiny"]) == 15 + 10
-    about = resolved(plan, "tiny")
+    about = yaml.safe_load(resolved(plan, "tiny"))
     assert set(about["images"]) == {"stripes"} and set(about["classifiers"]) == {"tiny"}
     assert about["runs"][plan.runs["tiny"][-1].name]["allocation"] == "lamp"
     jobs, edges = rule_graph(plan, "tiny")

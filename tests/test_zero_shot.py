@@ -17,15 +17,15 @@ import torch
 from lm_eval.tasks import TaskManager
 
 from freelunch.artifacts import Artifact
-from freelunch.config import ExecutionConfig, parse_config
 from freelunch.costs import cost
 from freelunch.errors import FreelunchError
 from freelunch.evaluation import harness
 from freelunch.evaluation.streaming_lm import StreamingLM
 from freelunch.models import byte_tokenizer
 from freelunch.overlays import InMemory
-from freelunch.plan import Plan, make_plan, walk
-from freelunch.specs import DataSpec, EvaluationSpec, ModelSpec, QuestionsSpec
+from freelunch.plan.config import ExecutionConfig, parse_config
+from freelunch.plan.plan import Plan, make_plan, walk
+from freelunch.plan.specs import DataSpec, EvaluationSpec, ModelSpec, QuestionsSpec
 from freelunch.stages.collect import rows_of
 from freelunch.stages.evaluate import evaluate
 from freelunch.stages.prepare_data import prepare_data

@@ -22,19 +22,20 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from freelunch.activations import States, forward, run_states, scratch
 from freelunch.blocks import matrices
-from freelunch.config import Config, ExecutionConfig
 from freelunch.costs import memory
 from freelunch.device import products
-from freelunch.facts import Facts
 from freelunch.matrix import Matrix
 from freelunch.method import Method, parse_method
 from freelunch.overlays import InMemory
 from freelunch.patterns import NM
+from freelunch.plan.config import Config, ExecutionConfig
+from freelunch.plan.facts import Facts
+from freelunch.plan.spec import Spec
+from freelunch.plan.specs import CalibrationSpec, DataSpec, DenseSpec, GramsSpec, ReconstructedSpec, Training
 from freelunch.pruning import prune_matrix
 from freelunch.recovery.fit import Trained
 from freelunch.recovery.flows import DenseFlow
 from freelunch.recovery.reconstruct import reconstruct_window
-from freelunch.specs import CalibrationSpec, DataSpec, DenseSpec, GramsSpec, ReconstructedSpec, Spec, Training
 from freelunch.statistics import Collector, Statistics, on_device
 from freelunch.streaming import Network
 from freelunch.transfers import Copies

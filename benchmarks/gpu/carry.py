@@ -19,9 +19,9 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from freelunch.errors import FreelunchError
-from freelunch.plan import walk
+from freelunch.plan.plan import walk
+from freelunch.plan.spec import RESULTS
 from freelunch.runner import Runner
-from freelunch.specs import RESULTS
 
 from .pipeline import REFERENCE, plan_of
 

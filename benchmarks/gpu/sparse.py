@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 from torch.sparse import SparseSemiStructuredTensorCUTLASS, to_sparse_semi_structured
 
-from freelunch.facts import Facts
+from freelunch.plan.facts import Facts
 
 from .blocks import PATTERN, SHAPES
 from .cells import Cell, Row, now, run_cells, table

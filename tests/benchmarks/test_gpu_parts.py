@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu import blocks, cache, cells, profiling, sparse
 from freelunch.activations import batches, load
-from freelunch.facts import Facts
+from freelunch.plan.facts import Facts
 
 CPU = torch.device("cpu")
 TINY: Facts = blocks.SMALLEST.shapes["72B"]

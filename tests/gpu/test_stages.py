@@ -14,8 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from freelunch.config import ExecutionConfig
-from freelunch.specs import STAGES, EvaluationSpec, Spec
+from freelunch.plan.config import ExecutionConfig
+from freelunch.plan.spec import STAGES, Spec
+from freelunch.plan.specs import EvaluationSpec
 from one_of_each import above, one_of_each
 from stage_runs import run, upstream
 from tiny import FAMILIES

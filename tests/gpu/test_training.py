@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from freelunch.artifacts import Artifact, checksum
-from freelunch.config import ExecutionConfig
 from freelunch.doctor import find_compiler
-from freelunch.specs import ReconstructedSpec, Spec, parse_spec
+from freelunch.plan.config import ExecutionConfig
+from freelunch.plan.spec import Spec, parse_spec
+from freelunch.plan.specs import ReconstructedSpec
 from one_of_each import one_of_each
 from stage_runs import run, upstream
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from .budget import TFLOPS, budget
 from .capacity import peaks, tables
 from .commands import run_one
-from .config import parse_config
 from .doctor import examine
 from .errors import FreelunchError, suggest
 from .job import foreseen
 from .listing import print_budget, write_csv
-from .plan import Plan, make_plan
-from .specs import ExportSpec, ModelSpec
+from .plan.config import parse_config
+from .plan.plan import Plan, make_plan
+from .plan.specs import ExportSpec, ModelSpec
 from .yaml_files import read_yaml
 
 

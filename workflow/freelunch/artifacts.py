@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import FreelunchError
-from .specs import Spec
+from .plan.spec import Spec
 
 MANIFEST = "manifest.json"
 SEAL = "seal"

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from .config import Config
 from .costs import Cost, cost, memory
-from .plan import Plan, Run
-from .specs import STAGES, ReconstructedSpec, Spec
+from .plan.config import Config
+from .plan.plan import Plan, Run
+from .plan.spec import STAGES, Spec
+from .plan.specs import ReconstructedSpec
 
 TFLOPS = 396.0
 """Default of what a GPU does: 40 % of the 989 TFLOP/s of dense bfloat16 products that the data sheet of an H100 SXM

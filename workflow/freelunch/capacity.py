@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from .config import Config, PerplexityTask, SuiteConfig, ZeroShotTask
 from .costs import Peak, memory
 from .errors import FreelunchError
-from .plan import make_plan, walk
-from .specs import EvaluationSpec, ModelSpec, PrunedSpec, ReconstructedSpec, Spec
-from .validity import check_name
+from .plan.config import Config, PerplexityTask, SuiteConfig, ZeroShotTask
+from .plan.plan import make_plan, walk
+from .plan.spec import Spec
+from .plan.specs import EvaluationSpec, ModelSpec, PrunedSpec, ReconstructedSpec
+from .plan.validity import check_name
 
 GPUS = (24, 48, 80)
 """GiB of common cards."""

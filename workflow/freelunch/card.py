@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .packing import Sizes
-from .specs import ExportSpec, ModelSpec, PrunedSpec, ReconstructedSpec, RepairedSpec, RetrainedSpec
+from .plan.specs import ExportSpec, ModelSpec, PrunedSpec, ReconstructedSpec, RepairedSpec, RetrainedSpec
 
 _METHOD = ("criterion", "pattern", "allocation", "refinement", "prune_inputs", "seed")
 

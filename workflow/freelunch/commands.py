@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from .errors import FreelunchError, suggest
-from .plan import Plan
+from .plan.plan import Plan
+from .plan.spec import Spec
 from .runner import Runner
-from .specs import Spec
 
 
 def find(plan: Plan, name: str) -> Spec:

@@ -14,9 +14,9 @@ from typing import Literal
 from .artifacts import check_writable
 from .budget import budget, warnings
 from .errors import FreelunchError
-from .plan import Plan
+from .plan.plan import Plan
+from .plan.spec import RESULTS
 from .provenance import PACKAGE
-from .specs import RESULTS, DataSpec, ImagesSpec, ModelSpec
 
 LOCK = PACKAGE.parents[1] / "requirements.lock"
 _NEEDED = ("torch", "transformers", "tokenizers", "safetensors", "datasets", "numpy", "snakemake", "pydantic")
@@ -119,8 +119,8 @@ def check_needs(plan: Plan, suite: str, root: Path) -> Iterator[Finding]:
 
 def check_hub(plan: Plan, suite: str) -> Finding:
     """What a suite needs from the Hugging Face hub and is set for it; nothing is asked of the network."""
-    specs = [spec for spec in plan.needed(suite) if isinstance(spec, ModelSpec | DataSpec | ImagesSpec)]
-    names = sorted({spec.source.hub.id for spec in specs if spec.source.hub is not None})
+    origins = [spec.origin for spec in plan.needed(suite)]
+    names = sorted({origin.hub.id for origin in origins if origin is not None and origin.hub is not None})
     if not names:
         return Finding("hub", "ok", f"suite {suite} needs none")
     cache = Path(os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or "~/.cache/huggingface", "hub"))

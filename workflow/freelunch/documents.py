@@ -12,8 +12,8 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from .config import SPLITS, DataConfig, Split
 from .errors import FreelunchError, first_line
+from .plan.config import SPLITS, DataConfig, Split
 
 FORMATS = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".txt", ".parquet")
 Record = tuple[str, dict[str, Any]]

@@ -11,7 +11,7 @@ from pathlib import Path
 from .artifacts import replacing
 from .errors import FreelunchError
 from .models import read_object
-from .specs import RESULTS
+from .plan.spec import RESULTS
 
 
 def directory(model: str | Path) -> Path:

@@ -13,9 +13,9 @@ from typing import Any
 
 from .accelerators import take_one
 from .artifacts import disk_state, is_disk_error
-from .config import parse_config
 from .errors import FreelunchError
-from .plan import make_plan
+from .plan.config import parse_config
+from .plan.plan import make_plan
 
 
 def put_on_path(package_root: Path) -> None:

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from .artifacts import Artifact, read_json, replacing
-from .config import parse_config
 from .errors import FreelunchError
 from .given import directory, dtype_of, name_of, store
-from .plan import Plan, Run, make_plan
+from .plan.config import parse_config
+from .plan.plan import Plan, Run, make_plan
+from .plan.spec import Spec
+from .plan.specs import ExportSpec, ModelSpec
 from .runner import Runner
-from .specs import ExportSpec, ModelSpec, Spec
 
 WORK = "freelunch"
 _SUITE = "library"

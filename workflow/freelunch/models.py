@@ -8,9 +8,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from .config import Random
 from .errors import FreelunchError, first_line, suggest
-from .facts import Facts
+from .plan.config import Random
+from .plan.facts import Facts
 
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"

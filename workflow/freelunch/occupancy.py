@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from .errors import FreelunchError
-from .specs import RESULTS, Spec
+from .plan.spec import RESULTS, Spec
 
 FILE = ".stages.lock"
 _TAKEN = (errno.EACCES, errno.EAGAIN)

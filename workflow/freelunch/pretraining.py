@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .config import Train
+from .plan.config import Train
+from .plan.specs import training_of
 from .recovery import losses
 from .recovery.fit import Keeper, Trained
 from .recovery.trainable import Trainable
 from .recovery.training import Trainer
-from .specs import training_of
 
 VALIDATION_TOKENS = 4096
 """In a batch."""

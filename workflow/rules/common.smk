@@ -6,17 +6,17 @@ from os.path import exists, relpath
 from pathlib import Path
 
 from freelunch.artifacts import check_writable
-from freelunch.config import parse_config
+from freelunch.plan.config import parse_config
 from freelunch.costs import cost
 from freelunch.errors import FreelunchError, suggest
-from freelunch.facts import facts_of
-from freelunch.plan import make_plan
+from freelunch.plan.facts import facts_of
+from freelunch.plan.plan import make_plan
 from freelunch.provenance import code_digest, sources
 from freelunch.reporting.names import FIGURE_NAMES, TABLE_NAMES
 from freelunch.reporting.references import REFERENCES
-from freelunch.resolved import as_yaml, resolved
+from freelunch.plan.plan import resolved
 from freelunch.sources import wheel_path
-from freelunch.specs import STAGES
+from freelunch.plan.spec import STAGES
 from freelunch.stages import code_of
 from freelunch.yaml_files import read_yaml
 from snakemake.exceptions import WorkflowError
@@ -130,7 +130,7 @@ def shards(wildcards):
 
 def source_files(spec):
     """Files outside of the results: a key names a local path, but only its files say when they change."""
-    source = getattr(spec, "source", None)
+    source = spec.origin
     if source is not None and source.wheel is not None:
         return [str(wheel_path(Path(), source.wheel))]
     if source is not None and source.path is not None:
@@ -231,7 +231,7 @@ def report_code(wildcards):
 
 def suite_digest(wildcards):
     """Hash of what the report shows of the config: a key has the parameters of runs, not what they are called."""
-    return sha256(as_yaml(resolved(PLAN, wildcards.suite)).encode()).hexdigest()[:16]
+    return sha256(resolved(PLAN, wildcards.suite).encode()).hexdigest()[:16]
 
 
 def suite_targets(suite):

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from freelunch.config import parse_config
 from freelunch.job import logged
-from freelunch.plan import make_plan
+from freelunch.plan.config import parse_config
+from freelunch.plan.plan import make_plan
 from freelunch.stages.collect import collect
 
 if TYPE_CHECKING:

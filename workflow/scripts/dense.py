@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from freelunch.config import DenseConfig
 from freelunch.job import run
+from freelunch.plan.config import DenseConfig
 from freelunch.stages.dense import dense
 
 if TYPE_CHECKING:

@@ -10,24 +10,22 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from ..config import Config
-from ..specs import (
+from ..plan.config import Config
+from ..plan.spec import Spec
+from ..plan.specs import (
     CalibrationSpec,
-    ClassifierSpec,
     DenseSpec,
     EvaluationSpec,
     ExportSpec,
     GramsSpec,
-    ImagesSpec,
     ModelSpec,
     PrunedSpec,
     ReconstructedSpec,
     RepairedSpec,
     RetrainedSpec,
     ShardSpec,
-    SparseClassifierSpec,
-    Spec,
 )
+from ..vision.runs import ClassifierSpec, ImagesSpec, SparseClassifierSpec
 from . import pruning, streaming, training, vision
 from .basis import Cost, forward_operations
 from .memory import Peak, memory

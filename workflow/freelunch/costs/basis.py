@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..config import Config
-from ..facts import DTYPE_BYTES, Facts, facts_of
-from ..specs import CalibrationSpec, ModelSpec
+from ..plan.config import Config
+from ..plan.facts import DTYPE_BYTES, Facts, facts_of
+from ..plan.specs import CalibrationSpec, ModelSpec
 
 # what a Python process with torch and transformers takes before it holds a single weight (Linux, CPU build)
 PROCESS_BYTES = 700 * 2**20

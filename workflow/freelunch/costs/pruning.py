@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..config import Config
-from ..specs import PrunedSpec, RepairedSpec
+from ..plan.config import Config
+from ..plan.specs import PrunedSpec, RepairedSpec
 from .basis import INPUTS, Cost, forward_operations, shape
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..config import Config, ZeroShotTask
-from ..facts import DTYPE_BYTES, facts_of
-from ..specs import CalibrationSpec, DenseSpec, EvaluationSpec, ExportSpec, GramsSpec, ModelSpec
+from ..plan.config import Config, ZeroShotTask
+from ..plan.facts import DTYPE_BYTES, facts_of
+from ..plan.specs import CalibrationSpec, DenseSpec, EvaluationSpec, ExportSpec, GramsSpec, ModelSpec
 from . import zero_shot
 from .basis import Cost, forward_operations, gram_entries, shape, tokens_of
 from .memory.streaming import text_tokens

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..config import Config, Train
+from ..plan.config import Config, Train
+from ..plan.specs import CalibrationSpec, ModelSpec, ReconstructedSpec, RetrainedSpec, ShardSpec, Training
 from ..recovery.rates import trial_steps
-from ..specs import CalibrationSpec, ModelSpec, ReconstructedSpec, RetrainedSpec, ShardSpec, Training
 from ..windows import MATRICES, parse_window
 from .basis import Cost, block_weights, forward_operations, shape
 from .pruning import prune

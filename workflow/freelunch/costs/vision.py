@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..config import Config
-from ..specs import ClassifierSpec, ImagesSpec, SparseClassifierSpec
+from ..plan.config import Config
 from ..vision.architectures import Convolution, convolutions
+from ..vision.runs import ClassifierSpec, ImagesSpec, SparseClassifierSpec
 from .basis import Cost
 
 _UNKNOWN = {"hub": 60_000, "path": 15_000}

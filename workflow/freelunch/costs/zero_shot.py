@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..config import Config, ZeroShotTask
-from ..facts import Facts
+from ..plan.config import Config, ZeroShotTask
+from ..plan.facts import Facts
 from .basis import batch_bytes, forward_operations
 
 EXAMPLES: dict[str, tuple[int, int]] = {

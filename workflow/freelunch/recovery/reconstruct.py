@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..blocks import Halves, part_parameters, run_part, run_until
 from ..errors import FreelunchError, naming
-from ..specs import Training
+from ..plan.specs import Training
 from ..streaming import Network
 from ..transfers import Sent, Uploads
 from ..windows import Window

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..blocks import call_block
 from ..errors import FreelunchError, naming
-from ..specs import Training
+from ..plan.specs import Training
 from ..streaming import Network
 from ..transfers import Sent, Uploads
 from . import losses

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..activations import batches
 from ..hessian import masked_least_squares, solvable
 from ..parametrizations import parse_parametrization
-from ..specs import Training
+from ..plan.specs import Training
 from ..statistics import Statistics
 from ..streaming import Network
 from ..windows import Window

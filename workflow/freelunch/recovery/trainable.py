@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 from ..errors import FreelunchError
 from ..parametrizations import parse_parametrization
 from ..parametrizations.parametrization import LowRank, Parametrization
-from ..specs import Training
+from ..plan.specs import Training
 from ..windows import targeted
 
 MaskOf = Callable[[str], Tensor | None]

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ..activations import batches
 from ..errors import FreelunchError, naming
-from ..specs import Training
+from ..plan.specs import Training
 from ..transfers import ahead
 from . import rates
 from .fit import Fit, Keeper, State, restore, state_of

@@ -9,9 +9,10 @@ import importlib
 from collections.abc import Callable
 from functools import cache
 
+from ..plan.spec import Spec
+from ..plan.specs import EvaluationSpec
 from ..provenance import code_digest, sources
 from ..questions import FOLDER
-from ..specs import EvaluationSpec, Spec
 
 FUNCTIONS = {
     "models": ("prepare_model", "prepare_model"),

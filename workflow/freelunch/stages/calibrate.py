@@ -9,10 +9,10 @@ from typing import Any
 
 from ..artifacts import Artifact, read_json
 from ..calibration import Crops, sample
-from ..config import Split
 from ..documents import read_documents
 from ..errors import FreelunchError
-from ..specs import CalibrationSpec
+from ..plan.config import Split
+from ..plan.specs import CalibrationSpec
 from .network import open_tokenizer
 from .stage import Stage
 

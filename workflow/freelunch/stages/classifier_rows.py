@@ -8,7 +8,7 @@ from typing import Any
 
 from ..artifacts import Artifact, read_json
 from ..patterns import parse_pattern
-from ..specs import ClassifierSpec, SparseClassifierSpec
+from ..vision.runs import ClassifierSpec, SparseClassifierSpec
 
 RECOVERIES = {"none": "none", "reconstruct": "reconstruct", "channel": "repair", "layer": "repair", "shrink": "repair"}
 """What language models' rows call a backend; the others recalibrate."""

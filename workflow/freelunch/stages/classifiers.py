@@ -7,9 +7,9 @@ import time
 import torch
 
 from ..device import choose
-from ..specs import ClassifierSpec, ImagesSpec
 from ..vision.images import Images, unpacked
 from ..vision.networks import build
+from ..vision.runs import ClassifierSpec, ImagesSpec
 from ..vision.supervised import accuracy, train
 from .stage import Stage
 

@@ -8,19 +8,18 @@ from typing import Any
 
 from ..artifacts import Artifact, read_json
 from ..patterns import parse_pattern
-from ..reporting.rows import to_frame, write
-from ..specs import (
+from ..plan.specs import (
     CalibrationSpec,
-    ClassifierSpec,
     EvaluationSpec,
     ModelSpec,
     PrunedSpec,
     ReconstructedSpec,
     RepairedSpec,
     RetrainedSpec,
-    SparseClassifierSpec,
     Training,
 )
+from ..reporting.rows import to_frame, write
+from ..vision.runs import ClassifierSpec, SparseClassifierSpec
 from .classifier_rows import classifier_rows
 
 _OF_WINDOWS = {

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from ..activations import batches, boundaries_to_keep, check_finite, create, forward, load, scratch
 from ..artifacts import Artifact
 from ..blocks import matrices
-from ..specs import DenseSpec
+from ..plan.specs import DenseSpec
 from ..statistics import Collector
 from ..streaming import Network
 from .network import open_network

@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
-from ..config import TextTask
 from ..documents import iterate_documents
 from ..evaluation.drift import drifts
 from ..evaluation.perplexity import cut, perplexities
 from ..evaluation.text import first_tokens
-from ..specs import EvaluationSpec
+from ..plan.config import TextTask
+from ..plan.specs import EvaluationSpec
 from ..streaming import Network
 from .network import open_network, open_source, open_tokenizer
 from .stage import Stage

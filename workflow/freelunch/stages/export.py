@@ -19,8 +19,9 @@ from ..models import INDEX, WEIGHTS, checked_config
 from ..overlays import Masked
 from ..packing import sizes
 from ..patterns import NM
+from ..plan.spec import RESULTS
+from ..plan.specs import ExportSpec
 from ..provenance import versions
-from ..specs import RESULTS, ExportSpec
 from ..streaming import Network
 from ..structured import Units, find_units
 from .network import MASKS, open_source

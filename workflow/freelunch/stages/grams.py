@@ -7,8 +7,8 @@ from __future__ import annotations
 from tqdm import tqdm
 
 from ..activations import States
+from ..plan.specs import GramsSpec
 from ..sequential import Prefix
-from ..specs import GramsSpec
 from .dense import KeptStates
 from .network import open_network
 from .stage import Stage

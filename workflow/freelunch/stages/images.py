@@ -6,11 +6,11 @@ from itertools import islice
 from pathlib import Path
 
 from ..errors import FreelunchError, naming
-from ..section import Hub
+from ..plan.config import Hub
 from ..sources import hub_error, wheel_path
-from ..specs import ImagesSpec
-from ..vision.config import PARTS, ImagesConfig, Part
 from ..vision.images import Images, dataset_images, folder_images, split, wheel_images
+from ..vision.runs import ImagesSpec
+from ..vision.sections import PARTS, ImagesConfig, Part
 from .stage import Stage
 
 

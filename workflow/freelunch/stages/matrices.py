@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..artifacts import read_json
 from ..errors import FreelunchError
-from ..specs import ReconstructedSpec
+from ..plan.specs import ReconstructedSpec
 from ..structured import find_units, grouped
 from ..windows import BlockMatrices
 from .pruning import heads_of

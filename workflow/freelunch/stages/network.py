@@ -10,7 +10,7 @@ from transformers import AutoConfig
 from ..device import DTYPES, choose, products
 from ..models import load_tokenizer
 from ..overlays import Masked, Replaced, TensorSource
-from ..specs import ModelSpec, OverlaySpec
+from ..plan.specs import ModelSpec, OverlaySpec
 from ..streaming import Network
 from .stage import Stage
 

@@ -8,8 +8,8 @@ from functools import partial
 from ..activations import load
 from ..matrix import Matrix
 from ..overlays import Masked, Replaced, SafetensorsFiles
+from ..plan.specs import PrunedSpec
 from ..sequential import Prefix
-from ..specs import PrunedSpec
 from ..statistics import Statistics
 from .network import CHANGED, MASKS, TRAINED, open_network
 from .pruning import BlockRecord, PruningJob

@@ -7,12 +7,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..config import SPLITS, DataConfig, Split
 from ..documents import FORMATS, Document, Record, deal, documents_of, numbered, read_records, write_documents
 from ..errors import FreelunchError
-from ..section import Hub
+from ..plan.config import SPLITS, DataConfig, Hub, Split
+from ..plan.specs import DataSpec
 from ..sources import hub_error, wheel_member, wheel_path
-from ..specs import DataSpec
 from .stage import Stage
 
 

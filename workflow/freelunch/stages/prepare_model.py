@@ -13,10 +13,8 @@ from typing import Any
 # absolute: provenance follows relative imports, and how models are trained counts only where one is
 from freelunch.stages.train_model import train_model
 
-from ..config import ModelConfig, Random, Train
 from ..device import DTYPES
 from ..errors import FreelunchError
-from ..facts import facts_of_source
 from ..models import (
     INDEX,
     PICKLED,
@@ -33,9 +31,10 @@ from ..models import (
     tokenizer_digest,
     weight_files,
 )
-from ..section import Hub, Wheel
+from ..plan.config import Hub, ModelConfig, Random, Train, Wheel
+from ..plan.facts import facts_of_source
+from ..plan.specs import ModelSpec
 from ..sources import copy_member, snapshot, wheel_path
-from ..specs import ModelSpec
 from .stage import Stage
 
 _SENTENCES = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tqdm import tqdm
 
-from ..specs import PrunedSpec
+from ..plan.specs import PrunedSpec
 from .pruning import PruningJob, summary
 from .stage import Stage
 

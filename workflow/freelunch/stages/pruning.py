@@ -12,12 +12,12 @@ from torch import Tensor
 
 from ..artifacts import Artifact, read_json
 from ..device import DTYPES, choose
-from ..facts import facts_of_file
 from ..matrix import Matrices, Matrix
 from ..overlays import SafetensorsFiles, pack
+from ..plan.facts import facts_of_file
+from ..plan.specs import GramsSpec, PrunedSpec
 from ..pruning import Pruner
 from ..refinements.refinement import Pruned
-from ..specs import GramsSpec, PrunedSpec
 from ..statistics import Statistics, on_device
 from ..structured import Heads
 from .stage import Stage

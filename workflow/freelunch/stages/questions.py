@@ -6,11 +6,11 @@ import json
 from collections import Counter
 from itertools import islice
 
-from ..config import Questions
 from ..documents import Document, Record, documents_of, read_documents
 from ..errors import FreelunchError, naming
+from ..plan.config import Questions
+from ..plan.specs import QuestionsSpec
 from ..questions import QUESTION_SETS, Article
-from ..specs import QuestionsSpec
 from .prepare_data import records_of
 from .stage import Stage
 

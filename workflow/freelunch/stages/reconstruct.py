@@ -18,11 +18,11 @@ from ..activations import States
 from ..artifacts import SEAL
 from ..blocks import matrices
 from ..errors import FreelunchError
+from ..plan.specs import ReconstructedSpec, ShardSpec
 from ..recovery.fit import totals
 from ..recovery.flows import FLOWS
 from ..recovery.reconstruct import reconstruct_window
 from ..recovery.solve import solve_window
-from ..specs import ReconstructedSpec, ShardSpec
 from ..windows import MATRICES, Window, check_targets, completed, tile
 from .dense import SPLITS, KeptStates
 from .matrices import find_matrices

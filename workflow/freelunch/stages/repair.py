@@ -13,8 +13,8 @@ from ..device import DTYPES
 from ..errors import FreelunchError, naming
 from ..matrix import finite
 from ..overlays import Masked, TensorSource
+from ..plan.specs import RepairedSpec
 from ..recovery.repair import Mode, moments, scales
-from ..specs import RepairedSpec
 from ..statistics import Statistics
 from .network import MASKS, TRAINED, open_source
 from .pruning import DenseStatistics, read_gram

@@ -7,18 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..artifacts import Artifact, replacing
-from ..config import Source as SourceConfig
-from ..plan import Plan
-from ..plan import Run as PlannedRun
+from ..plan.config import Source as SourceConfig
+from ..plan.plan import Plan, resolved
+from ..plan.plan import Run as PlannedRun
+from ..plan.spec import STAGES, Spec
+from ..plan.specs import DataSpec, ModelSpec, ShardSpec
 from ..reporting.graph import svg
 from ..reporting.report import Report, Run, Source, View, figure_view, html, table_view
 from ..reporting.rows import read_rows
 from ..reporting.runtimes import Job, job_of
 from ..reporting.verdicts import Evidence, verdicts
-from ..resolved import as_yaml, resolved
 from ..rulegraph import rule_graph
-from ..specs import STAGES, ClassifierSpec, DataSpec, ImagesSpec, ModelSpec, ShardSpec, Spec
-from ..vision.config import ImagesConfig
+from ..vision.runs import ClassifierSpec, ImagesSpec
 
 _KINDS: dict[type[Spec], str] = {ModelSpec: "model", DataSpec: "data", ImagesSpec: "images"}
 TEMPLATE = Path(__file__).parents[2] / "report" / "suite.html.j2"
@@ -42,7 +42,7 @@ def report(plan: Plan, suite: str, root: Path, configs: Sequence[str], target: P
     for name in config.figures:
         files = [(folder / "figures" / f"{name}.{kind}").read_bytes() for kind in ("svg", "png")]
         views.append(figure_view(suite, name, rows, options, *files))
-    specs = sorted(plan.needed(suite), key=lambda spec: STAGES.index(spec.stage))
+    specs = sorted(plan.needed(suite), key=lambda spec: [*STAGES].index(spec.stage))
     models = {spec.model: spec for spec in specs if isinstance(spec, ModelSpec | ClassifierSpec)}
     parameters = {name: Artifact(root / spec.folder, spec).manifest["parameters"] for name, spec in models.items()}
     jobs, edges = rule_graph(plan, suite)
@@ -57,7 +57,7 @@ def report(plan: Plan, suite: str, root: Path, configs: Sequence[str], target: P
         jobs=[job for spec in specs if (job := _job(spec, root)) is not None],
         runs=[_run(run, root) for run in plan.runs[suite]],
         sources=[*_sources(specs)],
-        config=as_yaml(resolved(plan, suite)),
+        config=resolved(plan, suite),
     )  # fmt: skip
     text = html(found, TEMPLATE.read_text(encoding="utf-8"))
     with replacing(target) as part:
@@ -84,7 +84,7 @@ def _sources(specs: Sequence[Spec]) -> list[Source]:
     ]
 
 
-def _origin(source: SourceConfig | ImagesConfig) -> str:
+def _origin(source: SourceConfig) -> str:
     """Where a model or a data set is from, in a line."""
     if source.wheel is not None:
         return f"{source.wheel.member} in package {source.wheel.package} {source.wheel.version}"

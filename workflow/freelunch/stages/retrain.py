@@ -6,9 +6,9 @@ from torch import Tensor
 
 from ..blocks import matrices
 from ..overlays import Masked
+from ..plan.specs import RetrainedSpec
 from ..recovery.fit import totals
 from ..recovery.retrain import retrain as train
-from ..specs import RetrainedSpec
 from ..windows import check_targets
 from .checkpoint import Checkpoint
 from .dense import SPLITS, KeptStates

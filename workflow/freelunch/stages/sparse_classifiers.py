@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from ..device import choose
 from ..errors import FreelunchError, naming
 from ..overlays import pack
-from ..specs import SparseClassifierSpec
 from ..vision import batchnorm
 from ..vision.backends import recovered
 from ..vision.diagnostics import Diagnostics, diagnose
 from ..vision.images import Images
 from ..vision.layers import norms_of
 from ..vision.pruning import densities, prune
+from ..vision.runs import SparseClassifierSpec
 from ..vision.supervised import accuracy
 from .classifiers import NETWORK, images_of, random_network
 from .stage import Stage

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..artifacts import MANIFEST, Artifact, describe, files_digest, naming_disk_errors, replacing, sealed, write_json
-from ..config import ExecutionConfig
 from ..device import DTYPES, choose, deterministic, products
 from ..occupancy import occupy, vacate
 from ..overlays import SafetensorsFiles
+from ..plan.config import ExecutionConfig
+from ..plan.spec import Spec
 from ..provenance import versions
-from ..specs import Spec
 
 if TYPE_CHECKING:
     from torch import Tensor

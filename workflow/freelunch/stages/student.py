@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..overlays import Masked, Replaced, SafetensorsFiles
-from ..specs import PrunedSpec
+from ..plan.specs import PrunedSpec
 from ..streaming import Network
 from ..windows import Window
 from .network import MASKS, TRAINED, open_network, open_source

@@ -15,8 +15,8 @@ from ..errors import naming
 from ..evaluation.perplexity import cut, perplexities
 from ..models import initialised
 from ..overlays import InMemory
+from ..plan.specs import ModelSpec
 from ..pretraining import pretrain
-from ..specs import ModelSpec
 from ..streaming import Network
 from .checkpoint import Checkpoint
 from .stage import Stage

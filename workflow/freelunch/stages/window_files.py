@@ -12,8 +12,8 @@ from typing import Any
 
 from ..artifacts import describe, is_altered, read_json, replacing, sealed, write_json
 from ..errors import FreelunchError
+from ..plan.specs import ShardSpec
 from ..recovery.fit import Trained
-from ..specs import ShardSpec
 from ..windows import Window
 from .pruning import BlockRecord
 from .stage import Stage

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import ZeroShotTask
 from ..costs.zero_shot import LARGEST, whole_bytes
 from ..device import free_memory
-from ..facts import Facts
+from ..plan.config import ZeroShotTask
+from ..plan.facts import Facts
+from ..plan.specs import EvaluationSpec
 from ..questions import QUESTION_SETS
-from ..specs import EvaluationSpec
 from ..streaming import Network
 from .stage import Stage
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from ..errors import FreelunchError, suggest
 from ..recovery.repair import Mode
 from . import batchnorm
-from .config import BACKENDS
 from .reconstruct import reconstruct
 from .repair import repair
+from .sections import BACKENDS
 
 EPSILON = 1e-12
 """Of the control's batch norms."""

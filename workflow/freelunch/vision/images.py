@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import FreelunchError
-from ..section import Wheel
+from ..plan.config import Wheel
 from ..sources import wheel_member
 
 _PACKED = 4096

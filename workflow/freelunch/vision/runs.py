@@ -1,27 +1,121 @@
-"""Runs of classifiers: what the config multiplies out to, as specs."""
+"""Runs of classifiers: their specs, and what the config multiplies out to. Imports no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import Any, ClassVar, Literal
 
+# absolute: provenance follows relative imports, and the code of a method counts only where it is run
+from freelunch.method import Method, parse_method
+from freelunch.methods import slug
 from freelunch.patterns import Structured
+from freelunch.plan.plan import RUN_KINDS, RunKind
+from freelunch.plan.validity import check_name
 
 from ..errors import FreelunchError
-from ..specs import ClassifierSpec, ImagesSpec, SparseClassifierSpec
-from ..validity import check_name
+from ..plan.config import Config
+from ..plan.section import Section
+from ..plan.spec import MeasuredSpec, Spec
 from .architectures import convolutions
-from .config import ClassifierAxes
-
-if TYPE_CHECKING:
-    from ..config import Config
+from .sections import Backend, ClassifierAxes, ClassifierConfig, ImagesConfig, VisionConfig
 
 
-def check_classifier_run(config: Config, where: str, axes: ClassifierAxes) -> None:
+class ImagesSpec(Spec):
+    """The images of a data set and their labels, in splits."""
+
+    stage: Literal["images"] = "images"
+    rule: ClassVar[str] = "images"
+    images: str
+    source: ImagesConfig
+
+    @property
+    def label(self) -> str:
+        return self.images
+
+    @property
+    def entry(self) -> tuple[str, str, Section]:
+        return "images", self.images, self.source
+
+
+class ClassifierSpec(MeasuredSpec):
+    """A dense classifier, trained."""
+
+    stage: Literal["classifiers"] = "classifiers"
+    rule: ClassVar[str] = "classifier"
+    classifier: str
+    recipe: ClassifierConfig
+    images: ImagesSpec
+    seed: int
+
+    @property
+    def label(self) -> str:
+        return f"{self.model}-seed{self.seed}"
+
+    @property
+    def entry(self) -> tuple[str, str, Section]:
+        return "classifiers", self.classifier, self.recipe
+
+    @property
+    def model(self) -> str:
+        """What rows call it; seeds are told apart by a column of their own."""
+        return f"{self.classifier}-{self.images.label}"
+
+    @property
+    def read(self) -> list[Spec]:
+        return [self]
+
+    def upstream(self) -> list[Spec]:
+        return [self.images]
+
+
+class SparseClassifierSpec(MeasuredSpec):
+    """Masks of a pruned classifier, and its accuracy after every backend, each from the same pruned network.
+
+    One stage for all of them: a backend takes less time than a job does to start.
+    """
+
+    stage: Literal["sparse_classifiers"] = "sparse_classifiers"
+    rule: ClassVar[str] = "sparse_classifier"
+    dense: ClassifierSpec
+    criterion: str
+    pattern: str
+    allocation: str
+    calibration_images: int
+    batch_size: int
+    backends: tuple[Backend, ...]
+
+    @property
+    def label(self) -> str:
+        parts = [self.dense.label, slug(self.criterion), self.method.pattern.slug]
+        return "-".join(parts + [slug(text) for text in (self.allocation,) if text != "uniform"])
+
+    @cached_property
+    def method(self) -> Method:
+        """What the texts stand for."""
+        return parse_method(self.criterion, self.pattern, self.allocation, "none")
+
+    @property
+    def modules(self) -> list[str]:
+        return self.method.modules
+
+    @property
+    def model(self) -> str:
+        return self.dense.model
+
+    @property
+    def read(self) -> list[Spec]:
+        return [self, self.dense]
+
+    def upstream(self) -> list[Spec]:
+        return [self.dense.images, self.dense]
+
+
+def _check(config: VisionConfig, path: str, axes: ClassifierAxes) -> None:
     """Refuse what the classifiers and images of a config make impossible."""
-    check_name(f"{where}.classifier", axes.classifier, config.classifiers)
-    check_name(f"{where}.images", axes.images, config.images)
-    subject, images = sparse_classifier(config, axes), config.images[axes.images]
+    check_name(f"{path}.classifier", axes.classifier, config.classifiers)
+    check_name(f"{path}.images", axes.images, config.images)
+    subject, images = _sparse_classifier(config, axes), config.images[axes.images]
     recipe = config.classifiers[axes.classifier]
     layers = list(convolutions(recipe.architecture, images.classes, images.channels, images.size, recipe.channels))
     try:
@@ -31,28 +125,33 @@ def check_classifier_run(config: Config, where: str, axes: ClassifierAxes) -> No
         for number, layer in enumerate(layers):
             subject.method.pattern.check(layer.outputs, layer.weights // layer.outputs, f"layer {number} of it")
     except FreelunchError as error:
-        raise FreelunchError(f"{where}: {error} ({axes.classifier})") from None
+        raise FreelunchError(f"{path}: {error} ({axes.classifier})") from None
     train = images.splits["train"]
     for name, wanted in (("calibration_images", axes.calibration_images), ("batch_size", recipe.batch_size)):
         if isinstance(train, int) and wanted > train:
-            raise FreelunchError(f"{where}: {name} is {wanted}, and images.{axes.images} has {train} to train on")
+            raise FreelunchError(f"{path}: {name} is {wanted}, and images.{axes.images} has {train} to train on")
 
 
-def classifier_runs(
-    config: Config, found: Sequence[ClassifierAxes]
-) -> Iterator[tuple[ClassifierSpec | SparseClassifierSpec, ClassifierAxes | None]]:
+def _runs(
+    config: Config, runs: Sequence[tuple[str, ClassifierAxes]]
+) -> Iterator[tuple[MeasuredSpec, ClassifierAxes | None]]:
     """For every trained classifier its dense run, then its pruned ones, each once."""
+    assert isinstance(config, VisionConfig)
     pruned: dict[str, tuple[SparseClassifierSpec, ClassifierAxes]] = {}
-    for axes in found:
-        spec = sparse_classifier(config, axes)
+    for path, axes in runs:
+        _check(config, path, axes)
+        spec = _sparse_classifier(config, axes)
         pruned.setdefault(spec.manifest, (spec, axes))
     for dense in dict.fromkeys(spec.dense.manifest for spec, _ in pruned.values()):
-        inside = [(spec, axes) for spec, axes in pruned.values() if spec.dense.manifest == dense]
-        yield inside[0][0].dense, None
-        yield from inside
+        of_dense = [(spec, axes) for spec, axes in pruned.values() if spec.dense.manifest == dense]
+        yield of_dense[0][0].dense, None
+        yield from of_dense
 
 
-def sparse_classifier(config: Config, axes: ClassifierAxes) -> SparseClassifierSpec:
+RUN_KINDS["classifier"] = RunKind(ClassifierAxes, _runs)
+
+
+def _sparse_classifier(config: VisionConfig, axes: ClassifierAxes) -> SparseClassifierSpec:
     """The spec of a run."""
     images = ImagesSpec(images=axes.images, source=config.images[axes.images])
     recipe = config.classifiers[axes.classifier]

@@ -10,8 +10,8 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from ..errors import FreelunchError
-from .config import ClassifierConfig
 from .images import Images
+from .sections import ClassifierConfig
 
 
 def train(network: nn.Module, images: Images, recipe: ClassifierConfig, seed: int, name: str) -> list[float]:

@@ -17,25 +17,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ...config import Config
-from ...specs import (
+from ...plan.config import Config
+from ...plan.spec import Spec
+from ...plan.specs import (
     CalibrationSpec,
-    ClassifierSpec,
     DataSpec,
     DenseSpec,
     EvaluationSpec,
     ExportSpec,
     GramsSpec,
-    ImagesSpec,
     ModelSpec,
     PrunedSpec,
     ReconstructedSpec,
     RepairedSpec,
     RetrainedSpec,
     ShardSpec,
-    SparseClassifierSpec,
-    Spec,
 )
+from ...vision.runs import ClassifierSpec, ImagesSpec, SparseClassifierSpec
 from . import pruning, streaming, training, vision
 from .peak import NETWORK, Peak
 

@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 
 from ...accelerators import visible
-from ...config import ExecutionConfig
-from ...facts import DTYPE_BYTES
+from ...plan.config import ExecutionConfig
+from ...plan.facts import DTYPE_BYTES
 
 _FAST = {"bfloat16": {"avx512_bf16", "amx_bf16", "bf16"}, "float16": {"avx512_fp16", "amx_fp16", "asimdhp"}}
 """Flags of CPUs that have products of a dtype, as Linux calls what ``device.products`` asks torch for."""

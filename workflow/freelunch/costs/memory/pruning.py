@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ...config import Config
-from ...specs import PrunedSpec, RepairedSpec
+from ...plan.config import Config
+from ...plan.specs import PrunedSpec, RepairedSpec
 from .peak import NETWORK, PLAIN, Peak, Phase, peak
 from .shape import Shape, shape_of, streamed
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...config import Config
-from ...facts import DTYPE_BYTES, Facts
-from ...specs import ModelSpec
+from ...plan.config import Config
+from ...plan.facts import DTYPE_BYTES, Facts
+from ...plan.specs import ModelSpec
 from ..basis import gram_entries, shape
 from .machine import Machine, machine_of
 from .peak import Phase

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ...config import Config, TextTask, ZeroShotTask
-from ...specs import CalibrationSpec, DataSpec, DenseSpec, EvaluationSpec, ExportSpec, GramsSpec, ModelSpec
+from ...plan.config import Config, TextTask, ZeroShotTask
+from ...plan.specs import CalibrationSpec, DataSpec, DenseSpec, EvaluationSpec, ExportSpec, GramsSpec, ModelSpec
 from .. import zero_shot
 from ..basis import block_weights, tokens_of
 from .peak import HARNESS, HOLES, NETWORK, PLAIN, Peak, Phase, peak

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ...config import Config, Train
 from ...parametrizations import parse_parametrization
-from ...specs import CalibrationSpec, ModelSpec, ReconstructedSpec, RetrainedSpec, ShardSpec, Training
+from ...plan.config import Config, Train
+from ...plan.specs import CalibrationSpec, ModelSpec, ReconstructedSpec, RetrainedSpec, ShardSpec, Training
 from ...windows import MATRICES, parse_window
 from ..basis import block_weights, mlp_weights
 from .peak import HOLES, NETWORK, Peak, Phase, peak

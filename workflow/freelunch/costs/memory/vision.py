@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import get_args
 
-from ...config import Config
-from ...specs import ClassifierSpec, ImagesSpec, SparseClassifierSpec
+from ...plan.config import Config
 from ...vision.architectures import Convolution
-from ...vision.config import Repair
+from ...vision.runs import ClassifierSpec, ImagesSpec, SparseClassifierSpec
+from ...vision.sections import Repair
 from ..vision import layers_of, pixels, weights
 from .machine import machine_of
 from .peak import PLAIN, Peak, Phase, peak

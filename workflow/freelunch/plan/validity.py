@@ -6,13 +6,13 @@ from typing import Any
 
 from freelunch.parametrizations import parse_parametrization
 
+from ..errors import FreelunchError, naming, suggest
+from ..method import Method, parse_method
+from ..patterns import Structured
+from ..questions import QUESTION_SETS
+from ..windows import MATRICES, check_window
 from .config import LOSSES, Axes, Config, EvaluationTask, Split, SuiteConfig, ZeroShotTask
-from .errors import FreelunchError, suggest
 from .facts import Facts, facts_of
-from .method import Method, parse_method
-from .patterns import Structured
-from .questions import QUESTION_SETS
-from .windows import MATRICES, check_window
 
 FEWEST_TOKENS = 257
 """Of a byte-level tokenizer: one for every byte, and one that ends a text."""
@@ -20,73 +20,71 @@ FEWEST_TOKENS = 257
 
 def check_model(config: Config, name: str) -> None:
     """Refuse a model that cannot be trained on the data of the config."""
-    train, where = config.models[name].train, f"models.{name}.train"
+    train, path = config.models[name].train, f"models.{name}.train"
     if train is None:
         return
-    check_name(f"{where}.data", train.data, config.data)
+    check_name(f"{path}.data", train.data, config.data)
     for split in ("calibration", "validation"):
-        _split(config, train.data, split, f"{where}.data")
+        _split(config, train.data, split, f"{path}.data")
     facts = facts_of(config, name)
-    _context(facts, train.length, f"{where}.length", name)
+    _context(facts, train.length, f"{path}.length", name)
     if facts.vocab_size < FEWEST_TOKENS:
-        raise FreelunchError(f"{where}.config.vocab_size: must be {FEWEST_TOKENS} or more, since the tokenizer has a "
+        raise FreelunchError(f"{path}.config.vocab_size: must be {FEWEST_TOKENS} or more, since the tokenizer has a "
                              f"token for every byte and one that ends a text (found {facts.vocab_size})")  # fmt: skip
 
 
-def check_run(config: Config, where: str, axes: Axes) -> None:
+def check_run(config: Config, path: str, axes: Axes) -> None:
     """Refuse what the models and data of the config make impossible."""
-    check_name(f"{where}.model", axes.model, config.models)
-    check_name(f"{where}.calibration", axes.calibration, config.data)
+    check_name(f"{path}.model", axes.model, config.models)
+    check_name(f"{path}.calibration", axes.calibration, config.data)
     for split in ("calibration", "validation"):
-        _split(config, axes.calibration, split, f"{where}.calibration")
+        _split(config, axes.calibration, split, f"{path}.calibration")
     facts = facts_of(config, axes.model)
-    _context(facts, axes.length, f"{where}.length", axes.model)
+    _context(facts, axes.length, f"{path}.length", axes.model)
     method = parse_method(axes.criterion, axes.pattern, axes.allocation, axes.refinement)
     try:
         method.check(facts.num_hidden_layers)
     except FreelunchError as error:
-        raise FreelunchError(f"{where}: {error} ({axes.model})") from None
-    try:
+        raise FreelunchError(f"{path}: {error} ({axes.model})") from None
+    with naming(f"{path}.pattern"):
         _fits(method, facts, axes.model)
-    except FreelunchError as error:
-        raise FreelunchError(f"{where}.pattern: {error}") from None
-    _recovery(where, axes, facts)
+    _recovery(path, axes, facts)
 
 
-def _recovery(where: str, axes: Axes, facts: Facts) -> None:
+def _recovery(path: str, axes: Axes, facts: Facts) -> None:
     """Refuse a recovery whose parts do not go together."""
     if axes.prune_inputs == "recovered" and axes.recovery != "reconstruct":
         raise FreelunchError(
-            f"{where}.prune_inputs: recovered needs recovery reconstruct, and recovery is {axes.recovery}; use sparse"
+            f"{path}.prune_inputs: recovered needs recovery reconstruct, and recovery is {axes.recovery}; use sparse"
         )
     if axes.recovery in LOSSES and axes.loss not in (None, *LOSSES[axes.recovery]):
-        raise FreelunchError(f"{where}.loss: {axes.loss} is no loss to {axes.recovery} with; "
+        raise FreelunchError(f"{path}.loss: {axes.loss} is no loss to {axes.recovery} with; "
                              f"allowed: {', '.join(LOSSES[axes.recovery])}")  # fmt: skip
     trains = axes.recovery == "retrain" or (axes.recovery == "reconstruct" and axes.window != "matrix_exact")
     if trains and axes.accumulation > axes.batch_size:
-        raise FreelunchError(f"{where}.accumulation: {axes.batch_size} sequences cannot be run in {axes.accumulation} "
+        raise FreelunchError(f"{path}.accumulation: {axes.batch_size} sequences cannot be run in {axes.accumulation} "
                              "parts; it is at most batch_size")  # fmt: skip
     if axes.recovery != "reconstruct":
         return
     try:
         check_window(axes.window, facts.num_hidden_layers)
     except FreelunchError as error:
-        raise FreelunchError(f"{where}.window: {error} ({axes.model})") from None
+        raise FreelunchError(f"{path}.window: {error} ({axes.model})") from None
     if axes.flow == "official_matrix" and (axes.window != "matrix" or axes.targets != "all"):
-        raise FreelunchError(f"{where}.flow: official_matrix is a way to train window matrix with targets all")
+        raise FreelunchError(f"{path}.flow: official_matrix is a way to train window matrix with targets all")
     if axes.window == "matrix_exact":
         if axes.flow != "dense" or axes.loss not in (None, "mse"):
-            raise FreelunchError(f"{where}.window: matrix_exact solves for flow dense and loss mse, and no other")
+            raise FreelunchError(f"{path}.window: matrix_exact solves for flow dense and loss mse, and no other")
         if axes.prune_inputs == "recovered":
-            raise FreelunchError(f"{where}.window: matrix_exact is solved on dense inputs; use prune_inputs dense")
+            raise FreelunchError(f"{path}.window: matrix_exact is solved on dense inputs; use prune_inputs dense")
     if axes.window == "matrix" and axes.targets != "all" and axes.prune_inputs == "recovered":
-        raise FreelunchError(f"{where}.targets: with prune_inputs recovered windows are pruned as they are trained; "
+        raise FreelunchError(f"{path}.targets: with prune_inputs recovered windows are pruned as they are trained; "
                              "window matrix needs targets all")  # fmt: skip
     parts = parse_parametrization(axes.parametrization)
     if axes.window == "matrix_exact" and not any(part.whole for part in parts):
-        raise FreelunchError(f"{where}.parametrization: matrix_exact solves for whole matrices; use full")
+        raise FreelunchError(f"{path}.parametrization: matrix_exact solves for whole matrices; use full")
     if axes.window in MATRICES and not any(part.matrices or part.biases for part in parts):
-        raise FreelunchError(f"{where}.parametrization: window {axes.window} holds no norms to train")
+        raise FreelunchError(f"{path}.parametrization: window {axes.window} holds no norms to train")
 
 
 def _fits(method: Method, facts: Facts, model: str) -> None:
@@ -104,33 +102,33 @@ def _fits(method: Method, facts: Facts, model: str) -> None:
                 )
 
 
-def check_task(config: Config, task: EvaluationTask, where: str, model: str) -> bool:
+def check_task(config: Config, task: EvaluationTask, path: str, model: str) -> bool:
     """Whether a task is for this model; refuse one that the data or the model's context make impossible."""
     if isinstance(task, ZeroShotTask):
-        _questions(config, task, where)
+        _questions(config, task, path)
         return True
-    check_name(f"{where}.data", task.data, config.data)
+    check_name(f"{path}.data", task.data, config.data)
     for split in task.splits:
-        _split(config, task.data, split, f"{where}.splits")
+        _split(config, task.data, split, f"{path}.splits")
     facts = facts_of(config, model)
     if task.too_long == "skip" and task.length > facts.max_position_embeddings:
         return False
-    _context(facts, task.length, f"{where}.length", model)
+    _context(facts, task.length, f"{path}.length", model)
     return True
 
 
-def _questions(config: Config, task: ZeroShotTask, where: str) -> None:
+def _questions(config: Config, task: ZeroShotTask, path: str) -> None:
     """Refuse questions about a data set that cannot be made. What lm-eval has is known only when a job starts."""
     local = [name for name in task.tasks if name in QUESTION_SETS]
     if task.data is None:
         if local:
-            raise FreelunchError(f"{where}.data: this key is missing; {local[0]} asks about a data set")
+            raise FreelunchError(f"{path}.data: this key is missing; {local[0]} asks about a data set")
         return
     if not local:
-        raise FreelunchError(f"{where}.data: none of {', '.join(task.tasks)} asks about a data set; "
+        raise FreelunchError(f"{path}.data: none of {', '.join(task.tasks)} asks about a data set; "
                              f"{', '.join(QUESTION_SETS)} do")  # fmt: skip
-    check_name(f"{where}.data", task.data, config.data)
-    _split(config, task.data, "test", f"{where}.data")
+    check_name(f"{path}.data", task.data, config.data)
+    _split(config, task.data, "test", f"{path}.data")
     fields = config.data[task.data].questions
     if fields is None:
         raise FreelunchError(f"data.{task.data}.questions: this key is missing; {local[0]} asks about its articles")
@@ -140,14 +138,14 @@ def _questions(config: Config, task: ZeroShotTask, where: str) -> None:
                 raise FreelunchError(f"data.{task.data}.questions.{field}: this key is missing; {name} needs it")
 
 
-def _context(facts: Facts, length: int, where: str, model: str) -> None:
+def _context(facts: Facts, length: int, path: str, model: str) -> None:
     if length > facts.max_position_embeddings:
-        raise FreelunchError(f"{where}: {length} tokens exceed the context of {model}, {facts.max_position_embeddings}")
+        raise FreelunchError(f"{path}: {length} tokens exceed the context of {model}, {facts.max_position_embeddings}")
 
 
-def _split(config: Config, data: str, split: Split | str, where: str) -> None:
+def _split(config: Config, data: str, split: Split | str, path: str) -> None:
     if split not in config.data[data].splits:
-        raise FreelunchError(f"{where}: data.{data} has no split {split!r}; {suggest(split, config.data[data].splits)}")
+        raise FreelunchError(f"{path}: data.{data} has no split {split!r}; {suggest(split, config.data[data].splits)}")
 
 
 def check_distinct(name: str, suite: SuiteConfig) -> None:
@@ -169,7 +167,7 @@ def check_distinct(name: str, suite: SuiteConfig) -> None:
             seen.add((task.metric, task.data, split, task.length))
 
 
-def check_name(where: str, name: str, known: Any) -> None:
+def check_name(path: str, name: str, known: Any) -> None:
     """Refuse a name that is not among those known."""
     if name not in known:
-        raise FreelunchError(f"{where}: there is no {name!r}; {suggest(name, known)}")
+        raise FreelunchError(f"{path}: there is no {name!r}; {suggest(name, known)}")

@@ -1,4 +1,4 @@
-"""The suite ``paper``: real shapes, real pins, and a plan that every one of its models can have."""
+"""Known models and data, and the suite ``paper`` on them: real shapes, real pins, a plan for every model."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from freelunch.config import parse_config
-from freelunch.facts import TABLE, Facts, facts_of
-from freelunch.plan import Plan, Run, make_plan
-from freelunch.specs import ModelSpec, PrunedSpec, ReconstructedSpec, RetrainedSpec
-from freelunch.validity import check_task
+from freelunch.plan.config import catalogue, parse_config
+from freelunch.plan.facts import Facts, facts_of
+from freelunch.plan.plan import Plan, Run, make_plan
+from freelunch.plan.specs import ModelSpec, PrunedSpec, ReconstructedSpec, RetrainedSpec
 from freelunch.yaml_files import read_yaml
 
-CONFIG = Path(__file__).parents[1] / "config.yaml"
-ROWS: dict[str, dict[str, Any]] = yaml.safe_load(TABLE.read_text())
+CONFIG = Path(__file__).parents[2] / "config.yaml"
+SHAPES: dict[str, dict[str, Any]] = {
+    **{model["hub"]["id"]: model["shape"] for model in catalogue("models").values()},
+    "HuggingFaceTB/SmolLM2-135M-Instruct": read_yaml(CONFIG)["models"]["smollm2-135m"]["shape"],
+}
 
 PARAMETERS = {
     "HuggingFaceTB/SmolLM2-135M-Instruct": 134_515_008,
@@ -47,13 +48,13 @@ PARAMETERS = {
 """Parameters as the models' pages on the hub count them (Llama 2 without the rotary tables in its files)."""
 
 
-def test_every_row_has_a_known_count() -> None:
-    assert ROWS.keys() == PARAMETERS.keys()
+def test_every_shape_has_a_known_count() -> None:
+    assert SHAPES.keys() == PARAMETERS.keys()
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_a_row_makes_a_model_of_the_published_size(name: str) -> None:
-    row = ROWS[name]
+def test_a_shape_makes_a_model_of_the_published_size(name: str) -> None:
+    row = SHAPES[name]
     # OPT's embedding is as wide as its states, but for opt-350m
     extra = {"word_embed_proj_dim": row["hidden_size"]} if "ffn_dim" in row else {}
     config = AutoConfig.for_model(**row, **extra)
@@ -77,11 +78,26 @@ def runs(plan: Plan) -> list[Run]:
     return plan.runs["paper"]
 
 
-def test_every_model_of_the_table_is_in_the_suite(plan: Plan, runs: list[Run]) -> None:
-    sources = [run.evaluation.base.source for run in runs]
-    assert {source.hub.id for source in sources if source.hub} == ROWS.keys() - {"HuggingFaceTB/SmolLM2-135M-Instruct"}
-    assert all(source.hub and len(source.hub.revision) == 40 for source in sources)
-    assert all(data.source.hub for run in runs for data in run.evaluation.data)
+def test_known_entries_are_pinned_and_all_in_the_suite(plan: Plan, runs: list[Run]) -> None:
+    used = {run.evaluation.base.source.hub.id for run in runs} | {"HuggingFaceTB/SmolLM2-135M-Instruct"}
+    assert used == SHAPES.keys()
+    data = {data.data for run in runs for data in run.evaluation.data} | {"minipile"}
+    assert data == catalogue("data").keys()
+    for section in ("models", "data", "images"):
+        known = getattr(plan.config, section)
+        assert catalogue(section).keys() <= known.keys()
+        for name in catalogue(section):
+            assert known[name].licence and (known[name].hub is not None or name == "imagenette")
+
+
+def test_an_entry_of_the_config_wins_and_what_is_known_needs_none() -> None:
+    raw = read_yaml(CONFIG)
+    raw["models"]["opt-125m"] = catalogue("models")["opt-125m"] | {"dtype": "float32"}
+    config = parse_config(raw)
+    assert config.models["opt-125m"].dtype == "float32" and config.models["opt-1.3b"].dtype == "float16"
+    assert catalogue("models")["opt-125m"]["dtype"] == "float16" and "opt-1.3b" not in raw["models"]
+    bare = parse_config({"default_suite": "a", "suites": {"a": {}}})
+    assert bare.models.keys() == catalogue("models").keys()
 
 
 def test_models_are_measured_at_the_lengths_they_have(plan: Plan, runs: list[Run]) -> None:
@@ -118,9 +134,3 @@ def test_everything_recovered_has_its_pruned_and_its_dense_run(runs: list[Run]) 
         # with prune_inputs recovered there is no pruned network by itself
         if isinstance(subject, ReconstructedSpec | RetrainedSpec) and subject.pruned.prune_inputs != "recovered":
             assert subject.pruned.key in pruned, run.name
-
-
-def test_tasks_that_are_too_long_are_skipped_only_where_that_is_said(plan: Plan) -> None:
-    task, *_ = plan.config.suites["paper"].evaluate
-    assert task.length == 4096 and task.too_long == "skip"
-    assert not check_task(plan.config, task, "x", "opt-125m") and check_task(plan.config, task, "x", "llama-3.1-8b")

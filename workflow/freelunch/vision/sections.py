@@ -9,10 +9,10 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 # absolute: provenance follows relative imports, and the code of a method counts only where it is run
 from freelunch.method import canonical_allocation, canonical_criterion, canonical_pattern
 
-from ..section import Hub, Name, Positive, Section, Seed, Wheel
+from ..plan.config import EXTENSIONS, Config, Source
+from ..plan.section import Name, NotNegative, Positive, Section, Seed
 from .architectures import ARCHITECTURES, check_architecture
 
-SOURCES = ("wheel", "hub", "path")
 COLOURS = {"wheel": 1, "hub": 3, "path": 3}
 """Channels by kind of source: tables in wheels are grey."""
 Part = Literal["train", "test"]
@@ -32,50 +32,47 @@ recalibrated.
 """
 
 
-class ImagesConfig(Section):
-    """A data set of images with labels: a table in a wheel, a data set of the hub, or folders on disk.
+class ImagesConfig(Source):
+    """Images with labels: a table in a wheel, a data set of the hub, or folders on disk.
 
-    ``splits`` maps train and test to numbers of images (a table's, drawn at random, so that no image is in both) or to
-    names of the source's own splits (of the hub) or subfolders, in which every folder is a class (``path``).
+    A table is a gzipped CSV of square grey images: a row is the pixels, 0 to 255, and then the label. Pixels are
+    normalised per channel by the training images.
     """
 
-    wheel: Wheel | None = None
-    """A gzipped CSV of square grey images: a row has the pixels, 0 to 255, and then the label."""
-    hub: Hub | None = None
-    path: str | None = None
     splits: dict[Part, Positive | Annotated[str, Field(min_length=1)]]
+    """`train` and `test`. `wheel`: numbers of images, drawn at random, so that no image is in both; `hub`: splits of
+    the data set; `path`: subfolders, in which every folder is a class, numbered in the order of names"""
     size: Positive
-    """Side of the square that an image becomes, in pixels."""
+    """side of the square that an image becomes: its shorter side is scaled, and the middle cropped. Images of a `wheel`
+    have it already"""
     classes: Annotated[int, Field(gt=1)]
+    """number of labels; what is read is checked against it"""
     image: str = "image"
-    """Field of a hub record."""
+    """field of a `hub` record that holds the image"""
     label: str = "label"
+    """field of a `hub` record that holds its label"""
     max_images: Positive | None = None
-    """Of each split, the first that there are."""
+    """of each split, the first; of folders from the classes in turn"""
     seed: Seed = 0
-    """Of the drawing."""
-    licence: str = ""
+    """of the drawing"""
 
     @property
     def kind(self) -> str:
         """``wheel``, ``hub`` or ``path``."""
-        return next(kind for kind in SOURCES if getattr(self, kind) is not None)
+        return next(kind for kind in self.kinds if getattr(self, kind) is not None)
 
     @property
     def channels(self) -> int:
         return COLOURS[self.kind]
 
     @model_validator(mode="after")
-    def _complete(self) -> ImagesConfig:
-        given = [kind for kind in SOURCES if getattr(self, kind) is not None]
-        if len(given) != 1:
-            raise ValueError(f"give exactly one of {', '.join(SOURCES)}; found {', '.join(given) or 'none'}")
+    def _splits_of_the_source(self) -> ImagesConfig:
         if set(self.splits) != set(PARTS):
             raise ValueError("splits are train and test")
         wanted = int if self.wheel is not None else str
         if any(not isinstance(value, wanted) for value in self.splits.values()):
             kind = "numbers of images" if self.wheel is not None else "names"
-            raise ValueError(f"splits of a {given[0]} source are {kind}")
+            raise ValueError(f"splits of a {self.kind} source are {kind}")
         if self.hub is not None and self.hub.pickled:
             raise ValueError("a data set has no pickled weights")
         return self
@@ -84,22 +81,29 @@ class ImagesConfig(Section):
 class ClassifierConfig(Section):
     """A convolutional classifier, trained from random weights on the images of a run, by SGD with Nesterov momentum.
 
-    The learning rate rises over a tenth of the steps and falls as a cosine.
+    The learning rate rises over a tenth of the steps and falls as a cosine. Which images it is trained on, and its
+    seed, are axes of a run.
     """
 
     architecture: Annotated[str, AfterValidator(check_architecture)]
-    """One of :data:`vision.architectures.ARCHITECTURES`."""
+    """`resnet18`, `resnet34`, `resnet50` or `densenet121`, with a stem for small images: a 3×3 convolution, no
+    pooling"""
     width: Positive | None = None
-    """Channels of the first stage (DenseNet: growth rate); the published network's if not given."""
+    """channels of the first stage (64), growth rate of a DenseNet (32); the published network's if not given"""
     epochs: Positive
+    """passes over the training images"""
     batch_size: Positive = 128
+    """images per step; those that do not fill a batch are left out of an epoch"""
     learning_rate: Annotated[float, Field(gt=0)] = 0.1
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    """its peak"""
+    weight_decay: NotNegative = 5e-4
+    """of all weights"""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """of SGD"""
     epsilon: Annotated[float, Field(gt=0)] = 1e-5
-    """Of the batch norms, in training and after; torch's default."""
+    """of the batch norms, in training and after"""
     augmentation: Literal["none", "crop", "crop_flip"] = "none"
-    """Random crops of images padded by an eighth of their side, and mirror images as well."""
+    """random shifts by up to an eighth of the side; mirror images as well"""
 
     @property
     def channels(self) -> int:
@@ -108,24 +112,30 @@ class ClassifierConfig(Section):
 
 
 class ClassifierAxes(Section):
-    """What defines one run of a classifier, in the words of ``config.Axes``. It is pruned by magnitude alone:
-    criteria that look at inputs are those of language models."""
+    """What defines one run of a classifier, in the words of those of language models.
+
+    It is pruned by magnitude alone: criteria that look at inputs are those of language models.
+    """
 
     classifier: Name
+    """of `classifiers`: what is trained"""
     images: Name
-    """The data set that it is trained, calibrated and tested on."""
+    """of `images`: what it is trained, calibrated (training images) and tested on"""
     seed: Seed = 0
-    """Of its weights, the order of training and the calibration images."""
+    """of its weights, the order of training and the calibration images"""
     criterion: Annotated[Literal["magnitude", "random"], BeforeValidator(canonical_criterion)] = "magnitude"
+    """score by which weights are pruned"""
     pattern: Annotated[str, BeforeValidator(canonical_pattern)] = "90% per matrix"
-    """Each layer is one matrix, ``[outputs, inputs * height * width]``."""
+    """a layer is a matrix `[outputs, inputs × height × width]`; no structured pattern"""
     allocation: Annotated[str, BeforeValidator(canonical_allocation)] = "uniform"
+    """over all convolutions and the head; see [Methods](#methods)"""
     calibration_images: Positive = 256
-    """Training images, without their labels, that backends see."""
+    """training images that backends see, without their labels"""
     batch_size: Positive = 128
-    """Of the cumulative recalibration."""
+    """of the cumulative recalibration"""
     backends: tuple[Backend, ...] = BACKENDS
-    """What is done to the pruned network, each on a copy of its own, and measured: no axis that is multiplied out."""
+    """what is done to the pruned network, each on a copy of its own, in one job; not multiplied out. See
+    [The second paper](vision.md#backends)"""
 
     @field_validator("backends")
     @classmethod
@@ -136,4 +146,13 @@ class ClassifierAxes(Section):
         return tuple(name for name in BACKENDS if name in names)
 
 
-CLASSIFIER_AXES = tuple(ClassifierAxes.model_fields)
+class VisionConfig(Config):
+    """The config with the sections of the second paper."""
+
+    images: dict[Name, ImagesConfig] = {}
+    """image data sets, besides those of `workflow/references/images.yaml`; an entry here wins"""
+    classifiers: dict[Name, ClassifierConfig] = {}
+    """convolutional classifiers"""
+
+
+EXTENSIONS.append(VisionConfig)

@@ -1,24 +1,21 @@
-"""What the plan must know of a model before it is downloaded: its shape, from a table beside the references.
+"""What the plan must know of a model before it is downloaded: its shape, as the config or a catalogue has it.
 
-The table is checked against the real ``config.json`` when the model is prepared. Names are those of Hugging Face
-configs; models whose config says ``ffn_dim`` have an ungated MLP of two matrices, all others one of three.
+It is checked against the real ``config.json`` when the model is prepared. Names are those of Hugging Face configs;
+models whose config says ``ffn_dim`` have an ungated MLP of two matrices, all others one of three.
 """
 
 from __future__ import annotations
 
 import json
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, model_validator
 
-from .config import Config, ModelConfig, validate
-from .errors import FreelunchError, naming, suggest
-from .section import Section
-from .yaml_files import read_yaml
+from ..errors import FreelunchError, naming
+from .config import CATALOGUES, Config, ModelConfig
+from .section import Section, validate
 
-TABLE = Path(__file__).parents[1] / "references" / "models.yaml"
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
@@ -106,13 +103,8 @@ def facts_of_file(path: Path) -> Facts:
         raise FreelunchError(f"cannot read {path}: {error}") from None
 
 
-@cache
-def _table() -> dict[str, Any]:
-    return read_yaml(TABLE) or {}
-
-
 def facts_of(config: Config, name: str) -> Facts:
-    """Facts of a model of the config: the table's row, or the config of a local, random or trained one.
+    """Facts of a model of the config.
 
     Raises:
         FreelunchError: the model is not in the config, or nothing is known of it.
@@ -131,15 +123,12 @@ def facts_of_source(name: str, model: ModelConfig) -> Facts:
         return validate(Facts, model.random.config, f"{key}.random.config")
     if model.train is not None:
         return validate(Facts, model.train.config, f"{key}.train.config")
-    if model.path is not None and model.facts is None:
+    if model.shape is not None:
+        return validate(Facts, model.shape, f"{key}.shape")
+    if model.path is not None:
         with naming(f"{key}.path"):
             return facts_of_file(Path(model.path).expanduser() / "config.json")
-    row = model.facts or (model.hub.id if model.hub else None)
-    if row is None:
-        raise FreelunchError(f"{key}.facts: this key is missing; name a row of {TABLE.name}")
-    if row not in _table():
-        raise FreelunchError(
-            f"{key}.facts: no row {row!r} in workflow/references/{TABLE.name}; {suggest(row, _table())}; "
-            "a row is the model's config.json, cut to the keys of the other rows"
-        )
-    return validate(Facts, _table()[row], f"{TABLE.name}: {row}")
+    raise FreelunchError(
+        f"{key}.shape: this key is missing; it is the model's config.json, cut to the keys of the entries in "
+        f"workflow/{CATALOGUES.name}/models.yaml"
+    )

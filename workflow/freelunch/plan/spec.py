@@ -1,0 +1,128 @@
+"""What a stage spec is: the parameters of a stage run, and the key of its result.
+
+A stage is a pure function of its spec, and its directory is named after the spec's key. A spec holds its own parameters
+and the specs that it builds on, so its key covers everything that shapes its output, and the copy of it in a manifest
+is enough to run the stage again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cache, cached_property
+from pathlib import PurePosixPath
+from typing import Any, ClassVar, Self
+
+from .config import Source
+from .section import OPTIONAL, UNCOUNTED, Section
+
+RESULTS = "results"
+_LONGEST = 160  # of a label in a folder's name; the key tells cut ones apart
+
+STAGES: dict[str, type[Spec]] = {}
+"""Kinds of specs by the folder of their stage below ``results``, upstream first; subclasses of ``Spec`` enter."""
+
+
+class Spec(Section):
+    """Parameters of one stage run. Subclasses name the stage by the folder of its results."""
+
+    stage: str
+    rule: ClassVar[str]
+    """The rule of the workflow that runs the stage."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        super().__pydantic_init_subclass__(**options)
+        stage = cls.model_fields["stage"].default
+        if isinstance(stage, str):
+            STAGES[stage] = cls
+
+    @property
+    def label(self) -> str:
+        """What a person calls this spec."""
+        raise NotImplementedError
+
+    @property
+    def entry(self) -> tuple[str, str, Section] | None:
+        """Of a stage that makes what the config names: section, name and entry."""
+        return None
+
+    @property
+    def origin(self) -> Source | None:
+        """Of a stage that reads files that are no results: where they come from."""
+        return self.entry[2] if self.entry is not None and isinstance(self.entry[2], Source) else None
+
+    @property
+    def modules(self) -> list[str]:
+        """Modules of the package that hold the methods it uses."""
+        return []
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the stage keeps the files of an interrupted job, with a record by which they are judged."""
+        return False
+
+    def upstream(self) -> list[Spec]:
+        """The specs whose results this stage reads."""
+        return []
+
+    def changed(self, **fields: Any) -> Self:
+        """The same with other values of some fields (a copy would keep the key)."""
+        return type(self)(**{name: getattr(self, name) for name in type(self).model_fields} | fields)
+
+    @cached_property
+    def key(self) -> str:
+        """Eight hex digits over the parameters and the keys of everything upstream."""
+        return hashlib.sha256(json.dumps(_counted(self), sort_keys=True).encode()).hexdigest()[:8]
+
+    @property
+    def name(self) -> str:
+        return f"{self.label[:_LONGEST]}-{self.key}"
+
+    @property
+    def folder(self) -> PurePosixPath:
+        """Directory of the results, relative to the working directory."""
+        return PurePosixPath(RESULTS, self.stage, self.name)
+
+    @property
+    def manifest(self) -> str:
+        """Path of the file whose presence says that the stage is done."""
+        return str(self.folder / "manifest.json")
+
+
+class MeasuredSpec(Spec):
+    """A stage that measures a network: what a run of a suite asks for."""
+
+    @property
+    def model(self) -> str:
+        """Name of the dense network underneath, as rows have it."""
+        raise NotImplementedError
+
+    @property
+    def read(self) -> list[Spec]:
+        """Everything whose numbers stand in the rows of the run."""
+        raise NotImplementedError
+
+
+def parse_spec(raw: dict[str, Any]) -> Spec:
+    """A spec from its dump, such as the ``spec`` of a manifest."""
+    return STAGES[raw["stage"]].model_validate(raw)
+
+
+def _counted(value: Any) -> Any:
+    """What a key is the hash of."""
+    if isinstance(value, Section):
+        fields = ((name, getattr(value, name), optional) for name, optional in _counted_fields(type(value)))
+        return {name: _counted(each) for name, each, optional in fields if not (optional and each is None)}
+    if isinstance(value, tuple | list):
+        return [_counted(each) for each in value]
+    if isinstance(value, dict):
+        return {str(key): _counted(each) for key, each in value.items()}
+    return value
+
+
+@cache
+def _counted_fields(kind: type[Section]) -> list[tuple[str, bool]]:
+    """Fields that are part of a key, each with whether None is not."""
+    fields = kind.model_fields.items()
+    return [(name, OPTIONAL in field.metadata) for name, field in fields if UNCOUNTED not in field.metadata]
