@@ -11,12 +11,10 @@ from torch import Tensor
 from .config import Train
 from .recovery import losses
 from .recovery.fit import Keeper, Trained
+from .recovery.schedule import VALIDATION_TOKENS
 from .recovery.trainable import Trainable
 from .recovery.training import Trainer
 from .specs import training_of
-
-VALIDATION_TOKENS = 4096
-"""In a batch."""
 
 
 def pretrain(
@@ -55,7 +53,7 @@ class _NextToken:
         return len(self._tokens[split])
 
     def validation_batch(self) -> int:
-        return max(1, VALIDATION_TOKENS // self._tokens["validation"].shape[1])
+        return max(1, VALIDATION_TOKENS["pretrain"] // self._tokens["validation"].shape[1])
 
     def load(self, split: str, rows: Tensor) -> Tensor:
         return self._tokens[split][rows].to(self._model.device).long()

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..config import ZeroShotTask
-from ..costs.zero_shot import LARGEST, whole_bytes
 from ..device import free_memory
+from ..evaluation.sizes import LARGEST, whole_bytes
 from ..facts import Facts
 from ..questions import QUESTION_SETS
 from ..specs import EvaluationSpec
