@@ -15,7 +15,7 @@ from typing import Any
 
 from freelunch.__main__ import load
 from freelunch.config import Config, PerplexityTask, Questions, ZeroShotTask
-from freelunch.costs import memory
+from freelunch.costs import cost
 from freelunch.device import choose
 from freelunch.specs import (
     CalibrationSpec,
@@ -79,7 +79,7 @@ def main() -> None:
 
 def _predicted(config: Config, depth: int, spec: Spec) -> float:
     model = random_model(EIGHT_B, depth)
-    peak = memory(config.model_copy(update={"models": {model.model: model.source}}), spec)
+    peak = cost(spec, config.model_copy(update={"models": {model.model: model.source}}))
     return (peak.device or peak.host + peak.mapped) / 2**30
 
 

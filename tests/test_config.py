@@ -343,7 +343,7 @@ def test_a_trained_model_waits_for_its_data():
 def test_a_training_costs_what_its_tokens_cost():
     def needs(**changes: Any) -> Any:
         plan = plan_of(trained(changes))
-        return cost(plan.config, last_spec(plan).base)
+        return cost(last_spec(plan).base, plan.config)
 
     plain = needs(epochs=3)
     facts = facts_of(parse_config(changed(trained({}))), "small")
@@ -352,7 +352,7 @@ def test_a_training_costs_what_its_tokens_cost():
     assert least < plain.operations < 2 * least
     assert plain.disk == 2 * facts.parameters
     assert needs(epochs=6).operations - plain.operations > least
-    assert needs(epochs=3, batch_size=8).memory > plain.memory > 16 * facts.parameters
+    assert needs(epochs=3, batch_size=8).host > plain.host > 16 * facts.parameters
 
 
 def test_a_kind_of_source_that_came_later_left_all_keys_as_they_were():
@@ -415,7 +415,7 @@ def test_where_the_weights_of_a_hub_model_lie_is_no_part_of_its_key():
     (spec,) = pickled.stage("models").values()
     assert isinstance(spec, ModelSpec)
     # what is converted takes disk, what is linked does not
-    assert cost(pickled.config, spec).disk > 0 == cost(plain.config, next(iter(plain.stage("models").values()))).disk
+    assert cost(spec, pickled.config).disk > 0 == cost(next(iter(plain.stage("models").values())), plain.config).disk
 
 
 def test_two_tasks_that_would_be_measured_under_one_name_are_refused():
@@ -977,31 +977,31 @@ def test_every_recovery_has_a_cost(checkpointing):
     specs = [spec for stage in stages for spec in plan.stage(stage).values()]
     assert {spec.stage for spec in specs} == set(stages)
     for spec in specs:
-        needs = cost(plan.config, spec)
-        for value in (needs.disk, needs.memory, needs.operations):
+        needs = cost(spec, plan.config)
+        for value in (needs.disk, needs.host, needs.operations):
             assert isfinite(value) and value > 0, spec.name
 
 
 def test_costs_grow_with_what_is_done():
     def needs(**axes: Any) -> Any:
         plan = plan_of({FIRST + axis: value for axis, value in axes.items()})
-        return cost(plan.config, plan.runs["study"][-1].evaluation.subject)
+        return cost(plan.runs["study"][-1].evaluation.subject, plan.config)
 
     plain = needs(window="block")
     assert needs(window="block", learning_rate="auto").operations > plain.operations
     assert needs(window="block", flow="sparse_local").operations > plain.operations
     assert needs(window="block", training_sequences=16).operations > plain.operations
-    assert needs(window="block", parametrization="mask_lora").memory < plain.memory < needs(window="model").memory
+    assert needs(window="block", parametrization="mask_lora").host < plain.host < needs(window="model").host
     large = {"window": "block", "batch_size": 8, "validation_sequences": 1}
-    assert needs(**large, accumulation=2).memory < needs(**large).memory
+    assert needs(**large, accumulation=2).host < needs(**large).host
     retrained = needs(recovery="retrain")
     assert (
-        retrained.memory > needs(window="block", validation_sequences=1).memory
-        and needs(recovery="retrain", loss="kl").memory > retrained.memory
+        retrained.host > needs(window="block", validation_sequences=1).host
+        and needs(recovery="retrain", loss="kl").host > retrained.host
     )
     sharded = plan_of({FIRST + "window": "block", "execution.shards": 4})
-    (each,) = {cost(sharded.config, spec) for spec in sharded.stage("shards").values()}
-    assert 4 * each.operations == pytest.approx(plain.operations) and each.memory == plain.memory
+    (each,) = {cost(spec, sharded.config) for spec in sharded.stage("shards").values()}
+    assert 4 * each.operations == pytest.approx(plain.operations) and each.host == plain.host
 
 
 # --- processes -------------------------------------------------------------------------------------------------------

@@ -96,16 +96,16 @@ def test_specs_are_read_back_from_their_dumps() -> None:
 def test_costs_grow_with_what_is_asked() -> None:
     def need(task: dict[str, Any], **execution: Any) -> Any:
         plan = plan_of({EVALUATE: [task]} | {f"execution.{key}": value for key, value in execution.items()})
-        return cost(plan.config, plan.runs["study"][-1].evaluation)
+        return cost(plan.runs["study"][-1].evaluation, plan.config)
 
     assert need(asked(limit=20)).operations == 2 * need(asked(limit=10)).operations > 0
     assert need(asked(tasks=["rte"])).operations < need(asked(tasks=["rte", "hellaswag"])).operations
     assert need(asked(tasks=["gsm8k"]), zero_shot="streaming").operations > need(asked(tasks=["gsm8k"])).operations
-    assert need(asked(), zero_shot="auto").memory == need(asked(), zero_shot="whole").memory
-    assert need(asked(), zero_shot="whole", stream_tokens=10**9).memory > 32 * 2**30
+    assert need(asked(), zero_shot="auto").host == need(asked(), zero_shot="whole").host
+    assert need(asked(), zero_shot="whole", stream_tokens=10**9).host > 32 * 2**30
     assert (
-        need(asked(), zero_shot="auto", stream_tokens=10**9).memory
-        == need(asked(), zero_shot="streaming", stream_tokens=10**9).memory
+        need(asked(), zero_shot="auto", stream_tokens=10**9).host
+        == need(asked(), zero_shot="streaming", stream_tokens=10**9).host
     )
 
 
