@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from freelunch.__main__ import load
-from freelunch.costs import memory
+from freelunch.costs import cost
 from freelunch.device import choose
 from freelunch.plan.config import Config, PerplexityTask, Questions, ZeroShotTask
 from freelunch.plan.spec import Spec
@@ -72,7 +72,7 @@ def main() -> None:
 
 def _predicted(config: Config, depth: int, spec: Spec) -> float:
     model = random_model(EIGHT_B, depth)
-    peak = memory(config.model_copy(update={"models": {model.model: model.source}}), spec)
+    peak = cost(spec, config.model_copy(update={"models": {model.model: model.source}}))
     return (peak.device or peak.host + peak.mapped) / 2**30
 
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from freelunch.accelerators import product_bytes
 from freelunch.blocks import find_blocks
 from freelunch.costs import cost, forward_operations
-from freelunch.costs.memory.machine import machine_of
 from freelunch.device import products
 from freelunch.errors import FreelunchError
 from freelunch.evaluation.drift import _distances, drifts
@@ -222,14 +222,15 @@ def test_two_equal_drifts_are_refused_and_a_drift_and_a_perplexity_of_one_text_a
 
 def test_a_drift_takes_three_passes_and_the_states_twice_and_of_the_dense_model_nothing() -> None:
     plan, without = plan_of(TASK, DRIFT), plan_of(TASK)
-    (dense_cost, pruned_cost), (_, plain) = ([cost(p.config, e) for e in evaluations(p)] for p in (plan, without))
+    (dense_cost, pruned_cost), (_, plain) = ([cost(e, p.config) for e in evaluations(p)] for p in (plan, without))
     facts = facts_of(plan.config, "tiny")
     extra = 3 * facts.num_hidden_layers * forward_operations(facts, 4 * 64, 64)
     assert dense_cost == plain and pruned_cost.operations == pytest.approx(plain.operations + extra)
+    execution = plan.config.execution
     many, more = (
-        cost(plan.config, evaluations(plan_of(DRIFT | {"sequences": count}))[1]).memory for count in (1000, 1001)
+        cost(evaluations(plan_of(DRIFT | {"sequences": count}))[1], plan.config).host for count in (1000, 1001)
     )
-    assert more - many == 2 * 64 * facts.hidden_size * machine_of(plan.config.execution).products["bfloat16"]
+    assert more - many == 2 * 64 * facts.hidden_size * product_bytes("bfloat16", execution.device, execution.products)
 
 
 def test_the_stage_writes_drifts_of_pruned_models_only(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from freelunch.artifacts import Artifact
-from freelunch.costs import cost
 from freelunch.errors import FreelunchError
 from freelunch.export import Cut, Export, export
 from freelunch.overlays import InMemory, Masked, Replaced, pack, unpack
@@ -508,7 +507,6 @@ def test_only_structured_exports_wait_for_the_dense_stage() -> None:
         assert ("dense" in {up.stage for up in spec.upstream()}) == ("structured" in spec.pruned.pattern)
 
 
-def test_an_export_is_read_back_from_its_manifest_and_has_a_cost() -> None:
+def test_an_export_is_read_back_from_its_manifest() -> None:
     for spec in EXPORTS:
         assert parse_spec(json.loads(json.dumps(spec.model_dump(mode="json")))) == spec
-        assert cost(PLAN.config, spec).disk > 0

@@ -43,6 +43,21 @@ def test_pruned_weights_read_as_zero_and_all_others_as_they_are():
     assert "weight" in source and "other" not in source
 
 
+class HeadersOnly(SafetensorsFiles):
+    def load(self, name):
+        raise AssertionError(f"{name} was read")
+
+
+def test_a_mask_is_read_without_the_weights_that_it_lies_over(tmp_path):
+    save_file({"w": torch.randn(3, 10).bfloat16()}, tmp_path / "dense.safetensors")
+    mask = torch.rand(3, 10) < 0.5
+    dense, changed = HeadersOnly([tmp_path / "dense.safetensors"]), InMemory({"new": torch.ones(2)})
+    source = Masked(Replaced(dense, changed), InMemory({"w": pack(mask)}))
+    found = source.mask("w")
+    assert found is not None and torch.equal(found, mask)
+    assert source.shape("w") == (3, 10) and source.shape("new") == (2,)
+
+
 def test_a_pruned_weight_reads_as_zero_whatever_it_was():
     weight = torch.tensor([[float("nan"), float("inf"), -1.0, 2.0]])
     mask = torch.tensor([[False, False, False, True]])

@@ -292,14 +292,14 @@ def test_files_of_a_record_that_is_not_trusted_do_not_become_part_of_the_result(
 
 def test_the_plan_counts_what_pruning_takes() -> None:
     def needs(**changes: Any) -> Cost:
-        return cost(PLAN.config, parse_spec(find(criterion="wanda", prune_inputs="dense").model_dump() | changes))
+        return cost(parse_spec(find(criterion="wanda", prune_inputs="dense").model_dump() | changes), PLAN.config)
 
     plain, updated, exact = needs(), needs(refinement="admm"), needs(refinement="exact")
     assert plain.operations < min(updated.operations, exact.operations)
-    assert plain.memory < min(updated.memory, exact.memory) and plain.disk < updated.disk == exact.disk
+    assert plain.host < min(updated.host, exact.host) and plain.disk < updated.disk == exact.disk
     assert needs(prune_inputs="sparse").operations > plain.operations
     interleaved = find(criterion="wanda", prune_inputs="recovered", window="block")
     pruned = interleaved.pruned.model_dump() | {"prune_inputs": "dense"}
     apart = parse_spec(interleaved.model_dump() | {"pruned": pruned})
-    assert cost(PLAN.config, interleaved).operations > cost(PLAN.config, apart).operations
-    assert cost(PLAN.config, interleaved).disk > cost(PLAN.config, apart).disk
+    assert cost(interleaved, PLAN.config).operations > cost(apart, PLAN.config).operations
+    assert cost(interleaved, PLAN.config).disk > cost(apart, PLAN.config).disk

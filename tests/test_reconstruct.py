@@ -26,7 +26,8 @@ from freelunch.plan.specs import Training
 from freelunch.recovery.fit import Trained
 from freelunch.recovery.flows import FLOWS
 from freelunch.recovery.reconstruct import reconstruct_window
-from freelunch.recovery.schedule import batch_order, learning_rate, validation_steps
+from freelunch.recovery.schedule import learning_rate, validation_steps
+from freelunch.recovery.training import batch_order
 from freelunch.streaming import Network
 from freelunch.windows import tile
 from tiny import magnitude_masks, masked, random_model, random_tokens

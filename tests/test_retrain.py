@@ -90,7 +90,7 @@ def watch(monkeypatch, look):
 @networks
 @each_loss
 def test_the_first_validation_loss_is_that_of_the_full_pruned_model(family, tied, loss, monkeypatch):
-    monkeypatch.setattr(module, "VALIDATION_TOKENS", 2 * LENGTH)  # batches of two sequences and of one
+    monkeypatch.setitem(module.VALIDATION_TOKENS, "retrain", 2 * LENGTH)  # batches of two sequences and of one
     case = case_of(family, tied)
     result = train(case, STEP.model_copy(update={"loss": loss}))
     with torch.no_grad():

@@ -14,9 +14,8 @@ from torch import nn
 from freelunch.errors import FreelunchError
 from freelunch.plan.specs import Training
 from freelunch.recovery import rates
-from freelunch.recovery.schedule import batch_order
 from freelunch.recovery.trainable import Trainable
-from freelunch.recovery.training import Trainer
+from freelunch.recovery.training import Trainer, batch_order
 from freelunch.transfers import ahead
 
 COUNT, VALIDATION, WIDTH, ROWS = 7, 5, 6, 4

@@ -26,6 +26,7 @@ from freelunch.stages import code_of
 from freelunch.stages.classifiers import random_network
 from freelunch.stages.collect import collect
 from freelunch.stages.sparse_classifiers import drawn
+from freelunch.vision import costs as _of_classifiers  # noqa: F401  (it registers them)
 from freelunch.vision.architectures import ARCHITECTURES, convolutions
 from freelunch.vision.images import Images, dataset_images, folder_images, unpacked
 from freelunch.vision.layers import layers_of
@@ -86,8 +87,8 @@ def test_specs_are_read_back_and_have_costs_and_code():
     plan = plan_of()
     for spec in plan.needed(SUITE):
         assert parse_spec(spec.model_dump(mode="json")) == spec
-        found = cost(plan.config, spec)
-        assert found.disk > 0 and found.memory > 0
+        found = cost(spec, plan.config)
+        assert found.disk > 0 and found.host > 0
         assert (found.operations > 0) == (spec.stage != "images")
     assert len({code_of(spec) for spec in plan.needed(SUITE)}) == 4  # erk and lamp are code of their own
 

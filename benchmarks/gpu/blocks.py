@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from freelunch.activations import States, forward, run_states, scratch
 from freelunch.blocks import matrices
-from freelunch.costs import memory
+from freelunch.costs import cost
 from freelunch.device import products
 from freelunch.matrix import Matrix
 from freelunch.method import Method, parse_method
@@ -503,7 +503,7 @@ def _memory(block: Block, spec: Spec, batch: int) -> Row:
     config = Config(
         default_suite="none", models={model.model: model.source}, data={}, suites={}, execution=execution
     )  # fmt: skip
-    return {"gib": peak_gib(block.device), "predicted_gib": memory(config, spec).device / 2**30}
+    return {"gib": peak_gib(block.device), "predicted_gib": cost(spec, config).device / 2**30}
 
 
 def _dense_spec(block: Block, batch: int) -> DenseSpec:

@@ -7,16 +7,15 @@ import os
 import sys
 from pathlib import Path
 
-from .budget import TFLOPS, budget
-from .capacity import peaks, tables
+from freelunch.plan.config import parse_config
+from freelunch.plan.plan import Plan, make_plan
+from freelunch.plan.specs import ExportSpec, ModelSpec
+
+from .budget import TFLOPS, as_csv, as_markdown, as_text, budget, peaks, warnings
 from .commands import run_one
 from .doctor import examine
 from .errors import FreelunchError, suggest
 from .job import foreseen
-from .listing import print_budget, write_csv
-from .plan.config import parse_config
-from .plan.plan import Plan, make_plan
-from .plan.specs import ExportSpec, ModelSpec
 from .yaml_files import read_yaml
 
 
@@ -52,23 +51,26 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         plan = load(options.config or [Path("config.yaml")])
         name = _suite(plan, options.suite)
-        found = budget(plan, name, options.match)
-        if not found.runs:
+        jobs = budget(plan, name, options.match)
+        if jobs.empty:
             raise FreelunchError(f"no run of suite {name} matches {options.match!r}; --runs lists them")
     except FreelunchError as error:
         print(error, file=sys.stderr)
         return 1
-    runs = [each.run for each in found.runs]
+    runs = [run for run in plan.runs[name] if run.name in set(jobs["run"])]
+    done = {run.name: Path(run.evaluation.manifest).exists() for run in runs}
     if options.targets:
         print(*(run.evaluation.manifest for run in runs), sep="\n")
     elif options.exports:
         subjects = [run.subject for run in runs if run.subject is not None]
         print(*(ExportSpec(subject=each).manifest for each in subjects if not isinstance(each, ModelSpec)), sep="\n")
     elif options.csv:
-        write_csv(found, options.tflops, sys.stdout)
+        print(as_csv(jobs, options.tflops, done), end="")
     else:
         print(f"suite {name}: {plan.config.suites[name].description or 'no description'}\n")
-        print_budget(found, options.tflops, options.runs)
+        states = {run: "done" if is_done else "to do" for run, is_done in done.items()}
+        print(as_text(jobs, options.tflops, states if options.runs else None))
+        print(*(f"warning: {warning}\n" for warning in warnings(jobs, Path())), sep="", end="")
     return 0
 
 
@@ -82,7 +84,7 @@ def _other(options: argparse.Namespace) -> int:
         if options.command == "memory":
             suite = _suite(plan, options.suite)
             models = options.model or list(dict.fromkeys(run.model for run in plan.runs[suite] if run.subject))
-            print(tables(peaks(plan.config, suite, models)))
+            print(as_markdown(peaks(plan.config, suite, models)))
             return 0
         found = list(examine(plan, _suite(plan, options.suite), Path()))
     except Exception as error:

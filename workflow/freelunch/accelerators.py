@@ -1,4 +1,4 @@
-"""On a machine with several GPUs, each job takes one that no other job has.
+"""What is known of a machine without torch; and on one with several GPUs, each job takes one that no other job has.
 
 Snakemake counts GPUs (``--resources gpu=4``), but does not say which one a job may use. A cluster does: its jobs see no
 GPU but their own, and there is nothing to choose.
@@ -11,6 +11,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -18,6 +19,8 @@ log = logging.getLogger(__name__)
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 _DEVICES = Path("/dev")
+_FAST = {"bfloat16": {"avx512_bf16", "amx_bf16", "bf16"}, "float16": {"avx512_fp16", "amx_fp16", "asimdhp"}}
+"""Flags of CPUs that have products of a dtype, as Linux calls what ``device.products`` asks torch for."""
 _HELD: list[IO[str]] = []
 """Locks of this process; the system lifts them when it ends, however it ends."""
 
@@ -28,6 +31,32 @@ def visible(environment: Mapping[str, str], devices: Path = _DEVICES) -> list[st
         return [name.strip() for name in environment[_VISIBLE].split(",") if name.strip()]
     count = sum(path.name.removeprefix("nvidia").isdigit() for path in devices.glob("nvidia*"))
     return [str(index) for index in range(count)]
+
+
+def has_accelerator(device: str) -> bool:
+    """Whether ``execution.device`` is an accelerator; with ``auto``, whether this machine has one."""
+    return device == "cuda" or (device == "auto" and bool(visible(os.environ)))
+
+
+def product_bytes(dtype: str, device: str, products: str) -> int:
+    """Bytes of a number that products of a model of a dtype are computed of: what ``device.products`` chooses.
+
+    Args:
+        device: ``execution.device``.
+        products: ``execution.products``.
+    """
+    fast = products != "float32" and (has_accelerator(device) or dtype in fast_dtypes())
+    return 2 if fast and dtype != "float32" else 4
+
+
+@cache
+def fast_dtypes(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+    """Dtypes of 16 bits that the CPU has products of."""
+    try:
+        flags = set(cpuinfo.read_text(encoding="utf-8").split())
+    except OSError:
+        flags = set()
+    return frozenset(dtype for dtype, names in _FAST.items() if names & flags)
 
 
 def claim(names: Sequence[str], locks: Path) -> str | None:

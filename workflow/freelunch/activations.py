@@ -203,12 +203,3 @@ class States:
     def _run(self, index: int, part: str, halves: Halves | None, states: Tensor) -> Tensor:
         with self._network.block(index) as block:
             return run_states(self._network, index, block, part, halves, states, self._batch, self._folder)
-
-
-def boundaries_to_keep(blocks: int, bytes_each: int, budget: int) -> list[int]:
-    """Block boundaries ``0 .. blocks`` to keep within a budget in bytes: all, or an even spread with both ends.
-
-    The first and the last are kept whatever the budget: without them no block has its inputs and targets.
-    """
-    count = min(max(2, budget // bytes_each), blocks + 1) if bytes_each else blocks + 1
-    return sorted({round(i * blocks / (count - 1)) for i in range(count)})

@@ -1,125 +1,231 @@
-"""What the runs of a suite will take: operations, GPU hours, disk and memory, of each run and of all together."""
+"""What suites take, and what fits where: the tables of ``python -m freelunch plan`` and ``memory``."""
 
 from __future__ import annotations
 
 import os
 import shutil
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
-from .costs import Cost, cost, memory
-from .plan.config import Config
-from .plan.plan import Plan, Run
-from .plan.spec import STAGES, Spec
-from .plan.specs import ReconstructedSpec
+import pandas as pd
+from pandas import DataFrame
+
+from freelunch.plan.config import Config, PerplexityTask, SuiteConfig, ZeroShotTask
+from freelunch.plan.plan import Plan, make_plan, walk
+from freelunch.plan.spec import STAGES, Spec
+from freelunch.plan.specs import EvaluationSpec, ModelSpec, PrunedSpec, ReconstructedSpec
+from freelunch.plan.validity import check_name
+
+from .costs import Cost, cost
+from .errors import FreelunchError
+from .vision import costs as _of_classifiers  # noqa: F401  (it registers them)
 
 TFLOPS = 396.0
 """Default of what a GPU does: 40 % of the 989 TFLOP/s of dense bfloat16 products that the data sheet of an H100 SXM
 gives (1,979 with sparsity). 38 to 43 % is what Llama 3 was trained at (arXiv:2407.21783, table 4)."""
 
 
-@dataclass(frozen=True)
-class Need:
-    """What some jobs take together: operations, bytes that stay on disk, and bytes of memory, of the host and of an
-    accelerator, of the largest of them."""
+def budget(plan: Plan, suite: str, match: str = "*") -> DataFrame:
+    """The stage runs of a suite, or of its runs whose names match a pattern with ``*``, ``?`` and ``[…]``.
 
-    jobs: int = 0
-    done: int = 0
-    operations: float = 0.0
-    disk: float = 0.0
-    memory: float = 0.0
-    device: float = 0.0
+    Each counts for the first run that needs it, so what runs take adds up to what the suite takes.
 
-    def __add__(self, other: Need) -> Need:
-        return Need(
-            self.jobs + other.jobs,
-            self.done + other.done,
-            self.operations + other.operations,
-            self.disk + other.disk,
-            max(self.memory, other.memory),
-            max(self.device, other.device),
-        )
-
-    def hours(self, tflops: float) -> float:
-        """Hours on a GPU that does this many 10¹² operations a second, all the time."""
-        return self.operations / (tflops * 1e12) / 3600
-
-
-@dataclass(frozen=True)
-class RunNeed:
-    """What a run takes: in stages of its own, and in stages that other runs need too and that it is the first to need.
-
-    Each stage counts for one run, so the needs of all runs add up to that of the suite.
+    Returns:
+        A row per stage run: its ``stage``, the ``run`` and ``model`` that it counts for, whether other runs need it too
+        (``shared``), whether it is ``done``, ``operations``, and bytes: ``disk``, ``host``, ``device``.
     """
-
-    run: Run
-    own: Need
-    shared: Need
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Needs of some runs of a suite, and of their stages."""
-
-    runs: list[RunNeed]
-    stages: dict[str, Need]
-
-    @property
-    def total(self) -> Need:
-        return sum(self.stages.values(), Need())
-
-    @property
-    def models(self) -> dict[str, tuple[int, Need]]:
-        """Runs and needs by model."""
-        found: dict[str, tuple[int, Need]] = {}
-        for each in self.runs:
-            name = each.run.model
-            count, need = found.get(name, (0, Need()))
-            found[name] = (count + 1, need + each.own + each.shared)
-        return found
-
-
-def budget(plan: Plan, suite: str, match: str = "*") -> Budget:
-    """The budget of the runs of a suite whose names match a pattern with ``*``, ``?`` and ``[…]``."""
     runs = [run for run in plan.runs[suite] if fnmatchcase(run.name, match)]
     needed = [plan.needed_by(run) for run in runs]
     uses = Counter(manifest for specs in needed for manifest in specs)
-    counted: set[str] = set()
-    stages: dict[str, Need] = {}
-    listed = []
+    rows: dict[str, dict[str, Any]] = {}
     for run, specs in zip(runs, needed, strict=True):
-        own = shared = Need()
         for manifest, spec in specs.items():
-            if manifest in counted:
+            if manifest in rows:
                 continue
-            counted.add(manifest)
-            need = _need(plan.config, spec)
-            stages[spec.stage] = stages.get(spec.stage, Need()) + need
-            if uses[manifest] == 1:
-                own += need
-            else:
-                shared += need
-        listed.append(RunNeed(run, own, shared))
-    return Budget(listed, {stage: stages[stage] for stage in STAGES if stage in stages})
+            taken = cost(spec, plan.config)
+            # shards do the work of a reconstruction that is split, and their files become its own
+            split = isinstance(spec, ReconstructedSpec) and bool(spec.split(plan.config.execution.shards))
+            rows[manifest] = {
+                "run": run.name, "model": run.model, "stage": spec.stage, "shared": uses[manifest] > 1,
+                "done": Path(manifest).exists(), "operations": 0.0 if split else taken.operations,
+                "disk": 0.0 if split else taken.disk, "host": taken.host, "device": taken.device,
+            }  # fmt: skip
+    columns = ["run", "model", "stage", "shared", "done", "operations", "disk", "host", "device"]
+    return DataFrame(list(rows.values()), columns=columns)
 
 
-def _need(config: Config, spec: Spec) -> Need:
-    found, device = cost(config, spec), memory(config, spec).device
-    if isinstance(spec, ReconstructedSpec) and spec.split(config.execution.shards):
-        found = Cost(memory=found.memory)  # its shards do the work, and their files become its own
-    return Need(1, int(Path(spec.manifest).exists()), found.operations, found.disk, found.memory, device)
+def summed(jobs: DataFrame, by: Any) -> DataFrame:
+    """What stage runs take together, by some columns: sums, and the most memory of any."""
+    return jobs.groupby(by, sort=False).agg(
+        jobs=("stage", "size"), done=("done", "sum"), operations=("operations", "sum"), disk=("disk", "sum"),
+        host=("host", "max"), device=("device", "max"),
+    )  # fmt: skip
 
 
-def warnings(need: Need, root: Path) -> list[str]:
+def hours(operations: Any, tflops: float) -> Any:
+    """Hours on a GPU that does so many 10¹² operations a second, all the time."""
+    return operations / (tflops * 1e12) / 3600
+
+
+def warnings(jobs: DataFrame, root: Path) -> list[str]:
     """What is more than the machine has: free disk under ``root``, and memory (of the host; GPUs are not looked at)."""
     free, memory = shutil.disk_usage(root).free, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    disk, host = (float(each) / 2**30 for each in (jobs["disk"].sum(), jobs["host"].max()))
     found = []
-    if need.disk > free:
-        found.append(f"the results take {need.disk / 2**30:,.0f} GiB of disk, {free / 2**30:,.0f} are free here")
-    if need.memory > memory:
-        found.append(
-            f"the largest job takes {need.memory / 2**30:,.0f} GiB of memory, this machine has {memory / 2**30:,.0f}"
-        )
+    if disk > free / 2**30:
+        found.append(f"the results take {disk:,.0f} GiB of disk, {free / 2**30:,.0f} are free here")
+    if host > memory / 2**30:
+        found.append(f"the largest job takes {host:,.0f} GiB of memory, this machine has {memory / 2**30:,.0f}")
     return found
+
+
+def as_text(jobs: DataFrame, tflops: float, states: Mapping[str, str] | None = None) -> str:
+    """Tables by model if there are several, and by stage; by run too if the ``states`` of runs are given."""
+    parts = []
+    if states is not None:
+        table = _shown(summed(jobs, "run"), tflops)
+        shared = jobs["operations"].where(jobs["shared"], 0).groupby(jobs["run"], sort=False).sum()
+        # stages that it shares are in its numbers too; those that an earlier run in the list has are not
+        table["shared"] = hours(shared, tflops).map(_hours)
+        parts.append(_table("run", table.assign(state=table.index.map(states))))
+    if jobs["model"].nunique() > 1:
+        table = _shown(summed(jobs, "model"), tflops)
+        table.insert(0, "runs", jobs.groupby("model", sort=False)["run"].nunique())
+        parts.append(_table("model", table))
+    needs = pd.concat([summed(jobs, "stage").reindex(list(STAGES)).dropna(), summed(jobs, lambda row: "total")])
+    counts = needs[["jobs", "done"]].astype(int)
+    parts.append(_table("stage", pd.concat([counts, _shown(needs, tflops)], axis="columns")))
+    parts.append(
+        f"{jobs['run'].nunique()} runs. Sums over jobs, 2 operations per multiply-add; memory is that of the largest "
+        "job.\n"
+        "GPU GiB: memory of a GPU, 0 where jobs are planned for the CPU (execution.device), whose memory it is then.\n"
+        f"GPU hours: operations at {tflops:g} TFLOP/s (--tflops), an estimate without downloads, reading and idling."
+    )
+    if states is not None:
+        parts[-1] += "\nA stage that several runs need counts for the first of them; shared: GPU hours of such stages."
+    return "\n\n".join(parts)
+
+
+def as_csv(jobs: DataFrame, tflops: float, done: Mapping[str, bool]) -> str:
+    """One line per run, all digits; what it shares with other runs and is the first to need in columns of its own."""
+    columns = {"operations": 1.0, "gpu_hours": 1.0, "disk": 2**30, "host": 2**30, "device": 2**30}
+    names = {"disk": "disk_gib", "host": "memory_gib", "device": "gpu_gib"}
+    table = summed(jobs, ["run", "model"])[[]].reset_index()
+    table["done"] = table["run"].map(done).astype(int)
+    for shared, prefix in ((False, ""), (True, "shared_")):
+        needs = summed(jobs[jobs["shared"] == shared], "run").reindex(table["run"]).fillna(0.0)
+        needs["gpu_hours"] = hours(needs["operations"], tflops)
+        for column, unit in columns.items():
+            table[prefix + names.get(column, column)] = (needs[column] / unit).to_numpy()
+    return table.to_csv(index=False, lineterminator="\n")
+
+
+def _shown(needs: DataFrame, tflops: float) -> DataFrame:
+    return DataFrame(
+        {
+            "operations": needs["operations"].map("{:.2e}".format),
+            "GPU hours": hours(needs["operations"], tflops).map(_hours),
+            "disk GiB": (needs["disk"] / 2**30).map("{:,.3f}".format),
+            "memory GiB": (needs["host"] / 2**30).map("{:.2f}".format),
+            "GPU GiB": (needs["device"] / 2**30).map("{:.2f}".format),
+        }
+    )
+
+
+def _hours(value: float) -> str:
+    return "<0.01" if 0 < value < 0.01 else f"{value:,.2f}"
+
+
+def _table(name: str, table: DataFrame) -> str:
+    return table.rename_axis(index=None, columns=name).to_string()
+
+
+# --- what fits -------------------------------------------------------------------------------------------------------
+
+GPUS, HOSTS = (24, 48, 80), (64, 128)
+"""GiB of common cards and hosts."""
+USABLE = 0.9
+"""Share of a memory that may be planned with: of a card, CUDA itself and gaps take the rest; of a host, the system."""
+_NAMES: dict[str | int, str] = {"matrix": "matrix", "attention_mlp": "attention_mlp", "block": "block"}
+_NAMES |= {blocks: f"{blocks} blocks" for blocks in (2, 4, 8)}
+"""Windows that are shown, and what they are called."""
+_ORDER = (
+    "dense", "grams", "prune (wanda)", "prune (sparsegpt)", *(f"reconstruct ({name})" for name in _NAMES.values()),
+    "perplexity", "zero-shot",
+)  # fmt: skip
+
+
+def peaks(config: Config, suite: str, models: Sequence[str]) -> dict[str, dict[str, Cost]]:
+    """Costs by stage and by model, on an accelerator; windows and criteria vary, all else is as the suite's defaults.
+
+    Args:
+        suite: whose defaults are taken, and its first perplexity.
+        models: names of models of the config.
+
+    Raises:
+        FreelunchError: the suite or a model is not in the config, or the suite measures no perplexity.
+    """
+    check_name("suite", suite, config.suites)
+    for model in models:
+        check_name("model", model, config.models)
+    measured = [task for task in config.suites[suite].evaluate if isinstance(task, PerplexityTask)]
+    if not measured:
+        raise FreelunchError(f"suites.{suite}.evaluate: measures no perplexity")
+    task = measured[0].model_copy(update={"only": {}})
+    defaults = config.suites[suite].defaults | {"model": list(models), "recovery": "none", "criterion": "wanda"}
+    runs: list[dict[str, Any]] = [
+        {"criterion": ["wanda", "sparsegpt"]},
+        {"recovery": "reconstruct", "window": list(_NAMES)},
+    ]
+    planned = config.model_copy(
+        update={
+            "suites": {"memory": SuiteConfig(defaults=defaults, runs=runs, evaluate=(task,))},
+            "default_suite": "memory",
+            "execution": config.execution.model_copy(update={"device": "cuda"}),
+        }
+    )
+    found: dict[str, dict[str, Cost]] = {label: {} for label in _ORDER}
+    for spec in make_plan(planned).needed("memory"):
+        model = next((above.model for above in walk(spec) if isinstance(above, ModelSpec)), "")
+        for label, each in _labelled(spec):
+            found[label].setdefault(model, cost(each, planned))
+    return found
+
+
+def _labelled(spec: Spec) -> Iterator[tuple[str, Spec]]:
+    """The stages that are shown, by what they are called."""
+    if spec.stage in ("dense", "grams"):
+        yield spec.stage, spec
+    elif isinstance(spec, PrunedSpec):
+        yield f"prune ({spec.criterion})", spec
+    elif isinstance(spec, ReconstructedSpec):
+        yield f"reconstruct ({_NAMES[spec.window]})", spec
+    elif isinstance(spec, EvaluationSpec) and spec.overlays:
+        yield "perplexity", spec
+        asked = ZeroShotTask(metric="zero_shot", tasks=("hellaswag",))
+        yield "zero-shot", EvaluationSpec(subject=spec.subject, data=(), tasks=(asked,))
+
+
+def as_markdown(found: Mapping[str, Mapping[str, Cost]]) -> str:
+    """Two tables: GiB by stage, and what fits where."""
+    models = list(next(iter(found.values())))
+    lines = ["GiB of the GPU + of the host:", "", _row(["stage", *models]), _row(["---", *("---:" for _ in models)])]
+    for label, costs in found.items():
+        cells = (f"{costs[model].device / 2**30:.1f} + {costs[model].host / 2**30:.1f}" for model in models)
+        lines.append(_row([label, *cells]))
+    lines += ["", f"What fits, with {USABLE:.0%} of a memory to plan with:", ""]
+    lines += [_row(["memory", *models]), _row(["---", *("---" for _ in models)])]
+    for kind, attribute, size in [*(("GPU", "device", size) for size in GPUS), *(("host", "host", n) for n in HOSTS)]:
+        row = [f"{kind} of {size} GB"]
+        for model in models:
+            without = [label for label in found if getattr(found[label][model], attribute) > USABLE * size * 2**30]
+            row.append(f"all but {', '.join(without)}" if without else "all")
+        lines.append(_row(row))
+    return "\n".join(lines)
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

@@ -106,15 +106,14 @@ def check_compiler(plan: Plan) -> Finding:
 
 def check_needs(plan: Plan, suite: str, root: Path) -> Iterator[Finding]:
     """Disk and memory against the plan."""
-    total = budget(plan, suite).total
-    found = warnings(total, root)
+    jobs = budget(plan, suite)
+    found = warnings(jobs, root)
     for text in found:
-        level: Literal["warning", "problem"] = "warning" if total.done else "problem"
+        level: Literal["warning", "problem"] = "warning" if jobs["done"].any() else "problem"
         yield Finding("needs", level, f"{text}; `freelunch plan --runs` shows which runs take it")
     if not found:
-        yield Finding(
-            "needs", "ok", f"{total.disk / 2**30:.2f} GiB of disk and {total.memory / 2**30:.2f} GiB of memory"
-        )
+        disk, memory = jobs["disk"].sum() / 2**30, jobs["host"].max() / 2**30
+        yield Finding("needs", "ok", f"{disk:.2f} GiB of disk and {memory:.2f} GiB of memory")
 
 
 def check_hub(plan: Plan, suite: str) -> Finding:

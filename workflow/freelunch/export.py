@@ -71,6 +71,10 @@ class Export:
     def __contains__(self, name: object) -> bool:
         return name in self.skeleton
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor of the model."""
+        return tuple(self.skeleton[name].shape)
+
     def load(self, name: str) -> Tensor:
         """A tensor of the model.
 

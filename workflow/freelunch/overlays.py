@@ -22,6 +22,10 @@ class TensorSource(Protocol):
 
     def __contains__(self, name: object) -> bool: ...
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor, without reading its values."""
+        ...
+
     def load(self, name: str) -> Tensor:
         """The tensor on the CPU; callers must not write to it."""
         ...
@@ -64,7 +68,7 @@ class SafetensorsFiles:
         return list(self._where)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor, from the head of its file."""
+        # from the header of the file
         with safe_open(self._path(name), framework="pt") as file:
             return tuple(file.get_slice(name).get_shape())
 
@@ -90,16 +94,16 @@ class Masked:
     def __contains__(self, name: object) -> bool:
         return name in self.base
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.base.shape(name)
+
     def load(self, name: str) -> Tensor:
-        tensor = self.base.load(name)
-        return tensor.masked_fill(~self._mask(name, tensor), 0) if name in self.masks else tensor
+        tensor, mask = self.base.load(name), self.mask(name)
+        return tensor if mask is None else tensor.masked_fill(~mask, 0)
 
     def mask(self, name: str) -> Tensor | None:
         """Boolean mask of a tensor, True = kept; None if it is not pruned."""
-        return self._mask(name, self.base.load(name)) if name in self.masks else None
-
-    def _mask(self, name: str, tensor: Tensor) -> Tensor:
-        return unpack(self.masks.load(name), tensor.shape[1])
+        return unpack(self.masks.load(name), self.shape(name)[1]) if name in self.masks else None
 
 
 class Replaced:
@@ -111,8 +115,14 @@ class Replaced:
     def __contains__(self, name: object) -> bool:
         return name in self.changed or name in self.base
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._source(name).shape(name)
+
     def load(self, name: str) -> Tensor:
-        return (self.changed if name in self.changed else self.base).load(name)
+        return self._source(name).load(name)
+
+    def _source(self, name: str) -> TensorSource:
+        return self.changed if name in self.changed else self.base
 
 
 class InMemory:
@@ -123,6 +133,9 @@ class InMemory:
 
     def __contains__(self, name: object) -> bool:
         return name in self._tensors
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._tensors[name].shape)
 
     def load(self, name: str) -> Tensor:
         return self._tensors[name]

@@ -12,11 +12,9 @@ from .plan.config import Train
 from .plan.specs import training_of
 from .recovery import losses
 from .recovery.fit import Keeper, Trained
+from .recovery.schedule import VALIDATION_TOKENS
 from .recovery.trainable import Trainable
 from .recovery.training import Trainer
-
-VALIDATION_TOKENS = 4096
-"""In a batch."""
 
 
 def pretrain(
@@ -55,7 +53,7 @@ class _NextToken:
         return len(self._tokens[split])
 
     def validation_batch(self) -> int:
-        return max(1, VALIDATION_TOKENS // self._tokens["validation"].shape[1])
+        return max(1, VALIDATION_TOKENS["pretrain"] // self._tokens["validation"].shape[1])
 
     def load(self, split: str, rows: Tensor) -> Tensor:
         return self._tokens[split][rows].to(self._model.device).long()

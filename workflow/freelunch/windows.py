@@ -116,6 +116,15 @@ def completed(windows: Sequence[Window], at: int) -> list[int]:
     return [block for block in windows[at].blocks if block not in later]
 
 
+def boundaries_to_keep(blocks: int, bytes_each: int, budget: int) -> list[int]:
+    """Block boundaries ``0 .. blocks`` to keep within a budget in bytes: all, or an even spread with both ends.
+
+    The first and the last are kept whatever the budget: without them no block has its inputs and targets.
+    """
+    count = min(max(2, budget // bytes_each), blocks + 1) if bytes_each else blocks + 1
+    return sorted({round(i * blocks / (count - 1)) for i in range(count)})
+
+
 def canonical_targets(text: object) -> str:
     """The one way targets are written: ``all``, or the last parts of matrices' names, joined by ``+``."""
     names = [part.strip() for part in text.split("+")] if isinstance(text, str) else []

@@ -18,6 +18,7 @@ from freelunch.plan.plan import resolved
 from freelunch.sources import wheel_path
 from freelunch.plan.spec import STAGES
 from freelunch.stages import code_of
+from freelunch.vision import costs as vision_costs  # registers those of classifiers
 from freelunch.yaml_files import read_yaml
 from snakemake.exceptions import WorkflowError
 
@@ -169,7 +170,7 @@ def classifier_threads(stage):
     """One where there is no GPU and images are so few that jobs side by side gain more than threads of one job."""
 
     def threads(wildcards):
-        work = cost(PLAN.config, SPECS[stage][wildcards.name]).operations
+        work = cost(SPECS[stage][wildcards.name], PLAN.config).operations
         return 1 if work < 1e15 and GPUS == 0 else TORCH_THREADS
 
     return threads
@@ -188,7 +189,7 @@ def memory(stage):
     """Predicted memory in MB, doubled when a cluster retries the job."""
 
     def predicted(wildcards, attempt):
-        stage_mb = cost(PLAN.config, SPECS[stage][wildcards.name]).memory / 1e6 * 1.25
+        stage_mb = cost(SPECS[stage][wildcards.name], PLAN.config).host / 1e6 * 1.25
         return int((SNAKEMAKE_MB + stage_mb) * 2 ** (attempt - 1))
 
     return predicted

@@ -63,7 +63,9 @@ def drifts(dense: Network, network: Network, windows: dict[str, Tensor], stream_
                 local[name].append(_distances(network.run_block(index, block, wanted[at]), target, where))
                 behind = network.run_block(index, block, found[at])
                 accumulated[name].append(_distances(behind, target, where))
-                wanted[at], found[at] = target.cpu(), behind.cpu()
+                # in place: tensors that come and go between others leave holes as large as all states
+                wanted[at].copy_(target)
+                found[at].copy_(behind)
         for name in windows:
             results[name].append(Drift(*_summary(local[name]), *_summary(accumulated[name])))
     return results

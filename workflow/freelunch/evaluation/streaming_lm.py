@@ -23,12 +23,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..activations import advance
-from ..costs.zero_shot import STATES
 from ..errors import FreelunchError
 from ..streaming import Network
+from .sizes import LOGITS, STATES
 
-LOGITS = 2**26
-"""Logits that are computed at a time, at most (those of one sequence in any case)."""
 MULTIPLE = 8
 """Lengths are padded to a multiple of this: the call arguments of blocks are kept for every shape of a batch."""
 NEW_TOKENS = 256

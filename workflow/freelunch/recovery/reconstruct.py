@@ -23,11 +23,9 @@ from .compiled import compiled
 from .fit import Trained
 from .flows import DenseFlow, Pairs
 from .losses import LOSSES
+from .schedule import VALIDATION_TOKENS
 from .trainable import MaskOf, Trainable
 from .training import Trainer
-
-VALIDATION_TOKENS = 2048
-"""Tokens per batch of a validation pass, which needs no room for gradients."""
 
 
 def reconstruct_window(
@@ -100,7 +98,7 @@ class _Matching:
         return len(self._pairs[split][0])
 
     def validation_batch(self) -> int:
-        return max(1, VALIDATION_TOKENS // self._pairs["validation"][0].shape[1])
+        return max(1, VALIDATION_TOKENS["reconstruct"] // self._pairs["validation"][0].shape[1])
 
     def load(self, split: str, rows: Tensor) -> tuple[Sent, Sent]:
         # in float32: autocast rounds what enters a product, but the residual stream keeps its precision

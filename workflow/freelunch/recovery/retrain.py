@@ -24,11 +24,11 @@ from ..transfers import Sent, Uploads
 from . import losses
 from .compiled import compiled
 from .fit import Keeper, Trained
+from .schedule import VALIDATION_TOKENS
 from .trainable import MaskOf, Trainable
 from .training import Trainer
 
 WHERE = "model"
-VALIDATION_TOKENS = 1024
 
 
 def retrain(
@@ -82,7 +82,7 @@ class _Predicting:
         return len(self._tokens[split])
 
     def validation_batch(self) -> int:
-        return max(1, VALIDATION_TOKENS // self._tokens["validation"].shape[1])
+        return max(1, VALIDATION_TOKENS["retrain"] // self._tokens["validation"].shape[1])
 
     def load(self, split: str, rows: Tensor) -> tuple[Sent, Sent | None]:
         tokens = self._uploads.send(self._tokens[split], rows, torch.long)

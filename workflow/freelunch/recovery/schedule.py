@@ -1,11 +1,11 @@
-"""When things happen in training: learning rate, order of batches, validation."""
+"""When things happen in training: learning rate and validation. Imports no torch: the plan counts by it."""
 
 from __future__ import annotations
 
 import math
 
-import torch
-from torch import Tensor
+VALIDATION_TOKENS = {"reconstruct": 2048, "retrain": 1024, "pretrain": 4096}
+"""Tokens per batch of a validation pass, which needs no room for gradients, by what is trained."""
 
 
 def learning_rate(peak: float, step: int, total: int, warmup: float, schedule: str = "linear") -> float:
@@ -20,18 +20,6 @@ def learning_rate(peak: float, step: int, total: int, warmup: float, schedule: s
     if schedule == "linear":
         return peak * left
     return peak * (1 - math.cos(math.pi * left)) / 2 if schedule == "cosine" else peak
-
-
-def batch_order(count: int, batch_size: int, epochs: int, seed: int, window: int) -> list[Tensor]:
-    """Indices of the sequences of every step: each epoch a fresh permutation, the remainder kept as a smaller batch.
-
-    The order depends on the seed and the window alone, so windows may be trained in any order, in any process.
-    """
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + window)
-    order: list[Tensor] = []
-    for _ in range(epochs):
-        order.extend(torch.randperm(count, generator=generator).split(batch_size))
-    return order
 
 
 def validation_steps(total: int, epochs: int, at_least: int = 3) -> list[int]:

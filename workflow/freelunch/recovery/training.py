@@ -21,7 +21,7 @@ from ..plan.specs import Training
 from ..transfers import ahead
 from . import rates
 from .fit import Fit, Keeper, State, restore, state_of
-from .schedule import batch_order, learning_rate, validation_steps
+from .schedule import learning_rate, validation_steps
 from .trainable import Trainable
 
 MOMENTUM = 0.9
@@ -194,3 +194,15 @@ class Trainer:
         order = [torch.arange(rows.start, rows.stop) for rows in batches(count, objective.validation_batch())]
         loaded = ahead(lambda rows: objective.load("validation", rows), order)
         return sum(objective.loss(batch).item() * len(rows) for rows, batch in zip(order, loaded, strict=True)) / count
+
+
+def batch_order(count: int, batch_size: int, epochs: int, seed: int, window: int) -> list[Tensor]:
+    """Indices of the sequences of every step: each epoch a fresh permutation, the remainder kept as a smaller batch.
+
+    The order depends on the seed and the window alone, so windows may be trained in any order, in any process.
+    """
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + window)
+    order: list[Tensor] = []
+    for _ in range(epochs):
+        order.extend(torch.randperm(count, generator=generator).split(batch_size))
+    return order

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..activations import batches, boundaries_to_keep, check_finite, create, forward, load, scratch
+from ..activations import batches, check_finite, create, forward, load, scratch
 from ..artifacts import Artifact
 from ..blocks import matrices
 from ..plan.specs import DenseSpec
 from ..statistics import Collector
 from ..streaming import Network
+from ..windows import boundaries_to_keep
 from .network import open_network
 from .stage import Stage
 

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..costs.zero_shot import LARGEST, whole_bytes
+from freelunch.plan.config import ZeroShotTask
+from freelunch.plan.facts import Facts
+from freelunch.plan.specs import EvaluationSpec
+
 from ..device import free_memory
-from ..plan.config import ZeroShotTask
-from ..plan.facts import Facts
-from ..plan.specs import EvaluationSpec
+from ..evaluation.sizes import LARGEST, whole_bytes
 from ..questions import QUESTION_SETS
 from ..streaming import Network
 from .stage import Stage

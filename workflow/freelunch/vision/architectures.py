@@ -13,6 +13,9 @@ from typing import Literal
 
 from ..errors import FreelunchError, suggest
 
+TEST_BATCH = 100
+"""Images that are measured at a time."""
+
 
 @dataclass(frozen=True)
 class Shape:

@@ -10,6 +10,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from ..errors import FreelunchError
+from .architectures import TEST_BATCH
 from .images import Images
 from .sections import ClassifierConfig
 
@@ -83,7 +84,7 @@ def augmented(pixels: Tensor, kind: str, generator: torch.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def accuracy(network: nn.Module, images: Images, batch_size: int = 100) -> float:
+def accuracy(network: nn.Module, images: Images, batch_size: int = TEST_BATCH) -> float:
     """Share of the images whose largest logit is that of their label, in eval mode.
 
     Larger batches fall out of the caches of a CPU, and take longer.
