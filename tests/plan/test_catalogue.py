@@ -92,9 +92,11 @@ def test_known_entries_are_pinned_and_all_in_the_suite(plan: Plan, runs: list[Ru
 
 def test_an_entry_of_the_config_wins_and_what_is_known_needs_none() -> None:
     raw = read_yaml(CONFIG)
-    raw["models"]["opt-125m"] = catalogue("models")["opt-125m"] | {"dtype": "float32"}
+    raw["models"] |= {"opt-125m": {"dtype": "float32"}, "opt-2.7b": {"path": "here", "dtype": "float32"}}
     config = parse_config(raw)
-    assert config.models["opt-125m"].dtype == "float32" and config.models["opt-1.3b"].dtype == "float16"
+    changed, replaced, known = (config.models[f"opt-{size}"] for size in ("125m", "2.7b", "1.3b"))
+    assert (changed.dtype, known.dtype) == ("float32", "float16") and changed.hub is not None
+    assert (replaced.path, replaced.hub, replaced.family) == ("here", None, None)
     assert catalogue("models")["opt-125m"]["dtype"] == "float16" and "opt-1.3b" not in raw["models"]
     bare = parse_config({"default_suite": "a", "suites": {"a": {}}})
     assert bare.models.keys() == catalogue("models").keys()

@@ -531,7 +531,8 @@ def catalogue(section: str) -> dict[str, Any]:
 def parse_config(raw: Any) -> Config:
     """Validate a parsed ``config.yaml``, without looking at what the suites expand to (``plan`` does that).
 
-    The models and data of the catalogues are in it, but for those whose names the config has as well.
+    The models and data of the catalogues are in it. An entry of the config that has the name of one of them replaces it
+    if it has a source, and else changes the keys that it has.
 
     Raises:
         FreelunchError: one line per problem, each with the key, its value and what is allowed.
@@ -539,7 +540,17 @@ def parse_config(raw: Any) -> Config:
     if not isinstance(raw, dict):
         raise FreelunchError(f"the config is a {type(raw).__name__}, not a mapping of sections")
     kind = config_type()
-    known = {name: catalogue(name) for name in kind.model_fields}
-    sections = {name: raw.get(name, {}) for name, entries in known.items() if entries}
-    merged = {name: known[name] | own if isinstance(own, dict) else own for name, own in sections.items()}
-    return validate(kind, raw | merged)
+    known = {section: catalogue(section) for section in kind.model_fields if catalogue(section)}
+    return validate(kind, raw | {section: _laid_over(known[section], raw.get(section, {})) for section in known})
+
+
+def _laid_over(known: dict[str, Any], section: Any) -> Any:
+    """Entries of a section over known ones; a section that is none is left for the validation to name."""
+    if not isinstance(section, dict):
+        return section
+    changes = {
+        name: known[name] | entry
+        for name, entry in section.items()
+        if name in known and isinstance(entry, dict) and not entry.keys() & {*ModelConfig.kinds}
+    }
+    return known | section | changes
