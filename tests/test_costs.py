@@ -157,10 +157,10 @@ def test_works_add_up_and_the_largest_needs_the_memory() -> None:
 
 def test_a_spec_that_nobody_registered_is_refused() -> None:
     class Other(Spec):
-        stage: str = "other"
+        stage: str
 
     with pytest.raises(FreelunchError, match="stage other"):
-        placed(Other())
+        placed(Other(stage="other"))
 
 
 def test_every_stage_has_a_cost() -> None:
