@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from freelunch.config import ExecutionConfig
 from freelunch.specs import STAGES, ExportSpec, ReconstructedSpec, Spec
@@ -11,12 +12,18 @@ from stage_runs import run, tiny_config, tiny_plan, upstream
 SHARDED = ExecutionConfig(device="cpu", stream_tokens=128, shards=2)
 
 
-def _plan() -> dict[str, Spec]:
+def small_config() -> dict[str, Any]:
+    """The config of the tiny suite, of two narrow blocks and few sequences, for a test to change."""
     raw = tiny_config()
     small = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
     raw["models"]["tiny"]["random"]["config"] |= small
+    raw["suites"]["tiny"]["defaults"] |= {"sequences": 5, "validation_sequences": 2, "length": 24, "batch_size": 2}
+    return raw
+
+
+def _plan() -> dict[str, Spec]:
+    raw = small_config()
     suite = raw["suites"]["tiny"]
-    suite["defaults"] |= {"sequences": 5, "validation_sequences": 2, "length": 24, "batch_size": 2}
     suite["runs"] = [
         {"criterion": "sparsegpt", "pattern": "2:4", "window": "block"},
         {"criterion": "wanda", "pattern": "50%", "recovery": "retrain", "loss": "kl"},

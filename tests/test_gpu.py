@@ -15,11 +15,13 @@ import fake_gpu
 from fake_gpu import GpuTensor, watched
 from freelunch.artifacts import read_json
 from freelunch.specs import STAGES, PrunedSpec, Spec
-from one_of_each import SHARDED, SPECS, above
-from stage_runs import EXECUTION, prepare, run, tiny_config, tiny_plan, upstream
+from one_of_each import SHARDED, SPECS, above, small_config
+from stage_runs import EXECUTION, prepare, run, tiny_plan, upstream
+from tiny import FAMILIES
 
 UNSEEN = {"models", "data", "questions", "calibration", "images", "export"}
 """Stages that compute nothing on a device."""
+EXACT = EXECUTION.model_copy(update={"products": "float32"})
 
 
 @pytest.fixture
@@ -30,8 +32,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> torch.device:
 def same_results(one: Path, other: Path) -> None:
     """Raise where two results differ by more than rounding.
 
-    The exact kernels are the same, but autocast rounds other operations than on the CPU, and AdamW moves a weight whose
-    gradient is all rounding by up to the learning rate.
+    Autocast rounds other operations than on the CPU, and AdamW moves a weight whose gradient is all rounding by up to
+    the learning rate.
     """
     files = sorted(path.name for path in one.iterdir())
     assert files == sorted(path.name for path in other.iterdir())
@@ -104,3 +106,74 @@ def test_every_stage_computes_there_what_it_computes_on_the_cpu(
         run(spec, tmp_path, SHARDED)
     assert watch.peak > 0
     same_results(made / spec.folder, tmp_path / spec.folder)
+
+
+METHODS = [
+    {"criterion": "magnitude", "pattern": "50% global", "recovery": "none"},
+    {"criterion": "random", "pattern": "50% per matrix", "allocation": "erk", "recovery": "none"},
+    {"criterion": "ria", "pattern": "50%", "allocation": "owl", "refinement": "dsnot + bias", "recovery": "none"},
+    {"criterion": "wanda", "pattern": "2:4", "refinement": "admm", "recovery": "none"},
+    {"criterion": "wanda", "pattern": "50% global", "refinement": "exact", "recovery": "none"},
+    {"criterion": "sparsegpt", "pattern": "50%", "allocation": "lamp", "recovery": "none"},
+    {"criterion": "wanda", "pattern": "50%", "allocation": "repairability", "recovery": "none"},
+    {"criterion": "flap", "pattern": "25% structured", "refinement": "bias", "recovery": "none"},
+    {"criterion": "flap", "pattern": "25% structured global", "prune_inputs": "sparse", "recovery": "none"},
+    {"criterion": "wanda", "pattern": "50%", "window": "matrix", "parametrization": "scale_lora + biases(add=1)"},
+    {"criterion": "wanda", "pattern": "50%", "window": "matrix_exact", "parametrization": "full + biases(add=1)"},
+    {"criterion": "wanda", "pattern": "50%", "window": "key_up", "loss": "cosine", "optimizer": "sgd"},
+    {"criterion": "wanda", "pattern": "50%", "window": "attention_mlp", "flow": "sparse_local", "learning_rate": "auto"},
+    {"criterion": "wanda", "pattern": "2:4", "window": 2, "flow": "sparse_dense", "parametrization": "spp + norms"},
+    {"criterion": "wanda", "pattern": "2:4", "window": "matrix", "flow": "official_matrix", "clip": 1.0},
+    {"criterion": "sparsegpt", "pattern": "2:4", "window": "block", "prune_inputs": "recovered"},
+    {"criterion": "wanda", "pattern": "50%", "recovery": "retrain", "parametrization": "lora_prune", "patience": 1},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("axes", METHODS, ids=lambda axes: "-".join(str(value) for value in axes.values()))
+def test_every_method_computes_there_what_it_computes_on_the_cpu(
+    axes: dict[str, Any], made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = small_config()
+    raw["suites"]["tiny"]["runs"] = [axes]
+    raw["suites"]["tiny"]["evaluate"] = [{"data": "documents", "length": 24, "sequences": 4, "metric": "drift"}]
+    (*_, planned) = tiny_plan(raw).runs["tiny"]
+    folders = both([planned.evaluation], made, tmp_path, monkeypatch)
+    same_results(*(root / planned.evaluation.subject.folder for root in folders))
+    same_results(*(root / planned.evaluation.folder for root in folders))
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gemma2", "opt", "phi3", "mistral"])
+def test_every_family_computes_there_what_it_computes_on_the_cpu(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = small_config()
+    sizes = {"model_type": family, "vocab_size": 320, "num_hidden_layers": 2, "max_position_embeddings": 128}
+    raw["models"]["tiny"]["random"]["config"] = FAMILIES[family] | sizes
+    raw["suites"]["tiny"]["runs"] = [
+        {"criterion": "wanda", "pattern": "50%", "window": "attention_mlp"},
+        {"criterion": "wanda", "pattern": "50%", "recovery": "retrain"},
+    ]
+    text = {"data": "documents", "length": 24, "sequences": 4}
+    raw["suites"]["tiny"]["evaluate"] = [text, text | {"metric": "drift"}]
+    specs = [planned.evaluation for planned in tiny_plan(raw).runs["tiny"][1:]]
+    folders = both(specs, None, tmp_path, monkeypatch)
+    for spec in [each for evaluation in specs for each in (*upstream(evaluation), evaluation)]:
+        same_results(*(root / spec.folder for root in folders))
+
+
+def both(specs: Sequence[Spec], made: Path | None, root: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Results with all that they build on, on the CPU and on the device; what is in ``made`` is taken from there."""
+    folders = [root / "cpu", root / "gpu"]
+    for folder in folders:
+        folder.mkdir()
+        for each in [each for spec in specs for each in upstream(spec)]:
+            there = (folder / each.manifest).exists()
+            if not there and made is not None and (made / each.manifest).exists() and each.stage not in ("pruned", "reconstructed"):
+                shutil.copytree(made / each.folder, folder / each.folder)
+        if folder.name == "gpu":
+            fake_gpu.use(monkeypatch)
+        # without autocast the kernels are the same, and what differs is a mistake
+        for spec in specs:
+            prepare(spec, folder, EXACT)
+            run(spec, folder, EXACT)
+    return folders
