@@ -393,7 +393,7 @@ def _overload(name: str) -> Any:
 
 # --- the package on it -----------------------------------------------------------------------------------------------
 
-_pinned: set[int] = set()
+_pinned: weakref.WeakValueDictionary[int, torch.UntypedStorage] = weakref.WeakValueDictionary()
 
 
 def is_pinned(host: Tensor) -> bool:
@@ -409,13 +409,10 @@ class _Event:
 class Copies:
     """Copies between pinned memory and the device (:class:`freelunch.transfers.Copies`)."""
 
-    def __init__(self) -> None:
-        self._buffers: list[Tensor] = []
-
     def pinned(self, size: int) -> Tensor:
-        self._buffers.append(torch.empty(size, dtype=torch.uint8))
-        _pinned.add(self._buffers[-1].untyped_storage()._cdata)
-        return self._buffers[-1]
+        buffer = torch.empty(size, dtype=torch.uint8)
+        _pinned[buffer.untyped_storage()._cdata] = buffer.untyped_storage()
+        return buffer
 
     def up(self, host: Tensor, dtype: torch.dtype) -> tuple[Tensor, _Event]:
         return host.to(NAME, non_blocking=True).to(dtype), _Event()
@@ -429,9 +426,6 @@ class Copies:
 
     def computed(self) -> _Event:
         return _Event()
-
-    def __del__(self) -> None:
-        _pinned.difference_update(buffer.untyped_storage()._cdata for buffer in self._buffers)
 
 
 def use(monkeypatch: pytest.MonkeyPatch) -> torch.device:

@@ -62,7 +62,12 @@ def test_the_device_refuses_what_cuda_refuses() -> None:
     ):  # fmt: skip
         with pytest.raises(RuntimeError, match="device"):
             mixed()
-    for allowed in (here + there[0, 0], here[torch.tensor([0, 1])], torch.where(here > 0, here, there[0, 0]), here.mul_(there.sum())):
+    for allowed in (
+        here + there[0, 0],
+        here[torch.tensor([0, 1])],
+        torch.where(here > 0, here, there[0, 0]),
+        here.mul_(there.sum()),
+    ):
         assert isinstance(allowed, GpuTensor)
     with pytest.raises(RuntimeError, match="numpy"):
         here.numpy()
@@ -168,7 +173,12 @@ def both(specs: Sequence[Spec], made: Path | None, root: Path, monkeypatch: pyte
         folder.mkdir()
         for each in [each for spec in specs for each in upstream(spec)]:
             there = (folder / each.manifest).exists()
-            if not there and made is not None and (made / each.manifest).exists() and each.stage not in ("pruned", "reconstructed"):
+            if (
+                not there
+                and made is not None
+                and (made / each.manifest).exists()
+                and each.stage not in ("pruned", "reconstructed")
+            ):
                 shutil.copytree(made / each.folder, folder / each.folder)
         if folder.name == "gpu":
             fake_gpu.use(monkeypatch)
