@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,21 @@ from safetensors.torch import load_file
 
 import fake_gpu
 from fake_gpu import GpuTensor, watched
+from freelunch.activations import States, advance, forward
 from freelunch.artifacts import read_json
-from freelunch.specs import STAGES, PrunedSpec, Spec
+from freelunch.blocks import matrices
+from freelunch.evaluation.perplexity import perplexities
+from freelunch.overlays import InMemory
+from freelunch.recovery.flows import FLOWS
+from freelunch.recovery.reconstruct import reconstruct_window
+from freelunch.recovery.retrain import retrain
+from freelunch.specs import STAGES, Spec, Training
+from freelunch.statistics import Collector
+from freelunch.streaming import Network
+from freelunch.windows import BlockMatrices, tile
 from one_of_each import SHARDED, SPECS, above, small_config
 from stage_runs import EXECUTION, prepare, run, tiny_plan, upstream
-from tiny import FAMILIES
+from tiny import FAMILIES, random_model, random_tokens
 
 UNSEEN = {"models", "data", "questions", "calibration", "images", "export"}
 """Stages that compute nothing on a device."""
@@ -187,3 +199,81 @@ def both(specs: Sequence[Spec], made: Path | None, root: Path, monkeypatch: pyte
             prepare(spec, folder, EXACT)
             run(spec, folder, EXACT)
     return folders
+
+
+# --- waits -----------------------------------------------------------------------------------------------------------
+
+
+def network(dtype: torch.dtype = torch.bfloat16) -> Network:
+    model = random_model("llama", dtype=dtype)
+    return Network(model.config, InMemory(dict(model.state_dict())), dtype, fake_gpu.NAME)
+
+
+def mask_of(name: str) -> torch.Tensor | None:
+    shape = random_model("llama").get_parameter(name).shape
+    return torch.arange(math.prod(shape)).reshape(shape) % 2 == 0 if len(shape) > 1 else None
+
+
+def reconstruct_steps(window: str, steps: int, folder: Path, **training: Any) -> None:
+    """Train a window for some steps, of which each has two batches."""
+    student = network()
+    states = {
+        split: student.embed(random_tokens(count, 12)).cpu()
+        for split, count in (("calibration", 2 * steps), ("validation", 3))
+    }
+    walks = {split: States(student, {0: hidden}, 64, folder) for split, hidden in states.items()}
+    inside = [BlockMatrices(tuple(matrices(student.blocks[0])))] * len(student.blocks)
+    windows = tile(window, len(student.blocks), inside)
+    flow = FLOWS["dense"](walks, student, states, windows, 64, folder)
+    settings = Training(batch_size=2, learning_rate=1e-3, accumulation=2, clip=1.0, **training)
+    reconstruct_window(flow, windows[1], mask_of, settings)
+
+
+def retrain_steps(loss: Any, steps: int, folder: Path) -> None:
+    whole = network()
+    tokens = {"calibration": random_tokens(2 * steps, 12), "validation": random_tokens(3, 12, 1)}
+    dense = {split: whole.embed(each).cpu() for split, each in tokens.items()} if loss == "kl" else {}
+    retrain(whole, tokens, dense, mask_of, Training(loss=loss, batch_size=2, learning_rate=1e-3))
+
+
+def pass_of_batches(count: int, folder: Path) -> None:
+    """What the dense pass does with a block and so many batches."""
+    dense = network()
+    hidden = torch.zeros(2 * count, 12, 32, dtype=torch.bfloat16)
+    with dense.block(1) as block:
+        collector = Collector(matrices(block), gram=True)
+        with collector.watching():
+            forward(dense, 1, block, "block", None, hidden, torch.empty_like(hidden), 2)
+        advance(dense, 1, block, list(hidden.split(2)))
+    collector.results()
+
+
+def head_of_sequences(count: int, folder: Path) -> None:
+    """A perplexity of so many sequences, in one batch."""
+    perplexities(network(), {"a": random_tokens(count, 12)}, 12 * count)
+
+
+@pytest.mark.parametrize(
+    ("work", "each"),
+    [
+        (partial(reconstruct_steps, "matrix"), 1),
+        (partial(reconstruct_steps, "attention_mlp"), 1),
+        (partial(reconstruct_steps, "block"), 1),
+        (partial(reconstruct_steps, "block", parametrization="mask_lora + norms", loss="cosine"), 1),
+        (partial(retrain_steps, "cross_entropy"), 1),
+        (partial(retrain_steps, "kl"), 1),
+        (pass_of_batches, 0),
+        (head_of_sequences, 0),
+    ],
+    ids=["matrix", "attention_mlp", "block", "mask_lora", "cross_entropy", "kl", "dense pass", "perplexity"],
+)
+def test_a_step_waits_for_its_losses_alone_and_streaming_for_nothing(
+    work: Callable[..., None], each: int, gpu: torch.device, tmp_path: Path
+) -> None:
+    waits = []
+    for count in (4, 8):
+        with watched() as watch:
+            work(count, tmp_path)
+        waits.append(watch.waits)
+    more = waits[1] - waits[0]
+    assert more.total() == 4 * each and waits[0].total() > 0, more
