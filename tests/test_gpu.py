@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,12 +19,16 @@ from fake_gpu import GpuTensor, watched
 from freelunch.activations import States, advance, forward
 from freelunch.artifacts import read_json
 from freelunch.blocks import matrices
+from freelunch.errors import FreelunchError
 from freelunch.evaluation.perplexity import perplexities
+from freelunch.job import foreseen
 from freelunch.overlays import InMemory
 from freelunch.recovery.flows import FLOWS
 from freelunch.recovery.reconstruct import reconstruct_window
 from freelunch.recovery.retrain import retrain
+from freelunch.runner import Runner
 from freelunch.specs import STAGES, Spec, Training
+from freelunch.stages.memory_errors import explained, out_of_memory
 from freelunch.statistics import Collector
 from freelunch.streaming import Network
 from freelunch.windows import BlockMatrices, tile
@@ -199,6 +204,52 @@ def both(specs: Sequence[Spec], made: Path | None, root: Path, monkeypatch: pyte
             prepare(spec, folder, EXACT)
             run(spec, folder, EXACT)
     return folders
+
+
+# --- memory that is full ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("stage", "lower"),
+    [
+        ("dense", "lower execution.stream_tokens (128)"),
+        ("pruned", "which no setting makes smaller"),
+        ("shards", "raise accumulation (1) up to batch_size (2), or lower batch_size or length (24), or take a smaller "
+                   "window than block, or lower execution.stream_tokens (128)"),
+        ("retrained", "batch_size (2), or lower batch_size or length (24), or train less than parametrization full"),
+        ("evaluation", "lower execution.stream_tokens (128), or set execution.zero_shot: streaming"),
+        ("classifiers", "lower classifiers.tiny.batch_size (8)"),
+        ("sparse_classifiers", "or calibration_images (8)"),
+    ],
+)  # fmt: skip
+def test_a_gpu_that_is_full_is_one_line_that_says_what_to_lower(
+    stage: str, lower: str, gpu: torch.device, made: Path, tmp_path: Path
+) -> None:
+    spec = SPECS[stage]
+    for each in [*upstream(spec), *above(spec)]:
+        if not (tmp_path / each.folder).exists():
+            shutil.copytree(made / each.folder, tmp_path / each.folder)
+    runner = Runner(tmp_path, SHARDED, 1.0)
+    full = r"the GPU's memory is full: [\d.]+ MiB more were asked for, of [\d.]+ MiB in all"
+    with watched(capacity=20_000), pytest.raises(FreelunchError) as failure:
+        runner.need(spec)
+    assert re.match(f"{stage} {re.escape(spec.name)}: {full}; ", str(failure.value)) and lower in str(failure.value)
+    assert foreseen(failure.value) == str(failure.value) and "\n" not in str(failure.value)
+    if stage == "dense":  # nothing is in the way of a second try
+        same_results(made / spec.folder, runner.need(spec).folder)
+
+
+def test_a_library_of_cuda_that_finds_no_memory_is_told_from_defects() -> None:
+    """What torch says on CUDA, where it says how much is free, and what cuBLAS has it say."""
+    spec = SPECS["dense"]
+    text = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.10 GiB of which 1.17 GiB is free."
+    failure = explained(spec, EXECUTION, torch.OutOfMemoryError(text))
+    assert "2.00 GiB more were asked for, of 79.10 GiB 1.17 GiB are free; " in str(failure)
+    library = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+    assert out_of_memory(library) and "CUBLAS_STATUS_ALLOC_FAILED" in str(explained(spec, EXECUTION, library))
+    assert not out_of_memory(RuntimeError("shapes do not match")) and not out_of_memory(
+        ValueError("_STATUS_ALLOC_FAILED")
+    )
 
 
 # --- waits -----------------------------------------------------------------------------------------------------------
