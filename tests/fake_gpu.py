@@ -1,7 +1,7 @@
 """A second device for tests, on a machine without a GPU: it computes on the CPU, and is as strict as CUDA.
 
-Its tensors (:class:`GpuTensor`) say that they lie on ``torch.device("gpu")``, and hold a CPU tensor that every operation
-computes with, so that numbers can be compared, gradients and optimisers included. As on CUDA, an operation that mixes
+Its tensors (:class:`GpuTensor`) say that they lie on ``torch.device("gpu")``, and hold a CPU tensor that operations
+compute with, so that numbers can be compared, gradients and optimisers included. As on CUDA, an operation that mixes
 them with tensors of another device fails, but for numbers (0-dimensional CPU tensors), indices and copies; so does a
 CPU generator. :func:`watched` counts what cannot be seen on a CPU:
 
@@ -184,7 +184,7 @@ def _computed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     if packet is _aten.record_stream:
         return None
-    _refuse_mixed(func, args, kwargs, tensors, leaves)
+    _refuse_mixed(func, args, tensors, leaves)
     if _waits(packet, args, kwargs, tensors):
         _wait(str(func))
     to = kwargs.get("device")
@@ -213,36 +213,21 @@ def _written(func: Any) -> tuple[tuple[int, str], ...]:
     return tuple((i, each.name) for i, each in found)
 
 
-def _refuse_mixed(func: Any, args: Any, kwargs: Any, tensors: list[Tensor], leaves: list[Any]) -> None:
+def _refuse_mixed(func: Any, args: Any, tensors: list[Tensor], leaves: list[Any]) -> None:
     """Raise as CUDA does where tensors of several devices meet, or random numbers would be those of the CPU."""
     packet = func.overloadpacket
     if any(isinstance(leaf, torch.Generator) and leaf.device.type != NAME for leaf in leaves):
         raise RuntimeError(f"{func}: expected a '{NAME}' device type for generator but found 'cpu'")
-    if packet in _COPYING or func._schema.name == "aten::set_":
+    if packet in _COPYING:
         return
-    checked = [args[0], *tree_leaves(args[2:])] if packet in _INDEXING else tensors
-    mixed = {
-        str(tensor.device)
-        for tensor in checked
-        if isinstance(tensor, Tensor)
-        and not isinstance(tensor, GpuTensor)
-        and (tensor.device.type != "cpu" or tensor.dim() > 0 or packet in _TOGETHER or tensor is args[0])
-    }
-    # a number may be of the CPU, but not what it is written to, and a tensor of the CPU takes no index of a GPU
-    if mixed and not (len(mixed) == 1 and _numbers(func, args, tensors)):
-        shapes = [(str(tensor.device), list(tensor.shape)) for tensor in tensors]
-        raise RuntimeError(f"{func}: expected all tensors to be on the same device, but found {shapes}")
-
-
-def _numbers(func: Any, args: Any, tensors: list[Tensor]) -> bool:
-    """Whether all that does not lie on the device are numbers of the CPU that are only read."""
-    outside = [tensor for tensor in tensors if not isinstance(tensor, GpuTensor)]
-    written = [args[at] for at, _ in _written(func) if at < len(args)]
-    return (
-        func.overloadpacket not in _TOGETHER | _INDEXING
-        and all(tensor.device.type == "cpu" and tensor.dim() == 0 for tensor in outside)
-        and not any(tensor is each for tensor in outside for each in tree_leaves(written))
-    )
+    written = tree_leaves([args[at] for at, _ in _written(func) if at < len(args)])
+    indices = args[1] if packet in _INDEXING else []
+    for tensor in tensors:
+        number = tensor.dim() == 0 and packet not in _TOGETHER and not any(tensor is each for each in written)
+        allowed = tensor.device.type == "cpu" and (number or any(tensor is index for index in indices))
+        if not isinstance(tensor, GpuTensor) and not allowed:
+            shapes = [(str(each.device), list(each.shape)) for each in tensors]
+            raise RuntimeError(f"{func}: expected all tensors to be on the same device, but found {shapes}")
 
 
 def _waits(packet: Any, args: Any, kwargs: Any, tensors: list[Tensor]) -> bool:
@@ -271,7 +256,7 @@ def _waits(packet: Any, args: Any, kwargs: Any, tensors: list[Tensor]) -> bool:
 
 
 _FACTORIES = """empty.memory_format empty_strided arange arange.start arange.start_step eye eye.m randperm
-randperm.generator tril_indices triu_indices""".split()
+randperm.generator tril_indices triu_indices"""
 """Operations without a tensor among their arguments that torch does not write in terms of the others."""
 
 
@@ -289,8 +274,8 @@ def _copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Te
 
 
 def _attention(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout: float = 0.0, causal: bool = False, *,
-    scale: float | None = None, enable_gqa: bool = False,
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout: float = 0.0, causal: bool = False,
+    *, scale: float | None = None, enable_gqa: bool = False,
 ) -> Tensor:  # fmt: skip
     """By a fused kernel, as on CUDA (that of the CPU, with its bits), which keeps no scores of pairs of tokens."""
     if enable_gqa:
@@ -304,11 +289,11 @@ def _attention(
 
 
 _ROUNDED = """linear matmul mm mv addmm addmv bmm baddbmm addbmm conv1d conv2d conv3d einsum
-scaled_dot_product_attention""".split()
+scaled_dot_product_attention"""
 """What autocast computes in the lower precision on CUDA, of what is used here."""
 _EXACT = """exp log log2 log10 log1p expm1 pow.Tensor_Scalar pow.Tensor_Tensor pow.Scalar rsqrt reciprocal softmax.int
 log_softmax.int layer_norm native_layer_norm group_norm rms_norm norm.Scalar cosine_similarity cross_entropy_loss
-nll_loss mse_loss kl_div smooth_l1_loss l1_loss cumsum cumprod prod sum sum.dim_IntList""".split()
+nll_loss mse_loss kl_div smooth_l1_loss l1_loss cumsum cumprod prod sum sum.dim_IntList"""
 """What it computes in float32."""
 
 
@@ -379,10 +364,10 @@ def register() -> None:
     kernels.impl("_copy_from", _copy_from, "PrivateUse1")
     for key in ("PrivateUse1", "AutogradPrivateUse1"):
         kernels.impl("scaled_dot_product_attention", _attention, key)
-    for name in _FACTORIES:
+    for name in _FACTORIES.split():
         kernels.impl(name, _made(_overload(name)), "PrivateUse1")
     for names, dtype in ((_ROUNDED, None), (_EXACT, torch.float32)):
-        for name in names:
+        for name in names.split():
             kernels.impl(name, _cast(_overload(name), dtype), "AutocastPrivateUse1")
 
 

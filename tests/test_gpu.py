@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import re
 import shutil
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ import torch
 from safetensors.torch import load_file
 
 import fake_gpu
-from fake_gpu import GpuTensor, watched
+from fake_gpu import MEMORY, GpuTensor, watched
 from freelunch.activations import States, advance, forward
 from freelunch.artifacts import read_json
 from freelunch.blocks import matrices
+from freelunch.costs import memory
 from freelunch.errors import FreelunchError
 from freelunch.evaluation.perplexity import perplexities
 from freelunch.job import foreseen
@@ -73,9 +75,10 @@ def same_results(one: Path, other: Path) -> None:
 def test_the_device_refuses_what_cuda_refuses() -> None:
     here, there = torch.ones(2, 2, device="gpu"), torch.ones(2, 2)
     for mixed in (
-        lambda: here + there, lambda: here @ there, lambda: there[here.long()], lambda: here.index_select(0, there[0].long()),
-        lambda: torch.stack([here[0, 0], there[0, 0]]), lambda: there.mul_(here[0, 0]), lambda: there[0, 0].add_(here[0, 0]),
-        lambda: here.normal_(generator=torch.Generator()), lambda: torch.nn.functional.linear(here, there),
+        lambda: here + there, lambda: here @ there, lambda: there[here.long()], lambda: there.mul_(here[0, 0]),
+        lambda: here.index_select(0, there[0].long()), lambda: torch.stack([here[0, 0], there[0, 0]]),
+        lambda: there[0, 0].add_(here[0, 0]), lambda: here.normal_(generator=torch.Generator()),
+        lambda: torch.nn.functional.linear(here, there), lambda: here.addmm_(here, there),
     ):  # fmt: skip
         with pytest.raises(RuntimeError, match="device"):
             mixed()
@@ -143,7 +146,7 @@ METHODS = [
     {"criterion": "wanda", "pattern": "50%", "window": "matrix", "parametrization": "scale_lora + biases(add=1)"},
     {"criterion": "wanda", "pattern": "50%", "window": "matrix_exact", "parametrization": "full + biases(add=1)"},
     {"criterion": "wanda", "pattern": "50%", "window": "key_up", "loss": "cosine", "optimizer": "sgd"},
-    {"criterion": "wanda", "pattern": "50%", "window": "attention_mlp", "flow": "sparse_local", "learning_rate": "auto"},
+    {"criterion": "wanda", "pattern": "50%", "window": "block", "flow": "sparse_local", "learning_rate": "auto"},
     {"criterion": "wanda", "pattern": "2:4", "window": 2, "flow": "sparse_dense", "parametrization": "spp + norms"},
     {"criterion": "wanda", "pattern": "2:4", "window": "matrix", "flow": "official_matrix", "clip": 1.0},
     {"criterion": "sparsegpt", "pattern": "2:4", "window": "block", "prune_inputs": "recovered"},
@@ -242,14 +245,49 @@ def test_a_gpu_that_is_full_is_one_line_that_says_what_to_lower(
 def test_a_library_of_cuda_that_finds_no_memory_is_told_from_defects() -> None:
     """What torch says on CUDA, where it says how much is free, and what cuBLAS has it say."""
     spec = SPECS["dense"]
-    text = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.10 GiB of which 1.17 GiB is free."
-    failure = explained(spec, EXECUTION, torch.OutOfMemoryError(text))
+    text = (
+        "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.10 GiB of which 1.17 GiB is"
+    )
+    failure = explained(spec, EXECUTION, torch.OutOfMemoryError(f"{text} free."))
     assert "2.00 GiB more were asked for, of 79.10 GiB 1.17 GiB are free; " in str(failure)
     library = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
     assert out_of_memory(library) and "CUBLAS_STATUS_ALLOC_FAILED" in str(explained(spec, EXECUTION, library))
     assert not out_of_memory(RuntimeError("shapes do not match")) and not out_of_memory(
         ValueError("_STATUS_ALLOC_FAILED")
     )
+
+
+def test_the_plan_predicts_the_memory_of_a_gpu(gpu: torch.device, tmp_path: Path) -> None:
+    """Of a model that is wide for its sequences, so that weights count most.
+
+    At least what is counted, but for batches that are copied up ahead of a streamed block, which no formula has (3 %
+    here, less of wider models). At most twice as much: criteria are taken to need what the hungriest of them does.
+    """
+    raw = small_config()
+    sizes = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 2, "num_attention_heads": 8}
+    raw["models"]["tiny"]["random"]["config"] |= sizes | {"num_key_value_heads": 4}
+    suite = raw["suites"]["tiny"]
+    suite["defaults"] |= {"sequences": 4, "validation_sequences": 4, "length": 64}
+    wanda = {"criterion": "wanda", "pattern": "2:4"}
+    suite["runs"] = [
+        wanda | {"window": ["attention_mlp", "block"]}, wanda | {"window": "block", "parametrization": "mask_lora"},
+        wanda | {"recovery": "retrain", "loss": "kl"}, {"criterion": "sparsegpt", "pattern": "50%", "recovery": "none"},
+    ]  # fmt: skip
+    suite["evaluate"] = [{"data": "documents", "length": 64, "sequences": 4, "splits": ["test"]}]
+    plan, execution = tiny_plan(raw), EXECUTION.model_copy(update={"device": "cuda"})
+    config = plan.config.model_copy(update={"execution": execution})
+    gc.collect()
+    runner, ratios, before = Runner(tmp_path, execution, 1.0), {}, MEMORY.live
+    evaluations = [planned.evaluation for planned in plan.runs["tiny"]]
+    for spec in [each for evaluation in evaluations for each in upstream(evaluation)] + evaluations[-1:]:
+        with watched() as watch:
+            runner.need(spec)
+        if watch.peak:
+            ratios[f"{spec.stage} {spec.label}"] = memory(config, spec).device / watch.peak
+        # a stage leaves nothing behind, and Python looks after its garbage as before
+        assert MEMORY.live == before and gc.get_freeze_count() == 0, spec.label
+    print("predicted over counted:", *(f"{ratio:.2f} {name}" for name, ratio in ratios.items()), sep="\n")
+    assert len(ratios) == 9 and all(0.95 < ratio < 2 for ratio in ratios.values()), ratios
 
 
 # --- waits -----------------------------------------------------------------------------------------------------------
@@ -260,8 +298,13 @@ def network(dtype: torch.dtype = torch.bfloat16) -> Network:
     return Network(model.config, InMemory(dict(model.state_dict())), dtype, fake_gpu.NAME)
 
 
+@cache
+def shapes() -> dict[str, torch.Size]:
+    return {name: parameter.shape for name, parameter in random_model("llama").named_parameters()}
+
+
 def mask_of(name: str) -> torch.Tensor | None:
-    shape = random_model("llama").get_parameter(name).shape
+    shape = shapes()[name]
     return torch.arange(math.prod(shape)).reshape(shape) % 2 == 0 if len(shape) > 1 else None
 
 
