@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import load_file
 
 import fake_gpu
-from fake_gpu import MEMORY, GpuTensor, watched
+from fake_gpu import MEMORY, GpuTensor, Watch, watched
+from freelunch import statistics
 from freelunch.activations import States, advance, forward
 from freelunch.artifacts import read_json
 from freelunch.blocks import matrices
@@ -119,18 +120,37 @@ def test_waits_bytes_and_capacity_are_counted() -> None:
 # --- the same numbers ------------------------------------------------------------------------------------------------
 
 
+def redone(stage: str, made: Path, root: Path) -> Watch:
+    """What is counted while a stage runs on the device, on what those before it made on the CPU."""
+    spec = SPECS[stage]
+    for each in [*upstream(spec), *above(spec)]:
+        if not (root / each.folder).exists():
+            shutil.copytree(made / each.folder, root / each.folder)
+    with watched() as watch:
+        run(spec, root, SHARDED)
+    same_results(made / spec.folder, root / spec.folder)
+    return watch
+
+
 @pytest.mark.parametrize("stage", [stage for stage in STAGES if stage not in UNSEEN])
 def test_every_stage_computes_there_what_it_computes_on_the_cpu(
     stage: str, gpu: torch.device, made: Path, tmp_path: Path
 ) -> None:
-    spec = SPECS[stage]
-    for each in [*upstream(spec), *above(spec)]:
-        if not (tmp_path / each.folder).exists():
-            shutil.copytree(made / each.folder, tmp_path / each.folder)
-    with watched() as watch:
-        run(spec, tmp_path, SHARDED)
-    assert watch.peak > 0
-    same_results(made / spec.folder, tmp_path / spec.folder)
+    assert redone(stage, made, tmp_path).peak > 0
+
+
+@pytest.fixture
+def no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device has no room for a Gram matrix, of which it computes 20 columns at a time."""
+    monkeypatch.setattr(statistics, "_fits", lambda columns, device: False)
+    monkeypatch.setattr(statistics, "_PANEL", 20)
+
+
+@pytest.mark.parametrize("stage", ["grams", "pruned", "repaired"])
+def test_what_needs_gram_matrices_runs_where_they_have_room(
+    stage: str, gpu: torch.device, no_room: None, made: Path, tmp_path: Path
+) -> None:
+    assert (redone(stage, made, tmp_path).peak > 0) == (stage == "grams")
 
 
 METHODS = [
@@ -150,6 +170,7 @@ METHODS = [
     {"criterion": "wanda", "pattern": "2:4", "window": 2, "flow": "sparse_dense", "parametrization": "spp + norms"},
     {"criterion": "wanda", "pattern": "2:4", "window": "matrix", "flow": "official_matrix", "clip": 1.0},
     {"criterion": "sparsegpt", "pattern": "2:4", "window": "block", "prune_inputs": "recovered"},
+    {"criterion": "wanda", "pattern": "50%", "recovery": "repair", "repair": "channel"},
     {"criterion": "wanda", "pattern": "50%", "recovery": "retrain", "parametrization": "lora_prune", "patience": 1},
 ]  # fmt: skip
 
@@ -165,6 +186,13 @@ def test_every_method_computes_there_what_it_computes_on_the_cpu(
     folders = both([planned.evaluation], made, tmp_path, monkeypatch)
     same_results(*(root / planned.evaluation.subject.folder for root in folders))
     same_results(*(root / planned.evaluation.folder for root in folders))
+
+
+@pytest.mark.parametrize("axes", [axes for axes in METHODS if {"recovered", "matrix_exact"} & {*axes.values()}])
+def test_windows_that_need_gram_matrices_have_them_from_the_host(
+    axes: dict[str, Any], no_room: None, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test_every_method_computes_there_what_it_computes_on_the_cpu(axes, made, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("family", ["qwen3", "gemma2", "opt", "phi3", "mistral"])
