@@ -22,7 +22,6 @@ def one_of_each(shape: dict[str, Any] | None = None, dtype: str | None = None) -
     if dtype is not None:
         model["dtype"] = dtype
     suite = raw["suites"]["tiny"]
-    suite["defaults"] |= {"sequences": 5, "validation_sequences": 2, "length": 24, "batch_size": 2}
     suite["runs"] = [
         {"criterion": "sparsegpt", "pattern": "2:4", "window": "block"},
         {"criterion": "wanda", "pattern": "50%", "recovery": "retrain", "loss": "kl"},

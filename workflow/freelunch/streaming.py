@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, DynamicCache, PretrainedConfig, PreTrainedModel
 
 from .blocks import Call, StopForward, call_block, find_blocks
 from .device import release_memory
@@ -98,20 +98,26 @@ class Network:
     # --- the parts around the blocks ---------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def embed(self, tokens: Tensor) -> Tensor:
-        """Hidden states ``[batch, length, width]`` at the first block's input, of ``tokens`` ``[batch, length]``."""
+    def embed(self, tokens: Tensor, checked: bool = True) -> Tensor:
+        """Hidden states ``[batch, length, width]`` at the first block's input, of ``tokens`` ``[batch, length]``.
+
+        Args:
+            checked: whether blocks are looked at being called with :meth:`calls`, for which the device is waited for;
+                once is enough for the same tokens.
+        """
         with self._loaded(self._embedding):
-            self._forward(input_ids=tokens.to(self.device).long())
+            self._forward(input_ids=tokens.to(self.device).long(), **({} if checked else _unpacked()))
         hidden, calls = self._taps[0].hidden, [tap.call for tap in self._taps]
         assert hidden is not None
-        self._check_calls(calls, self.calls(*tokens.shape))
+        if checked:
+            self._check_calls(calls, self.calls(*tokens.shape))
         return hidden
 
     @contextmanager
-    def embedding(self) -> Iterator[Callable[[Tensor], Tensor]]:
+    def embedding(self, checked: bool = True) -> Iterator[Callable[[Tensor], Tensor]]:
         """:meth:`embed` for many batches: the embedding is read once."""
         with self._loaded(self._embedding):
-            yield self.embed
+            yield partial(self.embed, checked=checked)
 
     def calls(self, batch: int, length: int) -> list[Call]:
         """The call arguments of every block for a batch of unpadded sequences."""
@@ -135,7 +141,7 @@ class Network:
             last.inject = self.taken(hidden)
             zeros = torch.zeros(*hidden.shape[:2], width, dtype=self.products, device=self.device)
             try:
-                result: Tensor = self._model(inputs_embeds=zeros, use_cache=False).logits
+                result: Tensor = self._model(inputs_embeds=zeros, use_cache=False, **_unpacked()).logits
             finally:
                 last.inject = None
             return result
@@ -195,7 +201,7 @@ class Network:
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
-    def _forward(self, **inputs: Tensor) -> None:
+    def _forward(self, **inputs: Any) -> None:
         try:
             self._model(use_cache=False, **inputs)
         except StopForward:
@@ -262,8 +268,9 @@ class Network:
                 raise FreelunchError(f"{type(module).__name__}: its buffer {name} is in no file and cannot be rebuilt")
 
     def _check_calls(self, found: list[Call | None], expected: list[Call]) -> None:
+        compared: dict[tuple[int, int], bool] = {}
         for index, (call, wanted) in enumerate(zip(found, expected, strict=True)):
-            if call is None or not _same((call.args, call.kwargs), (wanted.args, wanted.kwargs)):
+            if call is None or not _same((call.args, call.kwargs), (wanted.args, wanted.kwargs), compared):
                 raise FreelunchError(
                     f"{type(self._model).__name__}: the arguments of block {index} depend on the tokens, not only on "
                     "their shape; such models cannot be streamed"
@@ -277,13 +284,22 @@ def _persistent(module: nn.Module, recurse: bool) -> Iterator[tuple[str, Tensor]
             yield key, tensor
 
 
-def _same(one: Any, other: Any) -> bool:
+def _unpacked() -> dict[str, Any]:
+    """Has transformers not look, on the device, whether several texts share a sequence: with a cache it knows."""
+    return {"past_key_values": DynamicCache()}
+
+
+def _same(one: Any, other: Any, compared: dict[tuple[int, int], bool]) -> bool:
+    """Whether arguments are equal; pairs of tensors are ``compared`` once, since blocks are called with the same."""
     if one is other:
         return True
     if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return torch.equal(one, other)
+        pair = id(one), id(other)
+        if pair not in compared:
+            compared[pair] = torch.equal(one, other)
+        return compared[pair]
     if isinstance(one, tuple | list) and isinstance(other, tuple | list):
-        return len(one) == len(other) and all(_same(a, b) for a, b in zip(one, other, strict=True))
+        return len(one) == len(other) and all(_same(a, b, compared) for a, b in zip(one, other, strict=True))
     if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+        return one.keys() == other.keys() and all(_same(one[key], other[key], compared) for key in one)
     return type(one) is type(other) and (not isinstance(one, bool | int | float | str) or one == other)

@@ -59,8 +59,9 @@ def drifts(dense: Network, network: Network, windows: dict[str, Tensor], stream_
         with dense.block(index) as original, network.block(index) as block:
             for at, (name, _) in enumerate(parts):
                 where = f"drift of {name}, block {index}"
-                target = dense.run_block(index, original, wanted[at])
-                local[name].append(_distances(network.run_block(index, block, wanted[at]), target, where))
+                state = dense.taken(wanted[at])
+                target = dense.run_block(index, original, state)
+                local[name].append(_distances(network.run_block(index, block, state), target, where))
                 behind = network.run_block(index, block, found[at])
                 accumulated[name].append(_distances(behind, target, where))
                 # in place: tensors that come and go between others leave holes as large as all states
@@ -82,17 +83,20 @@ def _distances(states: Tensor, dense: Tensor, where: str) -> Tensor:
 
     States are ``[sequences, length, width]``; float64, since squares of large ones overflow what models are run in.
     """
-    medians = []
+    medians, unusable = [], []
     # one sequence at a time: in float64 a batch would take more than the block that made it
     for one, other in zip(states, dense, strict=True):
         reference = other.double()
         errors, norms = (one.double() - reference).square().sum(-1), reference.square().sum(-1)
-        if not bool((errors.isfinite() & norms.isfinite()).all()):
-            raise FreelunchError(f"{where}: hidden states contain NaN or infinity; try dtype: bfloat16 or float32")
-        if bool((errors[norms == 0] > 0).any()):
-            raise FreelunchError(f"{where}: the dense state of a token is 0 and the other one is not")
-        medians.append(torch.where(norms > 0, errors / norms, 0.0).quantile(0.5).cpu())
-    return torch.stack(medians)
+        unusable.append(torch.stack([~(errors + norms).isfinite(), (norms == 0) & (errors > 0)]).any(1))
+        medians.append(torch.where(norms > 0, errors / norms, 0.0).quantile(0.5))
+    # looked at once for all sequences: an accelerator is waited for once
+    infinite, vanished = torch.stack(unusable).any(0).tolist()
+    if infinite:
+        raise FreelunchError(f"{where}: hidden states contain NaN or infinity; try dtype: bfloat16 or float32")
+    if vanished:
+        raise FreelunchError(f"{where}: the dense state of a token is 0 and the other one is not")
+    return torch.stack(medians).cpu()
 
 
 def _summary(batched: list[Tensor]) -> tuple[float, float]:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from ..activations import advance, batches
 from ..errors import FreelunchError
 from ..streaming import Network
+from ..transfers import arriving
 
 
 @dataclass(frozen=True)
@@ -60,13 +61,16 @@ def perplexities(network: Network, windows: dict[str, Tensor], stream_tokens: in
         with network.block(index) as block:
             advance(network, index, block, hidden)
     losses: dict[str, list[Tensor]] = {name: [] for name in windows}
+    # one sequence at a time: logits are the widest tensor of all
+    order = [(at, slice(row, row + 1)) for at, (_, tokens) in enumerate(parts) for row in range(len(tokens))]
+    states = arriving(network.copies, [(hidden[at], row) for at, row in order], network.products)
+    targets = arriving(network.copies, [(parts[at][1], row) for at, row in order], torch.long)
     with network.head() as head:
-        for (name, tokens), states in tqdm(list(zip(parts, hidden, strict=True)), desc="log-likelihoods", unit="batch"):
-            # one sequence at a time: logits are the widest tensor of all
-            for row, state in zip(tokens, states, strict=True):
-                logits = head(state.unsqueeze(0))[0, :-1].float()
-                losses[name].append(torch.nn.functional.cross_entropy(logits, row[1:].long().to(logits.device)).cpu())
-    return {name: _summary(name, torch.stack(values).double(), windows[name]) for name, values in losses.items()}
+        rows = zip(order, states, targets, strict=True)
+        for (at, _), state, target in tqdm(rows, desc="log-likelihoods", unit="sequence", total=len(order)):
+            logits = head(state)[0, :-1].float()
+            losses[parts[at][0]].append(torch.nn.functional.cross_entropy(logits, target[0, 1:]))
+    return {name: _summary(name, torch.stack(values).cpu().double(), windows[name]) for name, values in losses.items()}
 
 
 def _summary(name: str, losses: Tensor, windows: Tensor) -> Perplexity:

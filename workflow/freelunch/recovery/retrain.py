@@ -49,7 +49,9 @@ def retrain(
     """
     with ExitStack() as loaded:
         blocks = [loaded.enter_context(network.block(index)) for index in range(len(network.blocks))]
-        embed, head = loaded.enter_context(network.embedding()), loaded.enter_context(network.head())
+        # the dense pass has embedded, and checked, the same tokens
+        embed = loaded.enter_context(network.embedding(checked=False))
+        head = loaded.enter_context(network.head())
         inside = [
             (network.block_name(index), block, {name for name, _ in block.named_parameters()})
             for index, block in enumerate(blocks)

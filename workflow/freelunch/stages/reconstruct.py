@@ -118,12 +118,15 @@ class _Job:
             log.info("going on after %d of %d finished windows", resumed, len(windows))
         records: list[Record] = []
         gc.freeze()  # all that lives now stays: what is collected below is looked for among the objects of one window
-        for at, window in enumerate(progress := tqdm(windows, desc="windows", unit="window")):
-            record = finished[window.index] or self._train(window)
-            self.student.leave(record, completed(windows, at))
-            self._flow.leave(window)
-            progress.set_postfix_str(f"{window.name}: loss {record['losses'][0]:.3g} -> {record['best_loss']:.3g}")
-            records.append(record)
+        try:
+            for at, window in enumerate(progress := tqdm(windows, desc="windows", unit="window")):
+                record = finished[window.index] or self._train(window)
+                self.student.leave(record, completed(windows, at))
+                self._flow.leave(window)
+                progress.set_postfix_str(f"{window.name}: loss {record['losses'][0]:.3g} -> {record['best_loss']:.3g}")
+                records.append(record)
+        finally:
+            gc.unfreeze()  # or nothing of this stage, on the GPU too, goes before the process does
         return records, resumed
 
     def _train(self, window: Window) -> Record:

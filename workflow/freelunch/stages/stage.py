@@ -14,6 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from freelunch.stages.memory_errors import explained, out_of_memory
+
 from ..artifacts import MANIFEST, Artifact, describe, files_digest, naming_disk_errors, replacing, sealed, write_json
 from ..device import DTYPES, choose, deterministic, products
 from ..occupancy import occupy, vacate
@@ -121,14 +123,16 @@ class Stage:
         """Compute as ``execution`` says, and abandon the stage if what is done inside fails.
 
         Raises:
-            FreelunchError: the disk took something no more that has no name of its own, or there is no deterministic
-                algorithm for what was to be computed by one.
+            FreelunchError: the disk took something no more that has no name of its own, an accelerator's memory is
+                full, or there is no deterministic algorithm for what was to be computed by one.
         """
         try:
             with deterministic(self.execution.deterministic):
                 yield
         except BaseException as error:
             self.abandon()
+            if out_of_memory(error):
+                raise explained(self.spec, self.execution, error) from error
             if getattr(error, "filename", None):
                 raise
             with naming_disk_errors(self.folder):
