@@ -13,15 +13,22 @@ from stage_runs import run, tiny_config, tiny_plan, upstream
 SHARDED = ExecutionConfig(device="cpu", stream_tokens=128, shards=2)
 
 
-def one_of_each(shape: dict[str, Any] | None = None, dtype: str | None = None) -> dict[str, Spec]:
-    """A spec of every stage, by the folder of the stage; ``shape`` is the config of the random model."""
+def small_config() -> dict[str, Any]:
+    """The config of the tiny suite, of two narrow blocks and few sequences, for a test to change."""
     raw = tiny_config()
     small = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
-    model = raw["models"]["tiny"]
-    model["random"]["config"] = model["random"]["config"] | small if shape is None else shape
+    raw["models"]["tiny"]["random"]["config"] |= small
+    raw["suites"]["tiny"]["defaults"] |= {"sequences": 5, "validation_sequences": 2, "length": 24, "batch_size": 2}
+    return raw
+
+
+def one_of_each(shape: dict[str, Any] | None = None, dtype: str | None = None) -> dict[str, Spec]:
+    """A spec of every stage, by the folder of the stage; ``shape`` is another config of the random model."""
+    raw = small_config()
+    model, suite = raw["models"]["tiny"], raw["suites"]["tiny"]
+    model["random"]["config"] = shape or model["random"]["config"]
     if dtype is not None:
         model["dtype"] = dtype
-    suite = raw["suites"]["tiny"]
     suite["runs"] = [
         {"criterion": "sparsegpt", "pattern": "2:4", "window": "block"},
         {"criterion": "wanda", "pattern": "50%", "recovery": "retrain", "loss": "kl"},

@@ -13,11 +13,13 @@ import pytest
 
 from freelunch.artifacts import Artifact, checksum
 from freelunch.doctor import find_compiler
+from freelunch.errors import FreelunchError
 from freelunch.plan.config import ExecutionConfig
 from freelunch.plan.spec import Spec, parse_spec
 from freelunch.plan.specs import ReconstructedSpec
+from freelunch.stages.stage import Stage
 from one_of_each import one_of_each
-from stage_runs import run, upstream
+from stage_runs import STAGES, run, upstream
 
 EPOCHS = 3
 
@@ -122,3 +124,22 @@ def _shard(spec: dict[str, Any], root: Path, execution: dict[str, Any]) -> None:
 
     torch.set_num_threads(1)  # as in the tests: other threads add up in another order
     run(parse_spec(spec), root, ExecutionConfig.model_validate(execution))
+
+
+def test_running_out_of_memory_is_one_line_that_says_what_to_lower(
+    prepared: tuple[Spec, Path], device: str, root: Path
+) -> None:
+    import torch
+
+    if device == "cpu":
+        pytest.skip("the memory of a CPU has no limit of this kind")
+    spec, execution = prepared[0], on(device)
+    stage = Stage(spec, root, execution, "code")
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(1e-6)
+    try:
+        with pytest.raises(FreelunchError, match=r"memory is full: .* batch_size"), stage.computing():
+            STAGES[spec.stage](stage)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert weights(run(spec, root, execution))  # the device is as it was

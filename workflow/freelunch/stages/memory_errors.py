@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 
-# absolute: provenance follows relative imports, and nothing here changes what is computed
-from freelunch.config import ExecutionConfig, ZeroShotTask
 from freelunch.errors import FreelunchError, first_line
-from freelunch.specs import (
-    ClassifierSpec,
+
+# absolute: provenance follows relative imports, and nothing here changes what is computed
+from freelunch.plan.config import ExecutionConfig, ZeroShotTask
+from freelunch.plan.spec import Spec
+from freelunch.plan.specs import (
     DenseSpec,
     EvaluationSpec,
     GramsSpec,
@@ -17,9 +18,8 @@ from freelunch.specs import (
     ReconstructedSpec,
     RetrainedSpec,
     ShardSpec,
-    SparseClassifierSpec,
-    Spec,
 )
+from freelunch.vision.runs import ClassifierSpec, SparseClassifierSpec
 
 _ASKED = re.compile(r"Tried to allocate ([\d.]+ \w+)")
 _ROOM = re.compile(r"total capacity of ([\d.]+ \w+)(?: of which ([\d.]+ \w+) is free)?")

@@ -21,16 +21,17 @@ from freelunch import statistics
 from freelunch.activations import States, advance, forward
 from freelunch.artifacts import read_json
 from freelunch.blocks import matrices
-from freelunch.costs import memory
+from freelunch.costs import cost
 from freelunch.errors import FreelunchError
 from freelunch.evaluation.perplexity import perplexities
 from freelunch.job import foreseen
 from freelunch.overlays import InMemory
+from freelunch.plan.spec import STAGES, Spec
+from freelunch.plan.specs import Training
 from freelunch.recovery.flows import FLOWS
 from freelunch.recovery.reconstruct import reconstruct_window
 from freelunch.recovery.retrain import retrain
 from freelunch.runner import Runner
-from freelunch.specs import STAGES, Spec, Training
 from freelunch.stages.memory_errors import explained, out_of_memory
 from freelunch.statistics import Collector
 from freelunch.streaming import Network
@@ -311,7 +312,7 @@ def test_the_plan_predicts_the_memory_of_a_gpu(gpu: torch.device, tmp_path: Path
         with watched() as watch:
             runner.need(spec)
         if watch.peak:
-            ratios[f"{spec.stage} {spec.label}"] = memory(config, spec).device / watch.peak
+            ratios[f"{spec.stage} {spec.label}"] = cost(spec, config).device / watch.peak
         # a stage leaves nothing behind, and Python looks after its garbage as before
         assert MEMORY.live == before and gc.get_freeze_count() == 0, spec.label
     print("predicted over counted:", *(f"{ratio:.2f} {name}" for name, ratio in ratios.items()), sep="\n")
