@@ -24,13 +24,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from freelunch.artifacts import MANIFEST, SEAL, checksum, read_json
 from freelunch.errors import FreelunchError
 from freelunch.plan.config import parse_config
 from freelunch.plan.plan import make_plan
 from freelunch.plan.spec import RESULTS, STAGES
+from freelunch.plan.yaml_files import read_yaml
+from freelunch.results.artifacts import MANIFEST, SEAL, checksum, read_json
 from freelunch.runner import Runner
-from freelunch.yaml_files import read_yaml
 
 PROJECT = Path(__file__).parents[1]
 PARTS = ("Snakefile", "config.yaml", "benchmarks", "workflow", "profiles", "envs", "tests")

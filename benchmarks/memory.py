@@ -15,10 +15,17 @@ from typing import Any
 
 from freelunch.__main__ import load
 from freelunch.costs import cost
-from freelunch.device import choose
+from freelunch.engine.device import choose
 from freelunch.plan.config import Config, PerplexityTask, Questions, ZeroShotTask
 from freelunch.plan.spec import Spec
-from freelunch.plan.specs import CalibrationSpec, DenseSpec, EvaluationSpec, GramsSpec, QuestionsSpec, ReconstructedSpec
+from freelunch.plan.specs import (
+    CalibrationSpec,
+    DenseSpec,
+    EvaluationSpec,
+    GramsSpec,
+    QuestionsSpec,
+    ReconstructedSpec,
+)
 
 from .pruning import EIGHT_B
 from .runs import alone, pruned_from, random_dense, random_model, run, the_demo, write_text

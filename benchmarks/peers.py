@@ -18,13 +18,13 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from freelunch.engine.overlays import SafetensorsFiles
 from freelunch.errors import FreelunchError
-from freelunch.models import small_files
-from freelunch.overlays import SafetensorsFiles
+from freelunch.inputs.models import small_files
+from freelunch.inputs.sources import fetch_wheel, wheel_path
 from freelunch.plan.config import ExecutionConfig, ModelConfig, PerplexityTask, Wheel
 from freelunch.plan.spec import Spec
 from freelunch.plan.specs import CalibrationSpec, DenseSpec, EvaluationSpec, ModelSpec, PrunedSpec
-from freelunch.sources import fetch_wheel, wheel_path
 
 from .runs import alone, pruned_from, run, the_demo
 

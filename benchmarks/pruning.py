@@ -20,18 +20,18 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from freelunch.criteria import NAMES as CRITERIA
-from freelunch.device import choose
-from freelunch.matrix import Matrix
-from freelunch.method import parse_method
-from freelunch.overlays import SafetensorsFiles
+from freelunch.engine.device import choose
+from freelunch.engine.overlays import SafetensorsFiles
 from freelunch.plan.facts import Facts
 from freelunch.plan.spec import Spec
 from freelunch.plan.specs import GramsSpec
-from freelunch.pruning import prune_matrix, relative_error
-from freelunch.refinements import NAMES as REFINEMENTS
-from freelunch.refinements.refinement import Pruned
-from freelunch.statistics import Statistics
+from freelunch.prune.criteria import NAMES as CRITERIA
+from freelunch.prune.matrix import Matrix
+from freelunch.prune.method import parse_method
+from freelunch.prune.pruner import prune_matrix, relative_error
+from freelunch.prune.refinements import NAMES as REFINEMENTS
+from freelunch.prune.refinements.refinement import Pruned
+from freelunch.prune.statistics import Statistics
 
 from .runs import alone, pruned_from, random_dense, run, the_demo, write_text
 

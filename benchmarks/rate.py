@@ -6,7 +6,7 @@ import time
 
 import torch
 
-from freelunch.device import choose, products
+from freelunch.engine.device import choose, products
 
 
 def matmul_rate(seconds: float = 2.0, device: torch.device | None = None) -> tuple[str, float]:

@@ -71,6 +71,7 @@ def run(spec: dict[str, Any], root: Path, execution: dict[str, Any]) -> dict[str
     from freelunch.job import quiet_libraries
 
     quiet_libraries()
+    from freelunch.results.stage import Stage
     from freelunch.stages.calibrate import calibrate
     from freelunch.stages.dense import dense
     from freelunch.stages.evaluate import evaluate
@@ -80,7 +81,6 @@ def run(spec: dict[str, Any], root: Path, execution: dict[str, Any]) -> dict[str
     from freelunch.stages.prune import prune
     from freelunch.stages.questions import questions
     from freelunch.stages.reconstruct import reconstruct, shard
-    from freelunch.stages.stage import Stage
 
     stages: dict[str, Callable[[Stage], None]] = {
         "models": prepare_model, "data": prepare_data, "calibration": calibrate, "dense": partial(dense, max_gib=64.0),

@@ -15,7 +15,7 @@ from freelunch.plan.config import PerplexityTask
 from freelunch.plan.facts import Facts
 from freelunch.plan.spec import Spec
 from freelunch.plan.specs import EvaluationSpec, ReconstructedSpec
-from freelunch.windows import parse_window
+from freelunch.recover.windows import parse_window
 
 from .rate import matmul_rate
 from .runs import alone, pruned_from, random_dense, run, the_demo, write_text

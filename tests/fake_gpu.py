@@ -392,7 +392,7 @@ class _Event:
 
 
 class Copies:
-    """Copies between pinned memory and the device (:class:`freelunch.transfers.Copies`)."""
+    """Copies between pinned memory and the device (:class:`freelunch.engine.transfers.Copies`)."""
 
     def pinned(self, size: int) -> Tensor:
         buffer = torch.empty(size, dtype=torch.uint8)
@@ -415,7 +415,7 @@ class Copies:
 
 def use(monkeypatch: pytest.MonkeyPatch) -> torch.device:
     """Have all of the package compute on the device, whatever ``execution.device`` says."""
-    from freelunch import device, transfers
+    from freelunch.engine import device, transfers
 
     def choose(name: str) -> torch.device:
         return torch.device(NAME)

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from freelunch.artifacts import Artifact
-from freelunch.overlays import unpack
+from freelunch.engine.overlays import unpack
+from freelunch.results.artifacts import Artifact
 
 
 def tensors(artifact: Artifact, prefix: str = "") -> dict[str, torch.Tensor]:

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from freelunch.artifacts import Artifact
 from freelunch.plan.config import ExecutionConfig, parse_config
 from freelunch.plan.plan import Plan, make_plan, walk
 from freelunch.plan.spec import Spec
+from freelunch.plan.yaml_files import read_yaml
+from freelunch.results.artifacts import Artifact
+from freelunch.results.stage import Stage
 from freelunch.stages.calibrate import calibrate
 from freelunch.stages.classifiers import train_classifier
 from freelunch.stages.dense import dense
@@ -25,8 +27,6 @@ from freelunch.stages.reconstruct import reconstruct, shard
 from freelunch.stages.repair import repair
 from freelunch.stages.retrain import retrain
 from freelunch.stages.sparse_classifiers import sparse_classifier
-from freelunch.stages.stage import Stage
-from freelunch.yaml_files import read_yaml
 
 ROOT = Path(__file__).parents[1]
 EXECUTION = ExecutionConfig(device="cpu", stream_tokens=128)

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from freelunch import accelerators
-from freelunch.accelerators import claim, take_one, visible
+from freelunch.engine import accelerators
+from freelunch.engine.accelerators import claim, take_one, visible
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from freelunch.accelerators import claim
+from freelunch.engine.accelerators import claim
 print(claim(sys.argv[2:], Path(sys.argv[1])), flush=True)
 time.sleep(60)
 """

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from freelunch.activations import States, batches, check_finite, create, load, scratch
-from freelunch.blocks import find_halves
+from freelunch.engine.activations import States, batches, check_finite, create, load, scratch
+from freelunch.engine.blocks import find_halves
+from freelunch.engine.overlays import InMemory
+from freelunch.engine.streaming import Network
 from freelunch.errors import FreelunchError
-from freelunch.overlays import InMemory
-from freelunch.streaming import Network
-from freelunch.windows import boundaries_to_keep
+from freelunch.recover.windows import boundaries_to_keep
 from tiny import random_model, random_tokens
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]

@@ -10,21 +10,21 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from freelunch.allocations import parse_allocation
-from freelunch.allocations.allocation import Allocation, apportion
-from freelunch.allocations.erk import ERK
-from freelunch.allocations.given import Given
-from freelunch.allocations.lamp import LAMP, lamp_scores
-from freelunch.allocations.owl import OWL
-from freelunch.allocations.uniform import Uniform
-from freelunch.criteria.magnitude import Magnitude
-from freelunch.criteria.wanda import Wanda
 from freelunch.errors import FreelunchError
-from freelunch.matrix import Matrices, Matrix
-from freelunch.method import parse_method
-from freelunch.patterns import NM, Unstructured, parse_pattern
-from freelunch.pruning import allocate
-from freelunch.statistics import Statistics
+from freelunch.prune.allocations import parse_allocation
+from freelunch.prune.allocations.allocation import Allocation, apportion
+from freelunch.prune.allocations.erk import ERK
+from freelunch.prune.allocations.given import Given
+from freelunch.prune.allocations.lamp import LAMP, lamp_scores
+from freelunch.prune.allocations.owl import OWL
+from freelunch.prune.allocations.uniform import Uniform
+from freelunch.prune.criteria.magnitude import Magnitude
+from freelunch.prune.criteria.wanda import Wanda
+from freelunch.prune.matrix import Matrices, Matrix
+from freelunch.prune.method import parse_method
+from freelunch.prune.patterns import NM, Unstructured, parse_pattern
+from freelunch.prune.pruner import allocate
+from freelunch.prune.statistics import Statistics
 
 quickly = settings(deadline=None, max_examples=60)
 seeds = st.integers(0, 2**31 - 1)

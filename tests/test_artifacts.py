@@ -14,12 +14,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from freelunch.activations import create, scratch
-from freelunch.artifacts import Artifact, files_digest, read_json, replacing, write_json
+from freelunch.engine.activations import create, scratch
 from freelunch.errors import FreelunchError
 from freelunch.plan.config import ExecutionConfig, ModelConfig
 from freelunch.plan.specs import CalibrationSpec, DataSpec, DenseSpec, ModelSpec
-from freelunch.stages.stage import Stage
+from freelunch.results.artifacts import Artifact, files_digest, read_json, replacing, write_json
+from freelunch.results.stage import Stage
 
 SOURCE = {"random": {"config": {"model_type": "llama"}}}
 MODEL = ModelSpec(model="small", source=ModelConfig.model_validate(SOURCE))

@@ -16,7 +16,7 @@ from freelunch.costs import Cost, cost
 from freelunch.errors import FreelunchError
 from freelunch.plan.config import parse_config
 from freelunch.plan.plan import Plan, make_plan
-from freelunch.yaml_files import read_yaml
+from freelunch.plan.yaml_files import read_yaml
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "tests" / "tiny.yaml"

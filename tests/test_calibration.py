@@ -12,17 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from freelunch.artifacts import Artifact
-from freelunch.calibration import Crops, sample
-from freelunch.documents import Document
 from freelunch.errors import FreelunchError
-from freelunch.models import byte_tokenizer
+from freelunch.inputs.calibration import Crops, sample
+from freelunch.inputs.documents import Document
+from freelunch.inputs.models import byte_tokenizer
 from freelunch.plan.config import DataConfig, ExecutionConfig
 from freelunch.plan.specs import CalibrationSpec, DataSpec, ModelSpec
+from freelunch.results.artifacts import Artifact
+from freelunch.results.stage import Stage
 from freelunch.stages.calibrate import calibrate
 from freelunch.stages.prepare_data import prepare_data
 from freelunch.stages.prepare_model import prepare_model
-from freelunch.stages.stage import Stage
 from test_prepare import random_source
 
 TOKENIZER = byte_tokenizer()

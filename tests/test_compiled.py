@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from freelunch.activations import States
 from freelunch.doctor import find_compiler
+from freelunch.engine.activations import States
+from freelunch.engine.overlays import InMemory
+from freelunch.engine.streaming import Network
 from freelunch.errors import FreelunchError
-from freelunch.overlays import InMemory
 from freelunch.plan.specs import Training
-from freelunch.recovery.compiled import compiled
-from freelunch.recovery.flows import DenseFlow
-from freelunch.recovery.reconstruct import reconstruct_window
-from freelunch.recovery.retrain import retrain
-from freelunch.streaming import Network
-from freelunch.windows import BlockMatrices, tile
+from freelunch.recover.compiled import compiled
+from freelunch.recover.flows import DenseFlow
+from freelunch.recover.reconstruct import reconstruct_window
+from freelunch.recover.retrain import retrain
+from freelunch.recover.windows import BlockMatrices, tile
 from tiny import magnitude_masks, masked, random_model, random_tokens
 
 pytestmark = pytest.mark.skipif(find_compiler() is None, reason="needs a C++ compiler")

@@ -10,8 +10,8 @@ import pytest
 
 from benchmarks.pruning import EIGHT_B
 from benchmarks.runs import pruned_from, random_model
-from freelunch.accelerators import fast_dtypes, product_bytes
 from freelunch.costs import ACCELERATOR, HOLES, NETWORK, PLAIN, SCATTERED, Cost, cost, job
+from freelunch.engine.accelerators import fast_dtypes, product_bytes
 from freelunch.errors import FreelunchError
 from freelunch.plan.config import Config, PerplexityTask, ZeroShotTask, parse_config
 from freelunch.plan.facts import Facts
@@ -29,8 +29,8 @@ from freelunch.plan.specs import (
     ShardSpec,
     Training,
 )
+from freelunch.plan.yaml_files import read_yaml
 from freelunch.vision import costs as _of_classifiers  # noqa: F401  (it registers them)
-from freelunch.yaml_files import read_yaml
 
 ROOT = Path(__file__).parents[1]
 SMALL = Facts(
@@ -278,11 +278,11 @@ def test_products_of_a_cpu_are_known_by_its_flags(text: str | None, fast: set[st
 def test_products_are_known_without_torch_as_torch_knows_them(uncached: None, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from freelunch.device import DTYPES, products
+    from freelunch.engine.device import DTYPES, products
 
     for name, dtype in DTYPES.items():
         assert product_bytes(name, "cpu", "auto") == products(dtype, torch.device("cpu")).itemsize
         assert product_bytes(name, "cuda", "auto") == dtype.itemsize
         assert product_bytes(name, "cuda", "float32") == 4
-    monkeypatch.setattr("freelunch.accelerators.visible", lambda environment: ["0"])
+    monkeypatch.setattr("freelunch.engine.accelerators.visible", lambda environment: ["0"])
     assert product_bytes("float16", "auto", "auto") == 2

@@ -12,16 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from freelunch.criteria import NAMES, parse_criterion
-from freelunch.criteria.sparsegpt import SparseGPT
 from freelunch.errors import FreelunchError
-from freelunch.matrix import Matrix
-from freelunch.method import parse_method
-from freelunch.methods import describe
-from freelunch.patterns import parse_pattern
-from freelunch.pruning import check_mask, prune_matrix, relative_error
-from freelunch.refinements.refinement import Pruned
-from freelunch.statistics import Collector, Statistics
+from freelunch.prune.criteria import NAMES, parse_criterion
+from freelunch.prune.criteria.sparsegpt import SparseGPT
+from freelunch.prune.matrix import Matrix
+from freelunch.prune.method import parse_method
+from freelunch.prune.methods import describe
+from freelunch.prune.patterns import parse_pattern
+from freelunch.prune.pruner import check_mask, prune_matrix, relative_error
+from freelunch.prune.refinements.refinement import Pruned
+from freelunch.prune.statistics import Collector, Statistics
 
 ROWS, COLUMNS, TOKENS = 5, 12, 40
 PRUNED = {"50%": 30, "37%": 22, "50% per matrix": 30, "37% per matrix": 22, "2:4": 30, "1:3": 40, "4:6": 20}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from freelunch.device import deterministic
+from freelunch.engine.device import deterministic
 from freelunch.errors import FreelunchError
-from freelunch.stages.stage import Stage
+from freelunch.results.stage import Stage
 from stage_runs import EXECUTION, STAGES, prepare, subjects, tiny_plan, upstream
 
 STRICT = EXECUTION.model_copy(update={"deterministic": True})

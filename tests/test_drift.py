@@ -13,18 +13,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from freelunch.accelerators import product_bytes
-from freelunch.blocks import find_blocks
 from freelunch.costs import cost, forward_operations
-from freelunch.device import products
+from freelunch.engine.accelerators import product_bytes
+from freelunch.engine.blocks import find_blocks
+from freelunch.engine.device import products
+from freelunch.engine.overlays import InMemory, Masked
+from freelunch.engine.streaming import Network
 from freelunch.errors import FreelunchError
-from freelunch.evaluation.drift import _distances, drifts
-from freelunch.overlays import InMemory, Masked
+from freelunch.evaluate.drift import _distances, drifts
 from freelunch.plan.facts import facts_of
 from freelunch.plan.plan import Plan
 from freelunch.plan.specs import EvaluationSpec, PrunedSpec
 from freelunch.stages.collect import rows_of
-from freelunch.streaming import Network
 from stage_runs import need, tiny_config, tiny_plan
 from tiny import random_model, random_tokens
 

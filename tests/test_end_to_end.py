@@ -20,7 +20,7 @@ import yaml
 from benchmarks import kills
 from freelunch.plan.config import parse_config
 from freelunch.plan.plan import make_plan
-from freelunch.yaml_files import read_yaml
+from freelunch.plan.yaml_files import read_yaml
 from pages import Checked
 
 ROOT = Path(__file__).parents[1]
@@ -282,7 +282,7 @@ def test_a_job_that_outlives_its_snakemake_keeps_its_result_to_itself(tmp_path: 
     job = f"""
 import time
 from pathlib import Path
-from freelunch.occupancy import occupy
+from freelunch.results.occupancy import occupy
 from freelunch.plan.spec import parse_spec
 occupy(Path(), parse_spec({spec.model_dump()!r}))
 print("held", flush=True)

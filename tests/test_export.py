@@ -12,16 +12,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from freelunch.artifacts import Artifact
+from freelunch.engine.overlays import InMemory, Masked, Replaced, pack, unpack
 from freelunch.errors import FreelunchError
-from freelunch.export import Cut, Export, export
-from freelunch.overlays import InMemory, Masked, Replaced, pack, unpack
+from freelunch.inputs.export import Cut, Export, export
 from freelunch.plan.config import ExecutionConfig
 from freelunch.plan.plan import Plan
 from freelunch.plan.spec import parse_spec
 from freelunch.plan.specs import ExportSpec, PrunedSpec
+from freelunch.prune.structured import Heads, Units, find_units
+from freelunch.results.artifacts import Artifact
 from freelunch.stages.export import _write_tensors
-from freelunch.structured import Heads, Units, find_units
 from merging import lay_over, tensors
 from stage_runs import need, run, tiny_config, tiny_plan
 from tiny import FAMILIES, random_model, random_tokens

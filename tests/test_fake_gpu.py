@@ -17,25 +17,25 @@ from safetensors.torch import load_file
 
 import fake_gpu
 from fake_gpu import MEMORY, GpuTensor, Watch, watched
-from freelunch import statistics
-from freelunch.activations import States, advance, forward
-from freelunch.artifacts import read_json
-from freelunch.blocks import matrices
 from freelunch.costs import cost
+from freelunch.engine.activations import States, advance, forward
+from freelunch.engine.blocks import matrices
+from freelunch.engine.overlays import InMemory
+from freelunch.engine.streaming import Network
 from freelunch.errors import FreelunchError
-from freelunch.evaluation.perplexity import perplexities
+from freelunch.evaluate.perplexity import perplexities
 from freelunch.job import foreseen
-from freelunch.overlays import InMemory
 from freelunch.plan.spec import STAGES, Spec
 from freelunch.plan.specs import Training
-from freelunch.recovery.flows import FLOWS
-from freelunch.recovery.reconstruct import reconstruct_window
-from freelunch.recovery.retrain import retrain
+from freelunch.prune import statistics
+from freelunch.prune.statistics import Collector
+from freelunch.recover.flows import FLOWS
+from freelunch.recover.reconstruct import reconstruct_window
+from freelunch.recover.retrain import retrain
+from freelunch.recover.windows import BlockMatrices, tile
+from freelunch.results.artifacts import read_json
+from freelunch.results.memory_errors import explained, out_of_memory
 from freelunch.runner import Runner
-from freelunch.stages.memory_errors import explained, out_of_memory
-from freelunch.statistics import Collector
-from freelunch.streaming import Network
-from freelunch.windows import BlockMatrices, tile
 from one_of_each import SHARDED, SPECS, above, small_config
 from stage_runs import EXECUTION, prepare, run, tiny_plan, upstream
 from tiny import FAMILIES, random_model, random_tokens

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from freelunch.artifacts import MANIFEST, SEAL, Artifact, sealed
 from freelunch.errors import FreelunchError
 from freelunch.plan.spec import STAGES
+from freelunch.results.artifacts import MANIFEST, SEAL, Artifact, sealed
 from freelunch.stages.collect import rows_of
 from one_of_each import SHARDED, SPECS, above
 from stage_runs import run

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import yaml
 
-from freelunch.documents import documents_of
 from freelunch.errors import FreelunchError
+from freelunch.inputs.documents import documents_of
 from freelunch.plan.config import Hub, Wheel, parse_config
 from freelunch.plan.plan import make_plan
 from freelunch.plan.section import validate
-from freelunch.yaml_files import read_yaml
+from freelunch.plan.yaml_files import read_yaml
 from stage_runs import ROOT, tiny_config, tiny_plan
 
 

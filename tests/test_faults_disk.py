@@ -16,14 +16,14 @@ from pathlib import Path
 
 import pytest
 
-from freelunch.artifacts import Artifact
 from freelunch.errors import FreelunchError
 from freelunch.job import foreseen, logged
 from freelunch.plan.spec import STAGES, Spec
+from freelunch.results.artifacts import Artifact
+from freelunch.results.stage import Stage
 from freelunch.runner import Runner
 from freelunch.stages import function_of
 from freelunch.stages.collect import collect
-from freelunch.stages.stage import Stage
 from one_of_each import SHARDED, SPECS, above
 
 SIZE = 4 * 2**20

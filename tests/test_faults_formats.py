@@ -13,14 +13,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from freelunch.activations import load
-from freelunch.artifacts import checksum
-from freelunch.documents import read_records
+from freelunch.engine.activations import load
+from freelunch.engine.overlays import SafetensorsFiles
 from freelunch.errors import FreelunchError
-from freelunch.models import model_from_gguf, parameter_count
-from freelunch.overlays import SafetensorsFiles
+from freelunch.inputs.documents import read_records
+from freelunch.inputs.models import model_from_gguf, parameter_count
+from freelunch.inputs.sources import copy_member, wheel_member
 from freelunch.plan.config import Wheel
-from freelunch.sources import copy_member, wheel_member
+from freelunch.results.artifacts import checksum
 
 
 def tensors(header: Any, data: bytes = b"\0" * 64, length: int | None = None) -> bytes:

@@ -16,15 +16,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from freelunch.artifacts import MANIFEST, Artifact, checksum
-from freelunch.documents import read_records
-from freelunch.models import checked_config, model_from_gguf, parameter_count
-from freelunch.overlays import SafetensorsFiles
+from freelunch.engine.overlays import SafetensorsFiles
+from freelunch.inputs.documents import read_records
+from freelunch.inputs.models import checked_config, model_from_gguf, parameter_count
+from freelunch.inputs.sources import wheel_member
 from freelunch.plan.config import AXES, parse_config
 from freelunch.plan.facts import facts_of_file
 from freelunch.plan.plan import make_plan
-from freelunch.sources import wheel_member
-from freelunch.yaml_files import parse_yaml
+from freelunch.plan.yaml_files import parse_yaml
+from freelunch.results.artifacts import MANIFEST, Artifact, checksum
 from fuzzing import FUZZED, KEYS, SCALARS, VALUES, json_of, only_foreseen
 from stage_runs import tiny_config
 from test_faults_formats import zipped

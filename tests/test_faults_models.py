@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from freelunch.errors import FreelunchError
-from freelunch.models import checked_config, load_tokenizer, weight_files
+from freelunch.inputs.models import checked_config, load_tokenizer, weight_files
 from freelunch.plan.spec import Spec
 from freelunch.runner import Runner
 from one_of_each import SHARDED, SPECS

@@ -15,19 +15,19 @@ from pathlib import Path
 import pytest
 
 from benchmarks import kills
-from freelunch.artifacts import MANIFEST, Artifact
 from freelunch.errors import FreelunchError
-from freelunch.occupancy import occupy
 from freelunch.plan.spec import RESULTS
+from freelunch.results.artifacts import MANIFEST, Artifact
+from freelunch.results.occupancy import occupy
+from freelunch.results.stage import Stage
 from freelunch.runner import Runner
-from freelunch.stages.stage import Stage
 from one_of_each import SHARDED, SPECS
 from stage_runs import ROOT, run, tiny_config, tiny_plan
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from freelunch.occupancy import occupy
+from freelunch.results.occupancy import occupy
 from freelunch.plan.spec import parse_spec
 import json
 occupy(Path(sys.argv[1]), parse_spec(json.loads(sys.argv[2])))

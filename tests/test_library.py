@@ -15,9 +15,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from freelunch import FreelunchError, Pruned, perplexity, prune, reconstruct, save
-from freelunch.artifacts import sealed
 from freelunch.plan.spec import STAGES, parse_spec
 from freelunch.reference import printed
+from freelunch.results.artifacts import sealed
 from freelunch.stages import FUNCTIONS, code_of, function_of
 from freelunch.stages import dense as dense_stage
 from stage_runs import ROOT, need, tiny_plan

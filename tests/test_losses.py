@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from freelunch.recovery import losses
+from freelunch.recover import losses
 from tiny import random_model, random_tokens
 
 

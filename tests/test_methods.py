@@ -11,19 +11,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from freelunch import allocations, criteria, refinements
-from freelunch.allocations import parse_allocation
-from freelunch.allocations.erk import ERK
-from freelunch.allocations.given import Given
-from freelunch.allocations.owl import OWL
-from freelunch.allocations.uniform import Uniform
-from freelunch.criteria import parse_criterion
-from freelunch.criteria.magnitude import Magnitude
-from freelunch.criteria.ria import RIA
-from freelunch.criteria.sparsegpt import SparseGPT
-from freelunch.criteria.wanda import Wanda
 from freelunch.errors import FreelunchError
-from freelunch.method import (
+from freelunch.prune import allocations, criteria, refinements
+from freelunch.prune.allocations import parse_allocation
+from freelunch.prune.allocations.erk import ERK
+from freelunch.prune.allocations.given import Given
+from freelunch.prune.allocations.owl import OWL
+from freelunch.prune.allocations.uniform import Uniform
+from freelunch.prune.criteria import parse_criterion
+from freelunch.prune.criteria.magnitude import Magnitude
+from freelunch.prune.criteria.ria import RIA
+from freelunch.prune.criteria.sparsegpt import SparseGPT
+from freelunch.prune.criteria.wanda import Wanda
+from freelunch.prune.method import (
     Method,
     canonical_allocation,
     canonical_criterion,
@@ -31,13 +31,13 @@ from freelunch.method import (
     canonical_refinement,
     parse_method,
 )
-from freelunch.methods import describe, slug
-from freelunch.patterns import NM, Structured, Unstructured
-from freelunch.refinements import describe_refinements, parse_refinements
-from freelunch.refinements.admm import ADMM
-from freelunch.refinements.bias import Bias
-from freelunch.refinements.dsnot import DSnoT
-from freelunch.refinements.exact import Exact
+from freelunch.prune.methods import describe, slug
+from freelunch.prune.patterns import NM, Structured, Unstructured
+from freelunch.prune.refinements import describe_refinements, parse_refinements
+from freelunch.prune.refinements.admm import ADMM
+from freelunch.prune.refinements.bias import Bias
+from freelunch.prune.refinements.dsnot import DSnoT
+from freelunch.prune.refinements.exact import Exact
 
 WORKFLOW = Path(__file__).parents[1] / "workflow"
 quickly = settings(deadline=None, max_examples=100)
@@ -365,7 +365,7 @@ def test_a_refinement_that_moves_weights_is_refused_with_structured_patterns():
 )
 def test_parsing_and_checking_a_method_import_no_torch(parts: Any):
     code = (
-        "import sys; from freelunch.method import parse_method;"
+        "import sys; from freelunch.prune.method import parse_method;"
         f"parse_method(*{parts!r}).check(2); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": str(WORKFLOW)}, timeout=60)

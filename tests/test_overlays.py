@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from freelunch.engine.overlays import InMemory, Masked, Replaced, SafetensorsFiles, pack, unpack
 from freelunch.errors import FreelunchError
-from freelunch.overlays import InMemory, Masked, Replaced, SafetensorsFiles, pack, unpack
 
 
 @given(st.integers(1, 6), st.integers(1, 40), st.integers(0, 2**31 - 1))

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import parametrize
 
-from freelunch.blocks import call_block, find_halves, matrices, part_parameters
+from freelunch.engine.blocks import call_block, find_halves, matrices, part_parameters
+from freelunch.engine.overlays import InMemory, Replaced
+from freelunch.engine.streaming import Network
 from freelunch.errors import FreelunchError
-from freelunch.overlays import InMemory, Replaced
-from freelunch.parametrizations import NAMES, canonical_parametrization, parse_parametrization
 from freelunch.plan.specs import Training
-from freelunch.recovery.trainable import Trainable
-from freelunch.streaming import Network
+from freelunch.recover.parametrizations import NAMES, canonical_parametrization, parse_parametrization
+from freelunch.recover.trainable import Trainable
 from tiny import magnitude_masks, masked, random_model
 
 FAMILIES = ["llama", "qwen2", "opt", "gemma2"]

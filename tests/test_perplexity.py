@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 
+from freelunch.engine.overlays import InMemory
+from freelunch.engine.streaming import Network
 from freelunch.errors import FreelunchError
-from freelunch.evaluation.perplexity import cut, perplexities
-from freelunch.overlays import InMemory
-from freelunch.streaming import Network
+from freelunch.evaluate.perplexity import cut, perplexities
 from tiny import random_model, random_tokens
 
 

@@ -19,19 +19,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from freelunch.artifacts import Artifact, checksum
-from freelunch.documents import Document, deal, read_documents
+from freelunch.engine.overlays import SafetensorsFiles
+from freelunch.engine.streaming import Network
 from freelunch.errors import FreelunchError
-from freelunch.evaluation.perplexity import perplexities
-from freelunch.models import byte_tokenizer
-from freelunch.overlays import SafetensorsFiles
+from freelunch.evaluate.perplexity import perplexities
+from freelunch.inputs.documents import Document, deal, read_documents
+from freelunch.inputs.models import byte_tokenizer
+from freelunch.inputs.sources import wheel_path
 from freelunch.plan.config import DataConfig, ExecutionConfig, Hub, ModelConfig, Random, Split, Wheel
 from freelunch.plan.specs import DataSpec, ModelSpec
-from freelunch.sources import wheel_path
+from freelunch.results.artifacts import Artifact, checksum
+from freelunch.results.stage import Stage
 from freelunch.stages.prepare_data import prepare_data
 from freelunch.stages.prepare_model import prepare_model
-from freelunch.stages.stage import Stage
-from freelunch.streaming import Network
 from test_sources import make_wheel, response
 from tiny import random_model, random_tokens
 

@@ -13,14 +13,14 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from freelunch.artifacts import Artifact, checksum
 from freelunch.costs import Cost, cost
-from freelunch.method import parse_method
-from freelunch.overlays import unpack
+from freelunch.engine.overlays import unpack
 from freelunch.plan.config import ExecutionConfig
 from freelunch.plan.plan import Plan, walk
 from freelunch.plan.spec import parse_spec
 from freelunch.plan.specs import EvaluationSpec, PrunedSpec, ReconstructedSpec
+from freelunch.prune.method import parse_method
+from freelunch.results.artifacts import Artifact, checksum
 from merging import lay_over, tensors
 from stage_runs import need, run, subjects, tiny_config, tiny_plan
 

@@ -7,17 +7,17 @@ from functools import cache
 import pytest
 import torch
 
-from freelunch.blocks import matrices
-from freelunch.criteria import NAMES as CRITERIA
+from freelunch.engine.blocks import matrices
+from freelunch.engine.overlays import InMemory
+from freelunch.engine.streaming import Network
 from freelunch.errors import FreelunchError
-from freelunch.matrix import Matrices, Matrix
-from freelunch.method import parse_method
-from freelunch.overlays import InMemory
-from freelunch.patterns import NM, Structured, Unstructured, parse_pattern
-from freelunch.pruning import Pruner
-from freelunch.statistics import Collector
-from freelunch.streaming import Network
-from freelunch.structured import Heads
+from freelunch.prune.criteria import NAMES as CRITERIA
+from freelunch.prune.matrix import Matrices, Matrix
+from freelunch.prune.method import parse_method
+from freelunch.prune.patterns import NM, Structured, Unstructured, parse_pattern
+from freelunch.prune.pruner import Pruner
+from freelunch.prune.statistics import Collector
+from freelunch.prune.structured import Heads
 from tiny import random_model, random_tokens
 
 FAMILIES = ("llama", "qwen2", "opt")

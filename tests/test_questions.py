@@ -11,16 +11,25 @@ from typing import Any
 import pytest
 import yaml
 
-from freelunch.artifacts import Artifact
 from freelunch.errors import FreelunchError
+from freelunch.inputs.questions import (
+    FOLDER,
+    QUESTION_SETS,
+    WORDS,
+    Article,
+    beginning,
+    descriptions,
+    last_words,
+    topics,
+)
 from freelunch.plan.config import ExecutionConfig, parse_config
 from freelunch.plan.plan import make_plan
 from freelunch.plan.specs import QuestionsSpec
-from freelunch.questions import FOLDER, QUESTION_SETS, WORDS, Article, beginning, descriptions, last_words, topics
+from freelunch.plan.yaml_files import read_yaml
+from freelunch.results.artifacts import Artifact
+from freelunch.results.stage import Stage
 from freelunch.stages.prepare_data import prepare_data
 from freelunch.stages.questions import questions
-from freelunch.stages.stage import Stage
-from freelunch.yaml_files import read_yaml
 
 ROOT = Path(__file__).parents[1]
 TOPICS = ("Rivers", "Birds", "Bridges", "Letters", "Markets")

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from freelunch.recovery import rates
-from freelunch.recovery.schedule import learning_rate
+from freelunch.recover import rates
+from freelunch.recover.schedule import learning_rate
 
 EXPONENTS = range(rates.LOWEST, rates.HIGHEST + 1)
 

@@ -18,18 +18,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from freelunch.activations import States
-from freelunch.blocks import find_halves, run_part
+from freelunch.engine.activations import States
+from freelunch.engine.blocks import find_halves, run_part
+from freelunch.engine.overlays import InMemory, Replaced
+from freelunch.engine.streaming import Network
 from freelunch.errors import FreelunchError
-from freelunch.overlays import InMemory, Replaced
 from freelunch.plan.specs import Training
-from freelunch.recovery.fit import Trained
-from freelunch.recovery.flows import FLOWS
-from freelunch.recovery.reconstruct import reconstruct_window
-from freelunch.recovery.schedule import learning_rate, validation_steps
-from freelunch.recovery.training import batch_order
-from freelunch.streaming import Network
-from freelunch.windows import tile
+from freelunch.recover.fit import Trained
+from freelunch.recover.flows import FLOWS
+from freelunch.recover.reconstruct import reconstruct_window
+from freelunch.recover.schedule import learning_rate, validation_steps
+from freelunch.recover.training import batch_order
+from freelunch.recover.windows import tile
 from tiny import magnitude_masks, masked, random_model, random_tokens
 
 BLOCKS, LENGTH, BATCH = 3, 12, 3

@@ -16,14 +16,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from freelunch.activations import States
-from freelunch.overlays import InMemory, Masked, Replaced, pack
+from freelunch.engine.activations import States
+from freelunch.engine.overlays import InMemory, Masked, Replaced, pack
+from freelunch.engine.streaming import Network
 from freelunch.plan.specs import Training
-from freelunch.recovery.fit import Trained
-from freelunch.recovery.flows import FLOWS, DenseFlow, Pairs
-from freelunch.recovery.reconstruct import reconstruct_window
-from freelunch.streaming import Network
-from freelunch.windows import BlockMatrices, Window, tile
+from freelunch.recover.fit import Trained
+from freelunch.recover.flows import FLOWS, DenseFlow, Pairs
+from freelunch.recover.reconstruct import reconstruct_window
+from freelunch.recover.windows import BlockMatrices, Window, tile
 from tiny import random_model, random_tokens
 
 LENGTH, BATCH = 12, 2

@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import test_recovery_flows as flows
+from freelunch.engine.overlays import unpack
 from freelunch.errors import FreelunchError
-from freelunch.overlays import unpack
 from freelunch.plan.specs import ReconstructedSpec
+from freelunch.recover.windows import BlockMatrices, Window
+from freelunch.results.stage import Stage
 from freelunch.stages.matrices import find_matrices
-from freelunch.stages.stage import Stage
-from freelunch.windows import BlockMatrices, Window
 from stage_runs import EXECUTION, need, run, subjects, tiny_config, tiny_plan
 from test_recovery_flows import Case, check_run
 from tiny import FAMILIES

@@ -10,19 +10,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from freelunch import hessian
 from freelunch.errors import FreelunchError
-from freelunch.matrix import Matrix
-from freelunch.method import canonical_refinement, parse_method
-from freelunch.patterns import parse_pattern
-from freelunch.pruning import prune_matrix, refined, relative_error
-from freelunch.refinements import NAMES, describe_refinements, parse_refinements
-from freelunch.refinements.admm import ADMM
-from freelunch.refinements.bias import Bias
-from freelunch.refinements.dsnot import DSnoT
-from freelunch.refinements.exact import Exact
-from freelunch.refinements.refinement import Pruned
-from freelunch.statistics import Statistics
+from freelunch.prune import hessian
+from freelunch.prune.matrix import Matrix
+from freelunch.prune.method import canonical_refinement, parse_method
+from freelunch.prune.patterns import parse_pattern
+from freelunch.prune.pruner import prune_matrix, refined, relative_error
+from freelunch.prune.refinements import NAMES, describe_refinements, parse_refinements
+from freelunch.prune.refinements.admm import ADMM
+from freelunch.prune.refinements.bias import Bias
+from freelunch.prune.refinements.dsnot import DSnoT
+from freelunch.prune.refinements.exact import Exact
+from freelunch.prune.refinements.refinement import Pruned
+from freelunch.prune.statistics import Statistics
 
 ROWS, COLUMNS, TOKENS = 5, 12, 60
 PRUNED = {"50%": 30, "37%": 22, "50% per matrix": 30, "2:4": 30, "1:3": 40}
@@ -145,7 +145,7 @@ def test_exact_leaves_rows_that_keep_nothing_at_zero_and_rows_that_keep_all_as_t
 
 @pytest.mark.parametrize("chunk", [1, 60, 150, 400])
 def test_exact_solves_rows_in_chunks_that_change_nothing(monkeypatch, chunk):
-    module = importlib.import_module("freelunch.refinements.exact")
+    module = importlib.import_module("freelunch.prune.refinements.exact")
     matrix, _ = random_matrix(rows=11)
     mask = random_mask(rows=11)
     mask[:3] = False  # a chunk of nothing

@@ -18,16 +18,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from freelunch.artifacts import Artifact
+from freelunch.engine.overlays import Masked
 from freelunch.errors import FreelunchError
-from freelunch.overlays import Masked
 from freelunch.plan.plan import Plan
 from freelunch.plan.specs import PrunedSpec, RepairedSpec
-from freelunch.recovery.repair import Mode, Moments, moments, scales
+from freelunch.prune.statistics import Statistics
+from freelunch.recover.repair import Mode, Moments, moments, scales
+from freelunch.results.artifacts import Artifact
+from freelunch.results.stage import Stage
 from freelunch.stages import repair as module
 from freelunch.stages.network import MASKS, open_source
-from freelunch.stages.stage import Stage
-from freelunch.statistics import Statistics
 from merging import tensors
 from stage_runs import EXECUTION, prepare, run, tiny_config, tiny_plan
 
@@ -80,7 +80,7 @@ def test_moments_are_those_of_the_outputs(seed: int, tokens: int) -> None:
 
 def test_moments_do_not_depend_on_the_panels(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = random_moments(rows=20)
-    monkeypatch.setattr("freelunch.recovery.repair._PANEL", 3)
+    monkeypatch.setattr("freelunch.recover.repair._PANEL", 3)
     parts = random_moments(rows=20)
     torch.testing.assert_close(parts.covariance, whole.covariance)
     torch.testing.assert_close(parts.dense, whole.dense)

@@ -16,9 +16,9 @@ import pytest
 
 from freelunch import reporting
 from freelunch.errors import FreelunchError
-from freelunch.provenance import sources
 from freelunch.reporting import figures, labels, rendering, rows, style, tables
 from freelunch.reporting.estimates import estimate
+from freelunch.results.code import sources
 
 BLOCKS, STEPS = 4, (0, 8, 16)
 DENSE = 14.06

@@ -391,7 +391,7 @@ def test_drift_table_is_of_the_last_block_in_and_out_of_the_distribution(other: 
 
 
 def test_every_reference_has_a_source_and_parses() -> None:
-    from freelunch.patterns import parse_pattern
+    from freelunch.prune.patterns import parse_pattern
 
     found = references.references()
     assert len(found) > 100

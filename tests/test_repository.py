@@ -10,7 +10,6 @@ import pytest
 import yaml
 
 from freelunch.plan.plan import rules as planned
-from freelunch.provenance import sources
 
 ROOT = Path(__file__).parents[1]
 RULES = sorted((ROOT / "workflow/rules").glob("*.smk"))
@@ -100,16 +99,3 @@ def test_the_documents_have_no_gaps_and_no_dead_links() -> None:
             assert (path.parent / link).exists(), f"{path}: {link}"
         for module in re.findall(r"`(tests/[\w/]+\.py)`", text):
             assert (ROOT / module).exists(), f"{path}: {module}"
-
-
-def test_the_code_of_methods_counts_only_where_they_run() -> None:
-    names = {
-        stage: {Path(file).name for file in sources(f"stages.{stage}")} for stage in ("dense", "evaluate", "prune")
-    }
-    assert not {"selection.py", "structured.py", "hessian.py", "criterion.py"} & names["evaluate"]
-    assert not {"selection.py", "structured.py", "criterion.py"} & names["dense"]
-    assert {"selection.py", "structured.py", "hessian.py", "criterion.py", "patterns.py"} <= names["prune"]
-    assert not {"wanda.py", "sparsegpt.py", "owl.py", "exact.py"} & names["prune"]  # the rule adds the ones in use
-    for stage in ("reconstruct", "retrain"):
-        found = {Path(file).name for file in sources(f"stages.{stage}")}
-        assert "trainable.py" in found and not {"full.py", "mask_lora.py", "norms.py", "wanda.py"} & found

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import nn
 
+from freelunch.engine.overlays import InMemory
+from freelunch.engine.streaming import Network
 from freelunch.errors import FreelunchError
-from freelunch.overlays import InMemory
 from freelunch.plan.specs import Training
-from freelunch.recovery import retrain as module
-from freelunch.recovery.retrain import retrain
-from freelunch.recovery.trainable import Trainable
-from freelunch.streaming import Network
+from freelunch.recover import retrain as module
+from freelunch.recover.retrain import retrain
+from freelunch.recover.trainable import Trainable
 from tiny import magnitude_masks, masked, random_model, random_tokens
 
 LENGTH = 12

@@ -17,12 +17,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from freelunch.artifacts import Artifact, checksum
+from freelunch.engine.overlays import unpack
 from freelunch.errors import FreelunchError
-from freelunch.overlays import unpack
 from freelunch.plan.spec import Spec
 from freelunch.plan.specs import RetrainedSpec
-from freelunch.stages import checkpoint as module
+from freelunch.results import checkpoint as module
+from freelunch.results.artifacts import Artifact, checksum
 from stage_runs import prepare, run, subjects, tiny_config, tiny_plan
 
 ROOT = Path(__file__).parents[1]

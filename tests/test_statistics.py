@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from freelunch import hessian, statistics
-from freelunch.blocks import matrices
+from freelunch.engine.blocks import matrices
+from freelunch.engine.overlays import InMemory
+from freelunch.engine.streaming import Network
 from freelunch.errors import FreelunchError
-from freelunch.overlays import InMemory
-from freelunch.statistics import Collector, add_gram, on_device
-from freelunch.streaming import Network
+from freelunch.prune import hessian, statistics
+from freelunch.prune.statistics import Collector, add_gram, on_device
 from tiny import random_model, random_tokens
 
 ROWS, COLUMNS, TOKENS = 5, 8, 20
@@ -318,7 +318,7 @@ def test_a_gram_matrix_on_another_device_is_added_to_in_panels(monkeypatch, pane
 
 
 def test_a_gram_matrix_lies_with_the_host_where_the_device_has_no_room(monkeypatch):
-    module = importlib.import_module("freelunch.statistics")
+    module = importlib.import_module("freelunch.prune.statistics")
     free = 4 * 100**2 * module._COPIES + 1
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10 * free))
     assert module._fits(100, torch.device("cuda")) and not module._fits(101, torch.device("cuda"))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from freelunch.blocks import call_block, find_halves, matrices, part_parameters, run_part
-from freelunch.device import products
+from freelunch.engine.blocks import call_block, find_halves, matrices, part_parameters, run_part
+from freelunch.engine.device import products
+from freelunch.engine.overlays import InMemory
+from freelunch.engine.streaming import Network
 from freelunch.errors import FreelunchError
-from freelunch.overlays import InMemory
-from freelunch.streaming import Network
 from tiny import FAMILIES, random_model, random_tokens
 
 

@@ -14,18 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from freelunch.blocks import matrices as linear_layers
-from freelunch.criteria import parse_criterion
+from freelunch.engine.blocks import matrices as linear_layers
+from freelunch.engine.overlays import InMemory
+from freelunch.engine.streaming import Network
 from freelunch.errors import FreelunchError
-from freelunch.matrix import Matrices, Matrix
-from freelunch.method import parse_method
-from freelunch.overlays import InMemory
-from freelunch.patterns import rounded
-from freelunch.pruning import Pruner
-from freelunch.refinements.refinement import Pruned
-from freelunch.statistics import Collector
-from freelunch.streaming import Network
-from freelunch.structured import Heads, Units, find_units, keep_highest, keep_in_model
+from freelunch.prune.criteria import parse_criterion
+from freelunch.prune.matrix import Matrices, Matrix
+from freelunch.prune.method import parse_method
+from freelunch.prune.patterns import rounded
+from freelunch.prune.pruner import Pruner
+from freelunch.prune.refinements.refinement import Pruned
+from freelunch.prune.statistics import Collector
+from freelunch.prune.structured import Heads, Units, find_units, keep_highest, keep_in_model
 from tiny import random_model, random_tokens
 
 quickly = settings(deadline=None, max_examples=60)

@@ -13,9 +13,9 @@ from freelunch import reporting
 from freelunch.plan.config import parse_config
 from freelunch.plan.plan import Plan, make_plan
 from freelunch.plan.specs import EvaluationSpec
+from freelunch.plan.yaml_files import read_yaml
 from freelunch.reporting import rendering
 from freelunch.reporting.report import Kind
-from freelunch.yaml_files import read_yaml
 from planned_rows import planned_rows
 
 

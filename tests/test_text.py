@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from freelunch.evaluation.text import FIRST, MARGIN, first_tokens
-from freelunch.models import byte_tokenizer
+from freelunch.evaluate.text import FIRST, MARGIN, first_tokens
+from freelunch.inputs.models import byte_tokenizer
 
 WORDS = ("alpha", "beta", "gammagamma", "a", "ab", "abab", "ababab", "\n", "  ", "é", "!?", "delta-9")
 

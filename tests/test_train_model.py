@@ -15,19 +15,19 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from freelunch.artifacts import Artifact, checksum
-from freelunch.bpe import token_bytes, train_bpe
-from freelunch.calibration import sample
-from freelunch.documents import read_documents
 from freelunch.errors import FreelunchError
-from freelunch.models import initialised
+from freelunch.inputs.bpe import token_bytes, train_bpe
+from freelunch.inputs.calibration import sample
+from freelunch.inputs.documents import read_documents
+from freelunch.inputs.models import initialised
 from freelunch.plan.config import PerplexityTask, Train, parse_config
 from freelunch.plan.plan import make_plan
 from freelunch.plan.specs import EvaluationSpec, ExportSpec, ModelSpec, ReconstructedSpec
-from freelunch.pretraining import pretrain
-from freelunch.provenance import sources
+from freelunch.recover.pretraining import pretrain
 from freelunch.reporting.runtimes import job_of
-from freelunch.stages import checkpoint
+from freelunch.results import checkpoint
+from freelunch.results.artifacts import Artifact, checksum
+from freelunch.results.code import sources
 from stage_runs import prepare, run, tiny_config, tiny_plan
 
 ROOT = Path(__file__).parents[1]
@@ -265,7 +265,7 @@ def test_any_text_comes_back_and_bytes_are_counted() -> None:
 
 
 def test_the_same_text_gives_the_same_tokenizer_in_another_process() -> None:
-    code = f"from freelunch.bpe import train_bpe; print(train_bpe([{TEXT!r}], 310).backend_tokenizer.to_str())"
+    code = f"from freelunch.inputs.bpe import train_bpe; print(train_bpe([{TEXT!r}], 310).backend_tokenizer.to_str())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == train_bpe([TEXT], 310).backend_tokenizer.to_str()
 
@@ -289,7 +289,7 @@ def test_every_stage_works_on_it(root: Path) -> None:
 
 def test_its_code_counts_only_where_one_is_trained() -> None:
     only = {"train_model.py", "pretraining.py", "trainable.py", "bpe.py"}
-    assert not only & {Path(file).name for file in sources("stages.prepare_model")}
+    assert not only & {file.name for file in sources("stages.prepare_model")}
     modules = planned().base.modules
     names = {Path(file).name for module in modules for file in sources(module)}
     assert only | {"full.py", "norms.py", "biases.py"} <= names

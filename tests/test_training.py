@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import nn
 
+from freelunch.engine.transfers import ahead
 from freelunch.errors import FreelunchError
 from freelunch.plan.specs import Training
-from freelunch.recovery import rates
-from freelunch.recovery.trainable import Trainable
-from freelunch.recovery.training import Trainer, batch_order
-from freelunch.transfers import ahead
+from freelunch.recover import rates
+from freelunch.recover.trainable import Trainable
+from freelunch.recover.training import Trainer, batch_order
 
 COUNT, VALIDATION, WIDTH, ROWS = 7, 5, 6, 4
 PLAIN = {"epochs": 3, "batch_size": 3, "learning_rate": 0.01, "warmup": 0.0, "schedule": "constant"}

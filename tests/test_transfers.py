@@ -10,18 +10,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from freelunch.activations import States, advance, batches, caught_states
-from freelunch.blocks import matrices
+from freelunch.engine.activations import States, advance, batches, caught_states
+from freelunch.engine.blocks import matrices
+from freelunch.engine.overlays import InMemory
+from freelunch.engine.streaming import Network
+from freelunch.engine.transfers import SLOTS, Downloads, Uploads, arriving, copies_for
 from freelunch.errors import FreelunchError
-from freelunch.evaluation.perplexity import perplexities
-from freelunch.overlays import InMemory
+from freelunch.evaluate.perplexity import perplexities
 from freelunch.plan.specs import Training
-from freelunch.recovery.flows import FLOWS
-from freelunch.recovery.reconstruct import reconstruct_window
-from freelunch.recovery.retrain import retrain
-from freelunch.streaming import Network
-from freelunch.transfers import SLOTS, Downloads, Uploads, arriving, copies_for
-from freelunch.windows import BlockMatrices, tile
+from freelunch.recover.flows import FLOWS
+from freelunch.recover.reconstruct import reconstruct_window
+from freelunch.recover.retrain import retrain
+from freelunch.recover.windows import BlockMatrices, tile
 from tiny import random_model, random_tokens
 
 FAMILIES = ["llama", "opt"]

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from freelunch.allocations import parse_allocation
 from freelunch.errors import FreelunchError
-from freelunch.method import parse_method
-from freelunch.recovery.repair import relative_repairability
+from freelunch.prune.allocations import parse_allocation
+from freelunch.prune.method import parse_method
+from freelunch.recover.repair import relative_repairability
 from freelunch.vision import batchnorm
 from freelunch.vision.architectures import ARCHITECTURES
 from freelunch.vision.backends import recovered

@@ -12,14 +12,15 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from freelunch.artifacts import Artifact
 from freelunch.costs import cost
+from freelunch.engine.overlays import unpack
 from freelunch.errors import FreelunchError
-from freelunch.overlays import unpack
 from freelunch.plan.config import ExecutionConfig, parse_config
 from freelunch.plan.plan import Plan, make_plan, resolved
 from freelunch.plan.spec import parse_spec
+from freelunch.plan.yaml_files import read_yaml
 from freelunch.reporting.rows import to_frame
+from freelunch.results.artifacts import Artifact
 from freelunch.rulegraph import rule_graph
 from freelunch.runner import Runner
 from freelunch.stages import code_of
@@ -34,7 +35,6 @@ from freelunch.vision.networks import build
 from freelunch.vision.pruning import prune
 from freelunch.vision.runs import ClassifierSpec, ImagesSpec, SparseClassifierSpec
 from freelunch.vision.sections import BACKENDS, ClassifierConfig
-from freelunch.yaml_files import read_yaml
 
 ROOT = Path(__file__).parents[1]
 SUITE = "tiny_vision"

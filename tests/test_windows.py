@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from freelunch.errors import FreelunchError
-from freelunch.windows import (
+from freelunch.recover.windows import (
     NAMES,
     BlockMatrices,
     Window,

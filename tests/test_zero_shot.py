@@ -16,22 +16,22 @@ import pytest
 import torch
 from lm_eval.tasks import TaskManager
 
-from freelunch.artifacts import Artifact
+from freelunch.engine.overlays import InMemory
+from freelunch.engine.streaming import Network
 from freelunch.errors import FreelunchError
-from freelunch.evaluation import harness
-from freelunch.evaluation.streaming_lm import StreamingLM
-from freelunch.models import byte_tokenizer
-from freelunch.overlays import InMemory
+from freelunch.evaluate import harness
+from freelunch.evaluate.streaming_lm import StreamingLM
+from freelunch.inputs.models import byte_tokenizer
 from freelunch.plan.config import ExecutionConfig, parse_config
 from freelunch.plan.plan import Plan, make_plan, walk
 from freelunch.plan.specs import DataSpec, EvaluationSpec, ModelSpec, QuestionsSpec
+from freelunch.results.artifacts import Artifact
+from freelunch.results.stage import Stage
 from freelunch.stages.collect import rows_of
 from freelunch.stages.evaluate import evaluate
 from freelunch.stages.prepare_data import prepare_data
 from freelunch.stages.prepare_model import prepare_model
 from freelunch.stages.questions import questions
-from freelunch.stages.stage import Stage
-from freelunch.streaming import Network
 from test_questions import config_of
 from tiny import random_model
 

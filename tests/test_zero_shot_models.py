@@ -12,12 +12,12 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
+from freelunch.engine.overlays import InMemory
+from freelunch.engine.streaming import Network
 from freelunch.errors import FreelunchError
-from freelunch.evaluation.streaming_lm import StreamingLM
-from freelunch.evaluation.whole_lm import WholeLM
-from freelunch.models import byte_tokenizer
-from freelunch.overlays import InMemory
-from freelunch.streaming import Network
+from freelunch.evaluate.streaming_lm import StreamingLM
+from freelunch.evaluate.whole_lm import WholeLM
+from freelunch.inputs.models import byte_tokenizer
 from tiny import FAMILIES, random_model, random_tokens
 
 SHORT = {"max_position_embeddings": 64, "vocab_size": 320}

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from freelunch.overlays import InMemory, Masked, pack
-from freelunch.patterns import parse_pattern
+from freelunch.engine.overlays import InMemory, Masked, pack
+from freelunch.prune.patterns import parse_pattern
 
 _COMMON: dict[str, Any] = {
     "vocab_size": 64,

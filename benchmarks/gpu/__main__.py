@@ -117,7 +117,7 @@ def machine(device: str) -> dict[str, Any]:
     """What the numbers are of: device, driver, processor and versions."""
     import torch
 
-    from freelunch.stages.stage import processor
+    from freelunch.results.stage import processor
 
     found: dict[str, Any] = {"device": device, "cpu": processor(), "cpus": os.cpu_count()}
     found["versions"] = {"python": platform.python_version()}

@@ -20,26 +20,26 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from freelunch.activations import States, forward, run_states, scratch
-from freelunch.blocks import matrices
 from freelunch.costs import cost
-from freelunch.device import products
-from freelunch.matrix import Matrix
-from freelunch.method import Method, parse_method
-from freelunch.overlays import InMemory
-from freelunch.patterns import NM
+from freelunch.engine.activations import States, forward, run_states, scratch
+from freelunch.engine.blocks import matrices
+from freelunch.engine.device import products
+from freelunch.engine.overlays import InMemory
+from freelunch.engine.streaming import Network
+from freelunch.engine.transfers import Copies
 from freelunch.plan.config import Config, ExecutionConfig
 from freelunch.plan.facts import Facts
 from freelunch.plan.spec import Spec
 from freelunch.plan.specs import CalibrationSpec, DataSpec, DenseSpec, GramsSpec, ReconstructedSpec, Training
-from freelunch.pruning import prune_matrix
-from freelunch.recovery.fit import Trained
-from freelunch.recovery.flows import DenseFlow
-from freelunch.recovery.reconstruct import reconstruct_window
-from freelunch.statistics import Collector, Statistics, on_device
-from freelunch.streaming import Network
-from freelunch.transfers import Copies
-from freelunch.windows import Window, tile
+from freelunch.prune.matrix import Matrix
+from freelunch.prune.method import Method, parse_method
+from freelunch.prune.patterns import NM
+from freelunch.prune.pruner import prune_matrix
+from freelunch.prune.statistics import Collector, Statistics, on_device
+from freelunch.recover.fit import Trained
+from freelunch.recover.flows import DenseFlow
+from freelunch.recover.reconstruct import reconstruct_window
+from freelunch.recover.windows import Window, tile
 
 from ..pruning import EIGHT_B
 from ..rate import matmul_rate

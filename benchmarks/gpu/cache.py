@@ -1,6 +1,6 @@
 """What a dense cache delivers: hidden states of a file, batch by batch on the device, and a training that reads them.
 
-By way of the pinned rings of :mod:`freelunch.transfers`, and by plain copies. From the page cache and from the disk;
+By way of the pinned rings of ``engine.transfers``, and by plain copies. From the page cache and from the disk;
 alone, and beside products on the device that take as long as a step of training; and in a training and a dense pass of
 the package. If these are not at least ``WORTH`` faster with rings, the package can do without.
 """
@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from freelunch.activations import batches, create, forward, load, scratch
-from freelunch.streaming import Network
-from freelunch.transfers import Event, arriving, copies_for
+from freelunch.engine.activations import batches, create, forward, load, scratch
+from freelunch.engine.streaming import Network
+from freelunch.engine.transfers import Event, arriving, copies_for
 
 from . import blocks
 from .cells import Cell, Row, fastest, now, run_cells, table

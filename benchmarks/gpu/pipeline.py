@@ -18,13 +18,13 @@ from typing import Any
 
 import torch
 
-from freelunch.artifacts import read_json
 from freelunch.errors import first_line
 from freelunch.plan.config import parse_config
 from freelunch.plan.plan import Plan, Run, make_plan, walk
 from freelunch.plan.spec import RESULTS
+from freelunch.plan.yaml_files import read_yaml
+from freelunch.results.artifacts import read_json
 from freelunch.runner import Runner
-from freelunch.yaml_files import read_yaml
 
 PROJECT = Path(__file__).parents[2]
 CARRIED = PROJECT / ".gpu"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from freelunch import statistics
-from freelunch.activations import batches
-from freelunch.allocations.lamp import lamp_scores
-from freelunch.device import deterministic
-from freelunch.patterns import parse_pattern
-from freelunch.statistics import add_gram
-from freelunch.transfers import Downloads, arriving, copies_for
+from freelunch.engine.activations import batches
+from freelunch.engine.device import deterministic
+from freelunch.engine.transfers import Downloads, arriving, copies_for
+from freelunch.prune import statistics
+from freelunch.prune.allocations.lamp import lamp_scores
+from freelunch.prune.patterns import parse_pattern
+from freelunch.prune.statistics import add_gram
 
 
 @pytest.mark.parametrize("pattern", ["50%", "2:4", "50% per matrix"])

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from freelunch.artifacts import Artifact, checksum
 from freelunch.doctor import find_compiler
 from freelunch.errors import FreelunchError
 from freelunch.plan.config import ExecutionConfig
 from freelunch.plan.spec import Spec, parse_spec
 from freelunch.plan.specs import ReconstructedSpec
-from freelunch.stages.stage import Stage
+from freelunch.results.artifacts import Artifact, checksum
+from freelunch.results.stage import Stage
 from one_of_each import one_of_each
 from stage_runs import STAGES, run, upstream
 
@@ -79,7 +79,7 @@ def _die(spec: dict[str, Any], root: Path, execution: dict[str, Any]) -> None:
     """Train in a process of its own that is killed in its fourth validation: of a second window, or epoch."""
     import torch
 
-    from freelunch.recovery.training import Trainer
+    from freelunch.recover.training import Trainer
 
     torch.set_num_threads(1)  # as in the tests: a result of other threads is not resumed
 

@@ -14,7 +14,7 @@ from freelunch.plan.config import catalogue, parse_config
 from freelunch.plan.facts import Facts, facts_of
 from freelunch.plan.plan import Plan, Run, make_plan
 from freelunch.plan.specs import ModelSpec, PrunedSpec, ReconstructedSpec, RetrainedSpec
-from freelunch.yaml_files import read_yaml
+from freelunch.plan.yaml_files import read_yaml
 
 CONFIG = Path(__file__).parents[2] / "config.yaml"
 SHAPES: dict[str, dict[str, Any]] = {

@@ -16,7 +16,7 @@ from freelunch.plan.config import AXES, Axes, parse_config
 from freelunch.plan.plan import make_plan
 from freelunch.plan.spec import STAGES, parse_spec
 from freelunch.plan.specs import DataSpec, PrunedSpec, ReconstructedSpec, RepairedSpec, RetrainedSpec
-from freelunch.yaml_files import read_yaml
+from freelunch.plan.yaml_files import read_yaml
 from study import BASE, EVALUATE, FIRST, QUESTIONS, TRAIN, asked, plan_of, reconstructed, subject, trained
 
 ROOT = Path(__file__).parents[2]

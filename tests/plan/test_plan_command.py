@@ -14,7 +14,7 @@ import yaml
 
 from freelunch.plan.config import parse_config
 from freelunch.plan.plan import make_plan
-from freelunch.yaml_files import read_yaml
+from freelunch.plan.yaml_files import read_yaml
 from study import BASE
 
 ROOT = Path(__file__).parents[2]

@@ -13,8 +13,8 @@ from pydantic import BaseModel
 
 from freelunch.plan.config import Axes, config_type
 from freelunch.plan.plan import RUN_KINDS
+from freelunch.plan.yaml_files import read_yaml
 from freelunch.reference import _nested, printed
-from freelunch.yaml_files import read_yaml
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = json.loads((ROOT / "workflow/config.schema.json").read_text())

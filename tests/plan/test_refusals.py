@@ -10,7 +10,7 @@ import pytest
 from freelunch.errors import FreelunchError
 from freelunch.plan.config import parse_config
 from freelunch.plan.plan import make_plan
-from freelunch.yaml_files import read_yaml
+from freelunch.plan.yaml_files import read_yaml
 from study import BASE, EVALUATE, FIRST, QUESTIONS, RUNS, TRAIN, asked, complaint, plan_of, subject, trained
 
 

@@ -11,8 +11,8 @@ from freelunch.plan.config import parse_config
 from freelunch.plan.plan import Plan, make_plan
 from freelunch.plan.spec import parse_spec
 from freelunch.plan.specs import ModelSpec, PrunedSpec, ReconstructedSpec, ShardSpec
+from freelunch.plan.yaml_files import read_yaml
 from freelunch.stages import collect
-from freelunch.yaml_files import read_yaml
 from stage_runs import tiny_plan
 from study import BASE, EVALUATE, FIRST, QUESTIONS, RUNS, asked, plan_of, subject
 

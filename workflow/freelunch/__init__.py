@@ -4,12 +4,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .errors import FreelunchError as FreelunchError
-    from .library import Pruned as Pruned
-    from .library import perplexity as perplexity
-    from .library import prune as prune
-    from .library import reconstruct as reconstruct
-    from .library import save as save
+    from freelunch.errors import FreelunchError as FreelunchError
+    from freelunch.library import Pruned as Pruned
+    from freelunch.library import perplexity as perplexity
+    from freelunch.library import prune as prune
+    from freelunch.library import reconstruct as reconstruct
+    from freelunch.library import save as save
 
 __version__ = "0.1.0"
 

@@ -7,16 +7,15 @@ import os
 import sys
 from pathlib import Path
 
+from freelunch.budget import TFLOPS, as_csv, as_markdown, as_text, budget, peaks, warnings
+from freelunch.commands import run_one
+from freelunch.doctor import examine
+from freelunch.errors import FreelunchError, suggest
+from freelunch.job import foreseen
 from freelunch.plan.config import parse_config
 from freelunch.plan.plan import Plan, make_plan
 from freelunch.plan.specs import ExportSpec, ModelSpec
-
-from .budget import TFLOPS, as_csv, as_markdown, as_text, budget, peaks, warnings
-from .commands import run_one
-from .doctor import examine
-from .errors import FreelunchError, suggest
-from .job import foreseen
-from .yaml_files import read_yaml
+from freelunch.plan.yaml_files import read_yaml
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from .errors import FreelunchError, suggest
-from .plan.plan import Plan
-from .plan.spec import Spec
-from .runner import Runner
+from freelunch.errors import FreelunchError, suggest
+from freelunch.plan.plan import Plan
+from freelunch.plan.spec import Spec
+from freelunch.runner import Runner
 
 
 def find(plan: Plan, name: str) -> Spec:

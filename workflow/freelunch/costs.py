@@ -15,20 +15,19 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import singledispatch
 
+from freelunch.engine.accelerators import has_accelerator, product_bytes
+from freelunch.errors import FreelunchError
+from freelunch.evaluate.sizes import LARGEST, LOGITS, STATES, tokens_of, whole_bytes
 from freelunch.plan import specs
 from freelunch.plan.config import Config, TextTask, Train, ZeroShotTask
 from freelunch.plan.facts import DTYPE_BYTES, Facts, facts_of
 from freelunch.plan.spec import Spec
-
-from .accelerators import has_accelerator, product_bytes
-from .errors import FreelunchError
-from .evaluation.sizes import LARGEST, LOGITS, STATES, tokens_of, whole_bytes
-from .method import Method
-from .parametrizations import parse_parametrization
-from .recovery.rates import trial_steps
-from .recovery.schedule import VALIDATION_TOKENS, validation_steps
-from .refinements.exact import Exact
-from .windows import MATRICES, boundaries_to_keep, parse_window
+from freelunch.prune.method import Method
+from freelunch.prune.refinements.exact import Exact
+from freelunch.recover.parametrizations import parse_parametrization
+from freelunch.recover.rates import trial_steps
+from freelunch.recover.schedule import VALIDATION_TOKENS, validation_steps
+from freelunch.recover.windows import MATRICES, boundaries_to_keep, parse_window
 
 PLAIN, NETWORK, HARNESS = 300 * 2**20, 512 * 2**20, 100 * 2**20
 """Bytes of a process that has torch; of one that runs a network, with transformers and a tokenizer; of lm-eval besides.

@@ -11,12 +11,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from .artifacts import check_writable
-from .budget import budget, warnings
-from .errors import FreelunchError
-from .plan.plan import Plan
-from .plan.spec import RESULTS
-from .provenance import PACKAGE
+from freelunch.budget import budget, warnings
+from freelunch.errors import FreelunchError
+from freelunch.plan.plan import Plan
+from freelunch.plan.spec import RESULTS
+from freelunch.results.artifacts import check_writable
+from freelunch.results.code import PACKAGE
 
 LOCK = PACKAGE.parents[1] / "requirements.lock"
 _NEEDED = ("torch", "transformers", "tokenizers", "safetensors", "datasets", "numpy", "snakemake", "pydantic")
@@ -75,7 +75,7 @@ def check_torch(plan: Plan) -> Finding:
     try:
         import torch
 
-        from .device import choose, products
+        from freelunch.engine.device import choose, products
     except ImportError as error:
         return Finding("torch", "problem", f"cannot be imported ({error}); run `make venv`")
     try:

@@ -8,10 +8,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from .artifacts import replacing
-from .errors import FreelunchError
-from .models import read_object
-from .plan.spec import RESULTS
+from freelunch.errors import FreelunchError
+from freelunch.inputs.models import read_object
+from freelunch.plan.spec import RESULTS
+from freelunch.results.artifacts import replacing
 
 
 def directory(model: str | Path) -> Path:

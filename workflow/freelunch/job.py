@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .accelerators import take_one
-from .artifacts import disk_state, is_disk_error
-from .errors import FreelunchError
-from .plan.config import parse_config
-from .plan.plan import make_plan
+from freelunch.engine.accelerators import take_one
+from freelunch.errors import FreelunchError
+from freelunch.plan.config import parse_config
+from freelunch.plan.plan import make_plan
+from freelunch.results.artifacts import disk_state, is_disk_error
 
 
 def put_on_path(package_root: Path) -> None:
@@ -71,7 +71,7 @@ def run(compute: Callable[..., None], job: Any, **options: Any) -> None:
     quiet_libraries()
     # imported inside, so that the log also takes what these imports print
     with logged(Path(job.log[0])):
-        from .stages.stage import Stage
+        from freelunch.results.stage import Stage
 
         plan = make_plan(parse_config(job.config))
         if plan.config.execution.device != "cpu" and getattr(job.resources, "gpu", False):

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .artifacts import Artifact, read_json, replacing
-from .errors import FreelunchError
-from .given import directory, dtype_of, name_of, store
-from .plan.config import parse_config
-from .plan.plan import Plan, Run, make_plan
-from .plan.spec import Spec
-from .plan.specs import ExportSpec, ModelSpec
-from .runner import Runner
+from freelunch.errors import FreelunchError
+from freelunch.given import directory, dtype_of, name_of, store
+from freelunch.plan.config import parse_config
+from freelunch.plan.plan import Plan, Run, make_plan
+from freelunch.plan.spec import Spec
+from freelunch.plan.specs import ExportSpec, ModelSpec
+from freelunch.results.artifacts import Artifact, read_json, replacing
+from freelunch.runner import Runner
 
 WORK = "freelunch"
 _SUITE = "library"

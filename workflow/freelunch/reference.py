@@ -17,10 +17,10 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 
-from .plan.config import Axes, catalogue, config_type
-from .plan.facts import Facts
-from .plan.plan import RUN_KINDS
-from .reporting.names import FIGURE_NAMES, TABLE_NAMES
+from freelunch.plan.config import Axes, catalogue, config_type
+from freelunch.plan.facts import Facts
+from freelunch.plan.plan import RUN_KINDS
+from freelunch.reporting.names import FIGURE_NAMES, TABLE_NAMES
 
 CONFIGURATION = Path(__file__).parents[2] / "docs" / "configuration.md"
 MARK = "<!-- All below is written by `make reference`. -->\n"
@@ -180,8 +180,8 @@ def _type(key: dict[str, Any]) -> str:
 
 def api() -> str:
     """The page of the functions for Python; imports torch."""
-    from . import library
-    from .library import Pruned, perplexity, prune, reconstruct, save
+    from freelunch import library
+    from freelunch.library import Pruned, perplexity, prune, reconstruct, save
 
     parts = [
         "# Reference: freelunch from Python",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from .plan.plan import Plan
-from .plan.spec import STAGES
+from freelunch.plan.plan import Plan
+from freelunch.plan.spec import STAGES
 
 
 def rule_graph(plan: Plan, suite: str) -> tuple[dict[str, int], list[tuple[str, str]]]:

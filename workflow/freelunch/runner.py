@@ -13,14 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .artifacts import Artifact, check_writable
-from .errors import FreelunchError
-from .job import quiet_libraries
-from .plan.config import Config, ExecutionConfig
-from .plan.plan import walk
-from .plan.spec import RESULTS, Spec
-from .sources import fetch_wheel, wheel_path
-from .stages import code_of, function_of
+from freelunch.errors import FreelunchError
+from freelunch.inputs.sources import fetch_wheel, wheel_path
+from freelunch.job import quiet_libraries
+from freelunch.plan.config import Config, ExecutionConfig
+from freelunch.plan.plan import walk
+from freelunch.plan.spec import RESULTS, Spec
+from freelunch.results.artifacts import Artifact, check_writable
+from freelunch.stages import code_of, function_of
 
 _SKEW = 60.0
 """Seconds that clocks of a cluster may differ by."""
@@ -71,7 +71,7 @@ class Runner:
         return Artifact(self.root / spec.folder, spec)
 
     def _run(self, spec: Spec) -> None:
-        from .stages.stage import Stage
+        from freelunch.results.stage import Stage
 
         self.tell(f"{spec.stage}: {spec.name}")
         if spec.origin is not None and spec.origin.wheel is not None:

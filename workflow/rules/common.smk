@@ -5,21 +5,21 @@ from hashlib import sha256
 from os.path import exists, relpath
 from pathlib import Path
 
-from freelunch.artifacts import check_writable
+from freelunch.results.artifacts import check_writable
 from freelunch.plan.config import parse_config
 from freelunch.costs import cost
 from freelunch.errors import FreelunchError, suggest
 from freelunch.plan.facts import facts_of
 from freelunch.plan.plan import make_plan
-from freelunch.provenance import code_digest, sources
+from freelunch.results.code import code_digest
 from freelunch.reporting.names import FIGURE_NAMES, TABLE_NAMES
 from freelunch.reporting.references import REFERENCES
 from freelunch.plan.plan import resolved
-from freelunch.sources import wheel_path
+from freelunch.inputs.sources import wheel_path
 from freelunch.plan.spec import STAGES
 from freelunch.stages import code_of
 from freelunch.vision import costs as vision_costs  # registers those of classifiers
-from freelunch.yaml_files import read_yaml
+from freelunch.plan.yaml_files import read_yaml
 from snakemake.exceptions import WorkflowError
 
 # Snakemake shows this kind of exception without a traceback.
@@ -58,15 +58,18 @@ wildcard_constraints:
 
 
 def code(*modules):
-    """Hash of the source files that importing modules of the package can run.
+    """Hash of what modules of the package compute.
 
     Snakemake does not see edits of imported modules; as a parameter, the hash reruns what uses them and nothing else.
     """
-    return code_digest({file for module in modules for file in sources(module)})
+    return code_digest(modules)
+
+
+REPORTING = sorted((PACKAGE_ROOT / "freelunch" / "reporting").rglob("*.py"))
 
 
 def view_code(kind, *modules):
-    """The modules of a table or figure; a table says about its numbers what the figure of its name says."""
+    """The code of all tables and figures."""
     named = {"tables": TABLE_NAMES, "figures": FIGURE_NAMES}
 
     def digest(wildcards):
@@ -75,10 +78,7 @@ def view_code(kind, *modules):
             raise WorkflowError(
                 f"there is no {kind[:-1]} {view!r}; {suggest(view, named[kind])}"
             )
-        kinds = [kind, *(["figures"] if view in FIGURE_NAMES else [])]
-        views = [f"reporting.{found}.{view}" for found in dict.fromkeys(kinds)]
-        shared = ("reporting.claims", "reporting.protocol", "reporting.rows")
-        return code(*views, *shared, *modules)
+        return code_digest((), REPORTING)
 
     return digest
 
@@ -223,11 +223,8 @@ def views(wildcards):
 
 def report_code(wildcards):
     """The report's own code and template, and the code of the tables and captions that stand in it."""
-    found = PLAN.config.suites[wildcards.suite]
-    modules = [f"reporting.tables.{view}" for view in found.tables]
-    modules += [f"reporting.figures.{view}" for view in found.figures]
-    files = {file for module in ("stages.report", *modules) for file in sources(module)}
-    return code_digest({*files, str(PACKAGE_ROOT / "report" / "suite.html.j2")})
+    template = PACKAGE_ROOT / "report" / "suite.html.j2"
+    return code_digest(["stages.report"], [*REPORTING, template])
 
 
 def suite_digest(wildcards):

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from freelunch.inputs.sources import fetch_wheel, wheel_path
 from freelunch.job import logged
 from freelunch.plan.config import parse_config
 from freelunch.plan.plan import make_plan
-from freelunch.sources import fetch_wheel, wheel_path
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -22,14 +22,8 @@ from pydantic import (
     model_validator,
 )
 
-# absolute: provenance follows relative imports, and the code of a method counts only where it is run
-from freelunch.method import canonical_allocation, canonical_criterion, canonical_pattern, canonical_refinement
-from freelunch.parametrizations import canonical_parametrization
-from freelunch.yaml_files import read_yaml
-
-from ..errors import FreelunchError, suggest
-from ..windows import canonical_targets, parse_window
-from .section import (
+from freelunch.errors import FreelunchError, suggest
+from freelunch.plan.section import (
     OPTIONAL,
     UNCOUNTED,
     Fraction,
@@ -43,6 +37,10 @@ from .section import (
     Sha256,
     validate,
 )
+from freelunch.plan.yaml_files import read_yaml
+from freelunch.prune.method import canonical_allocation, canonical_criterion, canonical_pattern, canonical_refinement
+from freelunch.recover.parametrizations import canonical_parametrization
+from freelunch.recover.windows import canonical_targets, parse_window
 
 CATALOGUES = Path(__file__).parents[2] / "references"
 """Folder of known models and data: ``models.yaml`` has entries of ``models``, and so on."""

@@ -12,9 +12,9 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from ..errors import FreelunchError, naming
-from .config import CATALOGUES, Config, ModelConfig
-from .section import Section, validate
+from freelunch.errors import FreelunchError, naming
+from freelunch.plan.config import CATALOGUES, Config, ModelConfig
+from freelunch.plan.section import Section, validate
 
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 

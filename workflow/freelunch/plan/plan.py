@@ -13,12 +13,11 @@ from typing import Any, get_origin
 
 import yaml
 
-from ..errors import FreelunchError, suggest
-from ..reporting.names import FIGURE_NAMES, TABLE_NAMES
-from .config import LOSSES, Axes, Config, EvaluationTask, SuiteConfig, TextTask, Wheel, ZeroShotTask
-from .section import Section, validate
-from .spec import STAGES, MeasuredSpec, Spec
-from .specs import (
+from freelunch.errors import FreelunchError, suggest
+from freelunch.plan.config import LOSSES, Axes, Config, EvaluationTask, SuiteConfig, TextTask, Wheel, ZeroShotTask
+from freelunch.plan.section import Section, validate
+from freelunch.plan.spec import STAGES, MeasuredSpec, Spec
+from freelunch.plan.specs import (
     CalibrationSpec,
     DataSpec,
     DenseSpec,
@@ -33,7 +32,8 @@ from .specs import (
     RetrainedSpec,
     Training,
 )
-from .validity import check_distinct, check_model, check_name, check_run, check_task
+from freelunch.plan.validity import check_distinct, check_model, check_name, check_run, check_task
+from freelunch.reporting.names import FIGURE_NAMES, TABLE_NAMES
 
 LARGEST = 100_000
 """Runs of a suite; every axis that is a list multiplies them."""

@@ -13,8 +13,8 @@ from functools import cache, cached_property
 from pathlib import PurePosixPath
 from typing import Any, ClassVar, Self
 
-from .config import Source
-from .section import OPTIONAL, UNCOUNTED, Section
+from freelunch.plan.config import Source
+from freelunch.plan.section import OPTIONAL, UNCOUNTED, Section
 
 RESULTS = "results"
 _LONGEST = 160  # of a label in a folder's name; the key tells cut ones apart

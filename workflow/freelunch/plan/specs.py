@@ -5,15 +5,25 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Annotated, ClassVar, Literal
 
-# absolute: provenance follows relative imports, and the code of a method counts only where it is run
-from freelunch.method import Method, parse_method
-from freelunch.methods import slug
-from freelunch.parametrizations import parse_parametrization
-from freelunch.patterns import Structured
-
-from .config import Axes, DataConfig, EvaluationTask, Flow, Loss, ModelConfig, Questions, Schedule, Source, Train
-from .section import OPTIONAL, Section
-from .spec import MeasuredSpec, Spec
+from freelunch.plan.config import (
+    Axes,
+    DataConfig,
+    EvaluationTask,
+    Flow,
+    Loss,
+    ModelConfig,
+    Questions,
+    Schedule,
+    Source,
+    Train,
+    ZeroShotTask,
+)
+from freelunch.plan.section import OPTIONAL, Section
+from freelunch.plan.spec import MeasuredSpec, Spec
+from freelunch.prune.method import Method, parse_method
+from freelunch.prune.methods import slug
+from freelunch.prune.patterns import Structured
+from freelunch.recover.parametrizations import parse_parametrization
 
 
 class Training(Section):
@@ -421,6 +431,11 @@ class EvaluationSpec(MeasuredSpec):
     @property
     def label(self) -> str:
         return f"{self.subject.label}-dense" if isinstance(self.subject, ModelSpec) else self.subject.label
+
+    @property
+    def modules(self) -> list[str]:
+        """Modules of the package that ask zero-shot tasks, if there are any."""
+        return ["stages.zero_shot"] if any(isinstance(task, ZeroShotTask) for task in self.tasks) else []
 
     def upstream(self) -> list[Spec]:
         return [*self.overlays, self.base, *self.data]

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from freelunch.parametrizations import parse_parametrization
-
-from ..errors import FreelunchError, naming, suggest
-from ..method import Method, parse_method
-from ..patterns import Structured
-from ..questions import QUESTION_SETS
-from ..windows import MATRICES, check_window
-from .config import LOSSES, Axes, Config, EvaluationTask, Split, SuiteConfig, ZeroShotTask
-from .facts import Facts, facts_of
+from freelunch.errors import FreelunchError, naming, suggest
+from freelunch.inputs.questions import QUESTION_SETS
+from freelunch.plan.config import LOSSES, Axes, Config, EvaluationTask, Split, SuiteConfig, ZeroShotTask
+from freelunch.plan.facts import Facts, facts_of
+from freelunch.prune.method import Method, parse_method
+from freelunch.prune.patterns import Structured
+from freelunch.recover.parametrizations import parse_parametrization
+from freelunch.recover.windows import MATRICES, check_window
 
 FEWEST_TOKENS = 257
 """Of a byte-level tokenizer: one for every byte, and one that ends a text."""

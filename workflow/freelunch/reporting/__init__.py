@@ -11,8 +11,8 @@ from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
-from ..errors import FreelunchError, suggest
-from .names import FIGURE_NAMES, TABLE_NAMES
+from freelunch.errors import FreelunchError, suggest
+from freelunch.reporting.names import FIGURE_NAMES, TABLE_NAMES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,7 +70,7 @@ def about(name: str, rows: DataFrame) -> str:
     Raises:
         FreelunchError: as ``describe``.
     """
-    from .protocol import protocol
+    from freelunch.reporting.protocol import protocol
 
     said, module = describe(name, rows), _module(name)
     selected = module.selected(rows) if hasattr(module, "selected") else rows

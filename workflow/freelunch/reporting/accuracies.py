@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from pandas import DataFrame, Series
 
-from ..errors import FreelunchError
-from .estimates import Estimate, estimate, of, ordered, suite
+from freelunch.errors import FreelunchError
+from freelunch.reporting.estimates import Estimate, estimate, of, ordered, suite
 
 SETTING = ("model", "sparsity", "allocation", "backend", "seed")
 """What tells the accuracies of a view apart."""

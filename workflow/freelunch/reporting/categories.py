@@ -11,9 +11,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from . import charts, findings, labels, style
-from .comparisons import PRUNED, Group, varying
-from .estimates import Estimate, ordered
+from freelunch.reporting import charts, findings, labels, style
+from freelunch.reporting.comparisons import PRUNED, Group, varying
+from freelunch.reporting.estimates import Estimate, ordered
 
 _ALONE = labels.value("variant", labels.NOT_RECOVERED)
 _FITTING = 14

@@ -15,9 +15,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import blended_transform_factory
 
-from . import labels, style
-from .comparisons import PRUNED, WHERE, Group, varying
-from .estimates import Estimate, summary
+from freelunch.reporting import labels, style
+from freelunch.reporting.comparisons import PRUNED, WHERE, Group, varying
+from freelunch.reporting.estimates import Estimate, summary
 
 PANEL = (*WHERE, *PRUNED)
 Line = Literal["-", "none"] | tuple[float, Sequence[float]]

@@ -9,10 +9,10 @@ from typing import Any
 import pandas as pd
 from pandas import DataFrame
 
-from . import labels
-from .comparisons import AXES, PRUNED, WHERE, Group
-from .estimates import Estimate, missing, of, ordered, suite, summary
-from .table import Column, Contest, Line, Table
+from freelunch.reporting import labels
+from freelunch.reporting.comparisons import AXES, PRUNED, WHERE, Group
+from freelunch.reporting.estimates import Estimate, missing, of, ordered, suite, summary
+from freelunch.reporting.table import Column, Contest, Line, Table
 
 Key = tuple[Any, ...]
 _COUNTS = ("training_tokens", "search_tokens", "trainable_parameters")

@@ -10,10 +10,10 @@ from typing import Any
 import pandas as pd
 from pandas import DataFrame, Series
 
-from ..errors import FreelunchError
-from . import labels
-from .estimates import PRUNING, RECOVERING, Estimate, of, on_text, ordered, suite, summary
-from .seeds import aligned, among
+from freelunch.errors import FreelunchError
+from freelunch.reporting import labels
+from freelunch.reporting.estimates import PRUNING, RECOVERING, Estimate, of, on_text, ordered, suite, summary
+from freelunch.reporting.seeds import aligned, among
 
 WHERE = ("model", "dataset", "length")
 PRUNED = (*PRUNING, "criterion", "pattern")

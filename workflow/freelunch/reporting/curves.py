@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from pandas import DataFrame
 
-from ..errors import FreelunchError
-from .estimates import levels, suite, with_variant
+from freelunch.errors import FreelunchError
+from freelunch.reporting.estimates import levels, suite, with_variant
 
 _POSITION = re.compile(r"^(?P<first>\d+)(?:-(?P<last>\d+))?(?:\.(?:.*\.)?(?P<part>\w+))?$")
 _RUN = ["suite", "run", "position"]

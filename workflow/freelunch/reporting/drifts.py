@@ -8,13 +8,13 @@ from typing import Any
 import pandas as pd
 from pandas import DataFrame
 
-from ..errors import FreelunchError
-from . import labels
-from .comparisons import PRUNED, best, preferred, recovered
-from .estimates import Estimate, estimate, held_out, suite, with_variant
-from .retraining import PREFERRED
-from .seeds import aligned, among
-from .studies import EXACT, REPLICA, parts
+from freelunch.errors import FreelunchError
+from freelunch.reporting import labels
+from freelunch.reporting.comparisons import PRUNED, best, preferred, recovered
+from freelunch.reporting.estimates import Estimate, estimate, held_out, suite, with_variant
+from freelunch.reporting.retraining import PREFERRED
+from freelunch.reporting.seeds import aligned, among
+from freelunch.reporting.studies import EXACT, REPLICA, parts
 
 LOCAL, ACCUMULATED = "drift_local", "drift_accumulated"
 SERIES = ("variant", "flow", "loss", "repair")

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from pandas import DataFrame
 
-from ..errors import FreelunchError
-from . import labels
+from freelunch.errors import FreelunchError
+from freelunch.reporting import labels
 
 PRUNING = (
     "calibration",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from . import labels
-from .comparisons import PRUNED, Group
-from .estimates import Estimate, summary
-from .style import printed
+from freelunch.reporting import labels
+from freelunch.reporting.comparisons import PRUNED, Group
+from freelunch.reporting.estimates import Estimate, summary
+from freelunch.reporting.style import printed
 
 _MOST = 4
 """Panels whose numbers fit under a figure."""

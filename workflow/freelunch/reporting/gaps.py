@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 from pandas import DataFrame
 
-from . import findings, labels
-from .comparisons import Group
-from .estimates import Estimate, estimate
-from .style import printed
+from freelunch.reporting import findings, labels
+from freelunch.reporting.comparisons import Group
+from freelunch.reporting.estimates import Estimate, estimate
+from freelunch.reporting.style import printed
 
 
 class Spread(NamedTuple):

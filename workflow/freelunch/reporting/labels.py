@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from ..errors import FreelunchError
-from ..patterns import NM, Structured, parse_pattern
+from freelunch.errors import FreelunchError
+from freelunch.prune.patterns import NM, Structured, parse_pattern
 
 NOT_RECOVERED = "none"
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pandas import DataFrame
 
-from ..errors import FreelunchError
-from .accuracies import classified
-from .estimates import suite
+from freelunch.errors import FreelunchError
+from freelunch.reporting.accuracies import classified
+from freelunch.reporting.estimates import suite
 
 
 def per_layer(rows: DataFrame, metric: str, view: str) -> DataFrame:

@@ -7,8 +7,8 @@ from typing import Any
 
 from pandas import DataFrame, Series
 
-from . import labels
-from .estimates import of, ordered
+from freelunch.reporting import labels
+from freelunch.reporting.estimates import of, ordered
 
 
 def settings(

@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 from pandas import DataFrame
 
-from . import labels
-from .estimates import held_out, on_text, ordered
+from freelunch.reporting import labels
+from freelunch.reporting.estimates import held_out, on_text, ordered
 
 _MOST = 4
 """Values that are listed; more are counted."""

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import pandas as pd
 from pandas import DataFrame, Series
 
-from ..errors import FreelunchError
-from . import labels
-from .estimates import suite, with_variant
-from .tasks import METRICS
+from freelunch.errors import FreelunchError
+from freelunch.reporting import labels
+from freelunch.reporting.estimates import suite, with_variant
+from freelunch.reporting.tasks import METRICS
 
 JOINED = ("model", "criterion", "pattern", "dataset", "length", "metric")
 

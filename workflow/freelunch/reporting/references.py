@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import FreelunchError
+from freelunch.errors import FreelunchError
 
 if TYPE_CHECKING:
     from pandas import DataFrame

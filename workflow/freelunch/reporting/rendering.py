@@ -10,9 +10,9 @@ from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
-from . import labels
-from .estimates import Estimate
-from .table import Column, Contest, Table
+from freelunch.reporting import labels
+from freelunch.reporting.estimates import Estimate
+from freelunch.reporting.table import Column, Contest, Table
 
 Kind = Literal["csv", "md", "tex"]
 KINDS: tuple[Kind, ...] = ("csv", "md", "tex")

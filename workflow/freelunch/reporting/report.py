@@ -10,11 +10,11 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 from pandas import DataFrame
 
-from . import about, claims, tabulate
-from .legends import Kind, legend
-from .rendering import Shown, shown
-from .runtimes import Job, Total, totals, versions
-from .verdicts import Verdict
+from freelunch.reporting import about, claims, tabulate
+from freelunch.reporting.legends import Kind, legend
+from freelunch.reporting.rendering import Shown, shown
+from freelunch.reporting.runtimes import Job, Total, totals, versions
+from freelunch.reporting.verdicts import Verdict
 
 _LARGEST = 2**20
 """Bytes up to which a figure is embedded as SVG; drawings of some thousand lines are smaller as PNG."""

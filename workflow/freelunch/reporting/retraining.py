@@ -14,11 +14,11 @@ from typing import Any
 import pandas as pd
 from pandas import DataFrame
 
-from ..errors import FreelunchError
-from . import labels
-from .comparisons import PRUNED, WHERE, Group, best, measured, preferred, recovered
-from .estimates import of, ordered, suite
-from .seeds import aligned, among
+from freelunch.errors import FreelunchError
+from freelunch.reporting import labels
+from freelunch.reporting.comparisons import PRUNED, WHERE, Group, best, measured, preferred, recovered
+from freelunch.reporting.estimates import of, ordered, suite
+from freelunch.reporting.seeds import aligned, among
 
 SERIES = ("recovery", "loss", "parametrization", "window", "targets", "repair")
 """What tells the lines of a comparison apart."""

@@ -14,8 +14,8 @@ from typing import Any
 import pandas as pd
 from pandas import DataFrame, Series
 
-from ..artifacts import replacing
-from ..errors import FreelunchError, suggest
+from freelunch.errors import FreelunchError, suggest
+from freelunch.results.artifacts import replacing
 
 DTYPES = {
     "suite": "str",

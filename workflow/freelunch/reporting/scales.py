@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import pandas as pd
 from pandas import DataFrame
 
-from ..errors import FreelunchError
-from . import labels
-from .comparisons import AXES, Group
-from .estimates import Estimate, missing, suite, summary
-from .gaps import gaps
-from .studies import criteria
+from freelunch.errors import FreelunchError
+from freelunch.reporting import labels
+from freelunch.reporting.comparisons import AXES, Group
+from freelunch.reporting.estimates import Estimate, missing, suite, summary
+from freelunch.reporting.gaps import gaps
+from freelunch.reporting.studies import criteria
 
 SIDES = ("before", "after")
 ALIKE = ("family", *AXES, "calibration_length", "criteria")

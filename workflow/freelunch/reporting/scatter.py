@@ -9,10 +9,10 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..errors import FreelunchError
-from . import charts, findings, labels, style
-from .comparisons import Group, varying
-from .estimates import Estimate, ordered, suite
+from freelunch.errors import FreelunchError
+from freelunch.reporting import charts, findings, labels, style
+from freelunch.reporting.comparisons import Group, varying
+from freelunch.reporting.estimates import Estimate, ordered, suite
 
 
 def draw(

@@ -7,10 +7,10 @@ from typing import Any
 import pandas as pd
 from pandas import DataFrame
 
-from ..errors import FreelunchError
-from . import labels
-from .comparisons import PRUNED, WHERE, Group, along, measured, recovered
-from .estimates import TRAINING, suite
+from freelunch.errors import FreelunchError
+from freelunch.reporting import labels
+from freelunch.reporting.comparisons import PRUNED, WHERE, Group, along, measured, recovered
+from freelunch.reporting.estimates import TRAINING, suite
 
 REPLICA = "official_matrix"
 """A flow that stands among the windows too: a variant of the window ``matrix``."""

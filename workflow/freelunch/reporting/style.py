@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from ..errors import FreelunchError
+from freelunch.errors import FreelunchError
 
 SINGLE, DOUBLE = 3.35, 6.9
 """Widths of one and of two columns of a paper, in inches."""

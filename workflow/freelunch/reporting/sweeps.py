@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from pandas import DataFrame
 
-from ..errors import FreelunchError
-from .comparisons import Group, along, lowest, measured, validated
-from .estimates import Estimate, estimate, of, ordered, suite, summary
+from freelunch.errors import FreelunchError
+from freelunch.reporting.comparisons import Group, along, lowest, measured, validated
+from freelunch.reporting.estimates import Estimate, estimate, of, ordered, suite, summary
 
 AUTO = "auto"
 

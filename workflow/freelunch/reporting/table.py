@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .estimates import Estimate
+from freelunch.reporting.estimates import Estimate
 
 Line = tuple[tuple[Any, ...], tuple[Estimate | None, ...]]
 

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 from pandas import DataFrame
 
-from ..errors import FreelunchError
-from .comparisons import PRUNED
-from .estimates import RECOVERING, Estimate, suite, summary, with_variant
-from .seeds import aligned
+from freelunch.errors import FreelunchError
+from freelunch.reporting.comparisons import PRUNED
+from freelunch.reporting.estimates import RECOVERING, Estimate, suite, summary, with_variant
+from freelunch.reporting.seeds import aligned
 
 METRICS = ("acc", "acc_norm", "exact_match", "pass@1")
 """The accuracies that tasks have; the first that a task has goes by the task's name alone."""

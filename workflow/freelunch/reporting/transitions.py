@@ -8,9 +8,18 @@ from typing import Any
 
 from pandas import DataFrame
 
-from ..errors import FreelunchError
-from .accuracies import CONTROL, RECALIBRATED, REPAIRS, accuracies, clear, difference, mean, present
-from .estimates import Estimate, of, suite
+from freelunch.errors import FreelunchError
+from freelunch.reporting.accuracies import (
+    CONTROL,
+    RECALIBRATED,
+    REPAIRS,
+    accuracies,
+    clear,
+    difference,
+    mean,
+    present,
+)
+from freelunch.reporting.estimates import Estimate, of, suite
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import blended_transform_factory
 
-from . import labels, style
-from .estimates import Cells, Estimate, missing
-from .panels import wrapped
+from freelunch.reporting import labels, style
+from freelunch.reporting.estimates import Cells, Estimate, missing
+from freelunch.reporting.panels import wrapped
 
 _DASHES = (0, (4, 2))
 _FITTING = 16

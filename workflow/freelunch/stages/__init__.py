@@ -9,10 +9,10 @@ import importlib
 from collections.abc import Callable
 from functools import cache
 
-from ..plan.spec import Spec
-from ..plan.specs import EvaluationSpec
-from ..provenance import code_digest, sources
-from ..questions import FOLDER
+from freelunch.inputs.questions import FOLDER
+from freelunch.plan.spec import Spec
+from freelunch.plan.specs import EvaluationSpec
+from freelunch.results.code import code_digest
 
 FUNCTIONS = {
     "models": ("prepare_model", "prepare_model"),
@@ -36,15 +36,14 @@ FUNCTIONS = {
 
 
 def code_of(spec: Spec) -> str:
-    """Hash of the source files that a stage runs for a spec: its module, the methods it uses, local tasks it asks."""
+    """Hash of the code that a stage runs for a spec: its module, the methods it uses, local tasks that it asks."""
     asked = isinstance(spec, EvaluationSpec) and bool(spec.questions)
-    return _digest((f"stages.{FUNCTIONS[spec.stage][0]}", *getattr(spec, "modules", ())), asked)
+    return _digest((f"stages.{FUNCTIONS[spec.stage][0]}", *spec.modules), asked)
 
 
 @cache  # the same for most jobs of a stage, of which there may be thousands
 def _digest(modules: tuple[str, ...], asked: bool) -> str:
-    files = {file for module in modules for file in sources(module)}
-    return code_digest(files | set(map(str, FOLDER.glob("*.yaml"))) if asked else files)
+    return code_digest(modules, sorted(FOLDER.glob("*.yaml")) if asked else ())
 
 
 def function_of(spec: Spec) -> Callable[..., None]:

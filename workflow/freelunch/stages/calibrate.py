@@ -7,14 +7,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..artifacts import Artifact, read_json
-from ..calibration import Crops, sample
-from ..documents import read_documents
-from ..errors import FreelunchError
-from ..plan.config import Split
-from ..plan.specs import CalibrationSpec
-from .network import open_tokenizer
-from .stage import Stage
+from freelunch.errors import FreelunchError
+from freelunch.inputs.calibration import Crops, sample
+from freelunch.inputs.documents import read_documents
+from freelunch.plan.config import Split
+from freelunch.plan.specs import CalibrationSpec
+from freelunch.results.artifacts import Artifact, read_json
+from freelunch.results.stage import Stage
+from freelunch.stages.network import open_tokenizer
 
 VALIDATION_STREAM = 2**31
 """Added to the seed of the validation crops; seeds are smaller, so no calibration stream is ever the same."""

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..artifacts import Artifact, read_json
-from ..patterns import parse_pattern
-from ..vision.runs import ClassifierSpec, SparseClassifierSpec
+from freelunch.prune.patterns import parse_pattern
+from freelunch.results.artifacts import Artifact, read_json
+from freelunch.vision.runs import ClassifierSpec, SparseClassifierSpec
 
 RECOVERIES = {"none": "none", "reconstruct": "reconstruct", "channel": "repair", "layer": "repair", "shrink": "repair"}
 """What language models' rows call a backend; the others recalibrate."""

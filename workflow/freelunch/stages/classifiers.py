@@ -6,12 +6,12 @@ import time
 
 import torch
 
-from ..device import choose
-from ..vision.images import Images, unpacked
-from ..vision.networks import build
-from ..vision.runs import ClassifierSpec, ImagesSpec
-from ..vision.supervised import accuracy, train
-from .stage import Stage
+from freelunch.engine.device import choose
+from freelunch.results.stage import Stage
+from freelunch.vision.images import Images, unpacked
+from freelunch.vision.networks import build
+from freelunch.vision.runs import ClassifierSpec, ImagesSpec
+from freelunch.vision.supervised import accuracy, train
 
 NETWORK = "network.safetensors"
 

@@ -6,9 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..artifacts import Artifact, read_json
-from ..patterns import parse_pattern
-from ..plan.specs import (
+from freelunch.plan.specs import (
     CalibrationSpec,
     EvaluationSpec,
     ModelSpec,
@@ -18,9 +16,11 @@ from ..plan.specs import (
     RetrainedSpec,
     Training,
 )
-from ..reporting.rows import to_frame, write
-from ..vision.runs import ClassifierSpec, SparseClassifierSpec
-from .classifier_rows import classifier_rows
+from freelunch.prune.patterns import parse_pattern
+from freelunch.reporting.rows import to_frame, write
+from freelunch.results.artifacts import Artifact, read_json
+from freelunch.stages.classifier_rows import classifier_rows
+from freelunch.vision.runs import ClassifierSpec, SparseClassifierSpec
 
 _OF_WINDOWS = {
     "best_validation_loss": "best_loss",

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..activations import batches, check_finite, create, forward, load, scratch
-from ..artifacts import Artifact
-from ..blocks import matrices
-from ..plan.specs import DenseSpec
-from ..statistics import Collector
-from ..streaming import Network
-from ..windows import boundaries_to_keep
-from .network import open_network
-from .stage import Stage
+from freelunch.engine.activations import batches, check_finite, create, forward, load, scratch
+from freelunch.engine.blocks import matrices
+from freelunch.engine.streaming import Network
+from freelunch.plan.specs import DenseSpec
+from freelunch.prune.statistics import Collector
+from freelunch.recover.windows import boundaries_to_keep
+from freelunch.results.artifacts import Artifact
+from freelunch.results.stage import Stage
+from freelunch.stages.network import open_network
 
 SPLITS = ("calibration", "validation")
 log = logging.getLogger(__name__)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from typing import Any
 
 from torch import Tensor
 
-from ..documents import iterate_documents
-from ..evaluation.drift import drifts
-from ..evaluation.perplexity import cut, perplexities
-from ..evaluation.text import first_tokens
-from ..plan.config import TextTask
-from ..plan.specs import EvaluationSpec
-from ..streaming import Network
-from .network import open_network, open_source, open_tokenizer
-from .stage import Stage
-from .zero_shot import answers, asked
+from freelunch.engine.streaming import Network
+from freelunch.evaluate.drift import drifts
+from freelunch.evaluate.perplexity import cut, perplexities
+from freelunch.evaluate.text import first_tokens
+from freelunch.inputs.documents import iterate_documents
+from freelunch.plan.config import TextTask
+from freelunch.plan.specs import EvaluationSpec
+from freelunch.results.stage import Stage
+from freelunch.stages.network import open_network, open_source, open_tokenizer
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,16 @@ def evaluate(stage: Stage) -> None:
     # the dense model has nothing that it could be compared with
     compared = _texts(stage, spec, tokenizer, "drift") if spec.overlays else {}
     # what cannot be asked is known before anything is computed
-    with asked(stage, spec) as questions:
+    # by name: its code counts only where there are such tasks (EvaluationSpec.modules)
+    zero_shot = import_module("freelunch.stages.zero_shot") if spec.modules else None
+    with zero_shot.asked(stage, spec) if zero_shot else nullcontext() as questions:
         network = open_network(stage, spec.base, open_source(stage, spec.base, spec.overlays))
         metrics = _perplexities(stage, network, read) if read else []
         if compared:
             metrics += _drifts(stage, open_network(stage, spec.base), network, compared)
         about = {}
-        if questions:
-            entries, about["zero_shot"] = answers(stage, network, tokenizer, questions)
+        if zero_shot:
+            entries, about["zero_shot"] = zero_shot.answers(stage, network, tokenizer, questions)
             metrics += entries
     stage.write_json("metrics.json", metrics)
     stage.finish(**about)

@@ -11,22 +11,22 @@ from typing import Any
 
 import torch
 
-from ..artifacts import MANIFEST, Artifact, read_json
-from ..card import card
-from ..device import DTYPES
-from ..export import Export, export, kept_units, skeleton
-from ..models import INDEX, WEIGHTS, checked_config
-from ..overlays import Masked
-from ..packing import sizes
-from ..patterns import NM
-from ..plan.spec import RESULTS
-from ..plan.specs import ExportSpec
-from ..provenance import versions
-from ..streaming import Network
-from ..structured import Units, find_units
-from .network import MASKS, open_source
-from .pruning import DenseStatistics, heads_of
-from .stage import Stage
+from freelunch.engine.device import DTYPES
+from freelunch.engine.overlays import Masked
+from freelunch.engine.streaming import Network
+from freelunch.inputs.card import card
+from freelunch.inputs.export import Export, export, kept_units, skeleton
+from freelunch.inputs.models import INDEX, WEIGHTS, checked_config
+from freelunch.inputs.packing import sizes
+from freelunch.plan.spec import RESULTS
+from freelunch.plan.specs import ExportSpec
+from freelunch.prune.patterns import NM
+from freelunch.prune.structured import Units, find_units
+from freelunch.results.artifacts import MANIFEST, Artifact, read_json
+from freelunch.results.code import versions
+from freelunch.results.stage import Stage
+from freelunch.stages.network import MASKS, open_source
+from freelunch.stages.pruning import DenseStatistics, heads_of
 
 SHARD_BYTES = 4 * 2**30
 _TYPES = {

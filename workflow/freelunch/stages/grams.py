@@ -6,12 +6,12 @@ from __future__ import annotations
 
 from tqdm import tqdm
 
-from ..activations import States
-from ..plan.specs import GramsSpec
-from ..sequential import Prefix
-from .dense import KeptStates
-from .network import open_network
-from .stage import Stage
+from freelunch.engine.activations import States
+from freelunch.engine.sequential import Prefix
+from freelunch.plan.specs import GramsSpec
+from freelunch.results.stage import Stage
+from freelunch.stages.dense import KeptStates
+from freelunch.stages.network import open_network
 
 
 def grams(stage: Stage) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from itertools import islice
 from pathlib import Path
 
-from ..errors import FreelunchError, naming
-from ..plan.config import Hub
-from ..sources import hub_error, wheel_path
-from ..vision.images import Images, dataset_images, folder_images, split, wheel_images
-from ..vision.runs import ImagesSpec
-from ..vision.sections import PARTS, ImagesConfig, Part
-from .stage import Stage
+from freelunch.errors import FreelunchError, naming
+from freelunch.inputs.sources import hub_error, wheel_path
+from freelunch.plan.config import Hub
+from freelunch.results.stage import Stage
+from freelunch.vision.images import Images, dataset_images, folder_images, split, wheel_images
+from freelunch.vision.runs import ImagesSpec
+from freelunch.vision.sections import PARTS, ImagesConfig, Part
 
 
 def prepare_images(stage: Stage) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ..artifacts import read_json
-from ..errors import FreelunchError
-from ..plan.specs import ReconstructedSpec
-from ..structured import find_units, grouped
-from ..windows import BlockMatrices
-from .pruning import heads_of
-from .stage import Stage
+from freelunch.errors import FreelunchError
+from freelunch.plan.specs import ReconstructedSpec
+from freelunch.prune.structured import find_units, grouped
+from freelunch.recover.windows import BlockMatrices
+from freelunch.results.artifacts import read_json
+from freelunch.results.stage import Stage
+from freelunch.stages.pruning import heads_of
 
 
 def find_matrices(stage: Stage, spec: ReconstructedSpec) -> list[BlockMatrices]:

@@ -7,12 +7,12 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from ..device import DTYPES, choose, products
-from ..models import load_tokenizer
-from ..overlays import Masked, Replaced, TensorSource
-from ..plan.specs import ModelSpec, OverlaySpec
-from ..streaming import Network
-from .stage import Stage
+from freelunch.engine.device import DTYPES, choose, products
+from freelunch.engine.overlays import Masked, Replaced, TensorSource
+from freelunch.engine.streaming import Network
+from freelunch.inputs.models import load_tokenizer
+from freelunch.plan.specs import ModelSpec, OverlaySpec
+from freelunch.results.stage import Stage
 
 MASKS, CHANGED, TRAINED = "masks-", "changed-", "window-"
 """What the files of an overlay start with: packed masks, weights and biases changed by pruning, trained tensors."""

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import partial
 
-from ..activations import load
-from ..matrix import Matrix
-from ..overlays import Masked, Replaced, SafetensorsFiles
-from ..plan.specs import PrunedSpec
-from ..sequential import Prefix
-from ..statistics import Statistics
-from .network import CHANGED, MASKS, TRAINED, open_network
-from .pruning import BlockRecord, PruningJob
-from .stage import Stage
+from freelunch.engine.activations import load
+from freelunch.engine.overlays import Masked, Replaced, SafetensorsFiles
+from freelunch.engine.sequential import Prefix
+from freelunch.plan.specs import PrunedSpec
+from freelunch.prune.matrix import Matrix
+from freelunch.prune.statistics import Statistics
+from freelunch.results.stage import Stage
+from freelunch.stages.network import CHANGED, MASKS, TRAINED, open_network
+from freelunch.stages.pruning import BlockRecord, PruningJob
 
 
 class PrunedPrefix:

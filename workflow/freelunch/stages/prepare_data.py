@@ -7,12 +7,21 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..documents import FORMATS, Document, Record, deal, documents_of, numbered, read_records, write_documents
-from ..errors import FreelunchError
-from ..plan.config import SPLITS, DataConfig, Hub, Split
-from ..plan.specs import DataSpec
-from ..sources import hub_error, wheel_member, wheel_path
-from .stage import Stage
+from freelunch.errors import FreelunchError
+from freelunch.inputs.documents import (
+    FORMATS,
+    Document,
+    Record,
+    deal,
+    documents_of,
+    numbered,
+    read_records,
+    write_documents,
+)
+from freelunch.inputs.sources import hub_error, wheel_member, wheel_path
+from freelunch.plan.config import SPLITS, DataConfig, Hub, Split
+from freelunch.plan.specs import DataSpec
+from freelunch.results.stage import Stage
 
 
 def prepare_data(stage: Stage) -> None:

@@ -7,15 +7,13 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-# absolute: provenance follows relative imports, and how models are trained counts only where one is
-from freelunch.stages.train_model import train_model
-
-from ..device import DTYPES
-from ..errors import FreelunchError
-from ..models import (
+from freelunch.engine.device import DTYPES
+from freelunch.errors import FreelunchError
+from freelunch.inputs.models import (
     INDEX,
     PICKLED,
     SMALL,
@@ -31,11 +29,11 @@ from ..models import (
     tokenizer_digest,
     weight_files,
 )
-from ..plan.config import Hub, ModelConfig, Random, Train, Wheel
-from ..plan.facts import facts_of_source
-from ..plan.specs import ModelSpec
-from ..sources import copy_member, snapshot, wheel_path
-from .stage import Stage
+from freelunch.inputs.sources import copy_member, snapshot, wheel_path
+from freelunch.plan.config import Hub, ModelConfig, Random, Train, Wheel
+from freelunch.plan.facts import facts_of_source
+from freelunch.plan.specs import ModelSpec
+from freelunch.results.stage import Stage
 
 _SENTENCES = (
     "The quick brown fox, aged 12345 days, jumped over it's owner's lazy dog.",
@@ -98,7 +96,8 @@ def _from_random(stage: Stage, source: ModelConfig, random: Random, where: str) 
 
 
 def _from_training(stage: Stage, train: Train) -> tuple[str, dict[str, Any]]:
-    model, tokenizer, record = train_model(stage)
+    # by name: its code counts only where a model is trained (ModelSpec.modules)
+    model, tokenizer, record = import_module("freelunch.stages.train_model").train_model(stage)
     with _scratch(stage) as folder:
         _save(stage, model, tokenizer, folder)
     return f"seed {train.seed}", record

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from tqdm import tqdm
 
-from ..plan.specs import PrunedSpec
-from .pruning import PruningJob, summary
-from .stage import Stage
+from freelunch.plan.specs import PrunedSpec
+from freelunch.results.stage import Stage
+from freelunch.stages.pruning import PruningJob, summary
 
 
 def prune(stage: Stage) -> None:
@@ -19,7 +19,7 @@ def prune(stage: Stage) -> None:
         records = [job.write(index, job.pruner.block(index, job.load)) for index in blocks]
     else:
         # imported here: with dense inputs no network is built, and transformers need not be loaded
-        from .prefix import PrunedPrefix
+        from freelunch.stages.prefix import PrunedPrefix
 
         prefix = PrunedPrefix(stage, spec, job)
         records = []

@@ -10,17 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..artifacts import Artifact, read_json
-from ..device import DTYPES, choose
-from ..matrix import Matrices, Matrix
-from ..overlays import SafetensorsFiles, pack
-from ..plan.facts import facts_of_file
-from ..plan.specs import GramsSpec, PrunedSpec
-from ..pruning import Pruner
-from ..refinements.refinement import Pruned
-from ..statistics import Statistics, on_device
-from ..structured import Heads
-from .stage import Stage
+from freelunch.engine.device import DTYPES, choose
+from freelunch.engine.overlays import SafetensorsFiles, pack
+from freelunch.plan.facts import facts_of_file
+from freelunch.plan.specs import GramsSpec, PrunedSpec
+from freelunch.prune.matrix import Matrices, Matrix
+from freelunch.prune.pruner import Pruner
+from freelunch.prune.refinements.refinement import Pruned
+from freelunch.prune.statistics import Statistics, on_device
+from freelunch.prune.structured import Heads
+from freelunch.results.artifacts import Artifact, read_json
+from freelunch.results.stage import Stage
 
 
 class DenseStatistics:

@@ -6,13 +6,13 @@ import json
 from collections import Counter
 from itertools import islice
 
-from ..documents import Document, Record, documents_of, read_documents
-from ..errors import FreelunchError, naming
-from ..plan.config import Questions
-from ..plan.specs import QuestionsSpec
-from ..questions import QUESTION_SETS, Article
-from .prepare_data import records_of
-from .stage import Stage
+from freelunch.errors import FreelunchError, naming
+from freelunch.inputs.documents import Document, Record, documents_of, read_documents
+from freelunch.inputs.questions import QUESTION_SETS, Article
+from freelunch.plan.config import Questions
+from freelunch.plan.specs import QuestionsSpec
+from freelunch.results.stage import Stage
+from freelunch.stages.prepare_data import records_of
 
 
 def questions(stage: Stage) -> None:

@@ -14,23 +14,23 @@ from functools import partial
 
 from tqdm import tqdm
 
-from ..activations import States
-from ..artifacts import SEAL
-from ..blocks import matrices
-from ..errors import FreelunchError
-from ..plan.specs import ReconstructedSpec, ShardSpec
-from ..recovery.fit import totals
-from ..recovery.flows import FLOWS
-from ..recovery.reconstruct import reconstruct_window
-from ..recovery.solve import solve_window
-from ..windows import MATRICES, Window, check_targets, completed, tile
-from .dense import SPLITS, KeptStates
-from .matrices import find_matrices
-from .network import open_network
-from .pruning import DenseStatistics, read_gram
-from .stage import Stage
-from .student import Interleaved, Student
-from .window_files import Record, adopt_shards, finished_window, write_window
+from freelunch.engine.activations import States
+from freelunch.engine.blocks import matrices
+from freelunch.errors import FreelunchError
+from freelunch.plan.specs import ReconstructedSpec, ShardSpec
+from freelunch.recover.fit import totals
+from freelunch.recover.flows import FLOWS
+from freelunch.recover.reconstruct import reconstruct_window
+from freelunch.recover.solve import solve_window
+from freelunch.recover.windows import MATRICES, Window, check_targets, completed, tile
+from freelunch.results.artifacts import SEAL
+from freelunch.results.stage import Stage
+from freelunch.stages.dense import SPLITS, KeptStates
+from freelunch.stages.matrices import find_matrices
+from freelunch.stages.network import open_network
+from freelunch.stages.pruning import DenseStatistics, read_gram
+from freelunch.stages.student import Interleaved, Student
+from freelunch.stages.window_files import Record, adopt_shards, finished_window, write_window
 
 log = logging.getLogger(__name__)
 

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..device import DTYPES
-from ..errors import FreelunchError, naming
-from ..matrix import finite
-from ..overlays import Masked, TensorSource
-from ..plan.specs import RepairedSpec
-from ..recovery.repair import Mode, moments, scales
-from ..statistics import Statistics
-from .network import MASKS, TRAINED, open_source
-from .pruning import DenseStatistics, read_gram
-from .stage import Stage
+from freelunch.engine.device import DTYPES
+from freelunch.engine.overlays import Masked, TensorSource
+from freelunch.errors import FreelunchError, naming
+from freelunch.plan.specs import RepairedSpec
+from freelunch.prune.matrix import finite
+from freelunch.prune.statistics import Statistics
+from freelunch.recover.repair import Mode, moments, scales
+from freelunch.results.stage import Stage
+from freelunch.stages.network import MASKS, TRAINED, open_source
+from freelunch.stages.pruning import DenseStatistics, read_gram
 
 
 def repair(stage: Stage) -> None:

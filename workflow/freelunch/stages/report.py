@@ -6,19 +6,19 @@ import platform
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..artifacts import Artifact, replacing
-from ..plan.config import Source as SourceConfig
-from ..plan.plan import Plan, resolved
-from ..plan.plan import Run as PlannedRun
-from ..plan.spec import STAGES, Spec
-from ..plan.specs import DataSpec, ModelSpec, ShardSpec
-from ..reporting.graph import svg
-from ..reporting.report import Report, Run, Source, View, figure_view, html, table_view
-from ..reporting.rows import read_rows
-from ..reporting.runtimes import Job, job_of
-from ..reporting.verdicts import Evidence, verdicts
-from ..rulegraph import rule_graph
-from ..vision.runs import ClassifierSpec, ImagesSpec
+from freelunch.plan.config import Source as SourceConfig
+from freelunch.plan.plan import Plan, resolved
+from freelunch.plan.plan import Run as PlannedRun
+from freelunch.plan.spec import STAGES, Spec
+from freelunch.plan.specs import DataSpec, ModelSpec, ShardSpec
+from freelunch.reporting.graph import svg
+from freelunch.reporting.report import Report, Run, Source, View, figure_view, html, table_view
+from freelunch.reporting.rows import read_rows
+from freelunch.reporting.runtimes import Job, job_of
+from freelunch.reporting.verdicts import Evidence, verdicts
+from freelunch.results.artifacts import Artifact, replacing
+from freelunch.rulegraph import rule_graph
+from freelunch.vision.runs import ClassifierSpec, ImagesSpec
 
 _KINDS: dict[type[Spec], str] = {ModelSpec: "model", DataSpec: "data", ImagesSpec: "images"}
 TEMPLATE = Path(__file__).parents[2] / "report" / "suite.html.j2"

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..blocks import matrices
-from ..overlays import Masked
-from ..plan.specs import RetrainedSpec
-from ..recovery.fit import totals
-from ..recovery.retrain import retrain as train
-from ..windows import check_targets
-from .checkpoint import Checkpoint
-from .dense import SPLITS, KeptStates
-from .network import MASKS, open_network, open_source
-from .stage import Stage
+from freelunch.engine.blocks import matrices
+from freelunch.engine.overlays import Masked
+from freelunch.plan.specs import RetrainedSpec
+from freelunch.recover.fit import totals
+from freelunch.recover.retrain import retrain as train
+from freelunch.recover.windows import check_targets
+from freelunch.results.checkpoint import Checkpoint
+from freelunch.results.stage import Stage
+from freelunch.stages.dense import SPLITS, KeptStates
+from freelunch.stages.network import MASKS, open_network, open_source
 
 
 def retrain(stage: Stage) -> None:

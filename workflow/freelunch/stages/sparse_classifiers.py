@@ -10,19 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..device import choose
-from ..errors import FreelunchError, naming
-from ..overlays import pack
-from ..vision import batchnorm
-from ..vision.backends import recovered
-from ..vision.diagnostics import Diagnostics, diagnose
-from ..vision.images import Images
-from ..vision.layers import norms_of
-from ..vision.pruning import densities, prune
-from ..vision.runs import SparseClassifierSpec
-from ..vision.supervised import accuracy
-from .classifiers import NETWORK, images_of, random_network
-from .stage import Stage
+from freelunch.engine.device import choose
+from freelunch.engine.overlays import pack
+from freelunch.errors import FreelunchError, naming
+from freelunch.results.stage import Stage
+from freelunch.stages.classifiers import NETWORK, images_of, random_network
+from freelunch.vision import batchnorm
+from freelunch.vision.backends import recovered
+from freelunch.vision.diagnostics import Diagnostics, diagnose
+from freelunch.vision.images import Images
+from freelunch.vision.layers import norms_of
+from freelunch.vision.pruning import densities, prune
+from freelunch.vision.runs import SparseClassifierSpec
+from freelunch.vision.supervised import accuracy
 
 
 def sparse_classifier(stage: Stage) -> None:

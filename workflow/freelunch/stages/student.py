@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ..overlays import Masked, Replaced, SafetensorsFiles
-from ..plan.specs import PrunedSpec
-from ..streaming import Network
-from ..windows import Window
-from .network import MASKS, TRAINED, open_network, open_source
-from .prefix import PrunedPrefix
-from .pruning import BlockRecord, PruningJob, summary
-from .stage import Stage
-from .window_files import Record
+from freelunch.engine.overlays import Masked, Replaced, SafetensorsFiles
+from freelunch.engine.streaming import Network
+from freelunch.plan.specs import PrunedSpec
+from freelunch.recover.windows import Window
+from freelunch.results.stage import Stage
+from freelunch.stages.network import MASKS, TRAINED, open_network, open_source
+from freelunch.stages.prefix import PrunedPrefix
+from freelunch.stages.pruning import BlockRecord, PruningJob, summary
+from freelunch.stages.window_files import Record
 
 
 class Student:

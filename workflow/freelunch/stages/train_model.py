@@ -7,19 +7,19 @@ from typing import Any
 
 import torch
 
-from ..bpe import token_bytes, train_bpe
-from ..calibration import sample
-from ..device import DTYPES, choose, products
-from ..documents import read_documents
-from ..errors import naming
-from ..evaluation.perplexity import cut, perplexities
-from ..models import initialised
-from ..overlays import InMemory
-from ..plan.specs import ModelSpec
-from ..pretraining import pretrain
-from ..streaming import Network
-from .checkpoint import Checkpoint
-from .stage import Stage
+from freelunch.engine.device import DTYPES, choose, products
+from freelunch.engine.overlays import InMemory
+from freelunch.engine.streaming import Network
+from freelunch.errors import naming
+from freelunch.evaluate.perplexity import cut, perplexities
+from freelunch.inputs.bpe import token_bytes, train_bpe
+from freelunch.inputs.calibration import sample
+from freelunch.inputs.documents import read_documents
+from freelunch.inputs.models import initialised
+from freelunch.plan.specs import ModelSpec
+from freelunch.recover.pretraining import pretrain
+from freelunch.results.checkpoint import Checkpoint
+from freelunch.results.stage import Stage
 
 
 def train_model(stage: Stage) -> tuple[Any, Any, dict[str, Any]]:

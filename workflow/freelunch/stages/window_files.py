@@ -10,13 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..artifacts import describe, is_altered, read_json, replacing, sealed, write_json
-from ..errors import FreelunchError
-from ..plan.specs import ShardSpec
-from ..recovery.fit import Trained
-from ..windows import Window
-from .pruning import BlockRecord
-from .stage import Stage
+from freelunch.errors import FreelunchError
+from freelunch.plan.specs import ShardSpec
+from freelunch.recover.fit import Trained
+from freelunch.recover.windows import Window
+from freelunch.results.artifacts import describe, is_altered, read_json, replacing, sealed, write_json
+from freelunch.results.stage import Stage
+from freelunch.stages.pruning import BlockRecord
 
 log = logging.getLogger(__name__)
 Record = dict[str, Any]

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from freelunch.engine.device import free_memory
+from freelunch.engine.streaming import Network
+from freelunch.evaluate.harness import about_tasks, ask, load_tasks, mean_accuracy
+from freelunch.evaluate.sizes import LARGEST, whole_bytes
+from freelunch.inputs.questions import QUESTION_SETS
 from freelunch.plan.config import ZeroShotTask
 from freelunch.plan.facts import Facts
 from freelunch.plan.specs import EvaluationSpec
-
-from ..device import free_memory
-from ..evaluation.sizes import LARGEST, whole_bytes
-from ..questions import QUESTION_SETS
-from ..streaming import Network
-from .stage import Stage
+from freelunch.results.stage import Stage
 
 log = logging.getLogger(__name__)
 
@@ -39,11 +39,6 @@ def asked(stage: Stage, spec: EvaluationSpec) -> Iterator[list[Asked]]:
         FreelunchError: a task cannot be loaded; says what would help.
     """
     entries = [entry for entry in spec.tasks if isinstance(entry, ZeroShotTask)]
-    if not entries:
-        yield []
-        return
-    from ..evaluation.harness import load_tasks  # seconds, and only where it is needed
-
     with tempfile.TemporaryDirectory(dir=stage.folder, prefix="scratch-") as folder:
         found = []
         for entry in entries:
@@ -61,8 +56,6 @@ def answers(
     stage: Stage, network: Network, tokenizer: Any, found: list[Asked]
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Run all tasks: their entries in ``metrics.json``, and what the manifest says of them."""
-    from ..evaluation.harness import about_tasks, ask, mean_accuracy
-
     run_code, scores = stage.execution.run_model_code, []
     about: dict[str, Any] = {}
     whole = _fits(stage, network)
@@ -89,8 +82,8 @@ def answers(
 
 @contextmanager
 def _model(network: Network, tokenizer: Any, stream_tokens: int, whole: bool) -> Iterator[Any]:
-    from ..evaluation.streaming_lm import StreamingLM
-    from ..evaluation.whole_lm import WholeLM
+    from freelunch.evaluate.streaming_lm import StreamingLM
+    from freelunch.evaluate.whole_lm import WholeLM
 
     if not whole:
         yield StreamingLM(network, tokenizer, stream_tokens)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from ..errors import FreelunchError, suggest
+from freelunch.errors import FreelunchError, suggest
 
 TEST_BATCH = 100
 """Images that are measured at a time."""

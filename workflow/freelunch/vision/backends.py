@@ -8,12 +8,12 @@ from typing import get_args
 
 from torch import Tensor, nn
 
-from ..errors import FreelunchError, suggest
-from ..recovery.repair import Mode
-from . import batchnorm
-from .reconstruct import reconstruct
-from .repair import repair
-from .sections import BACKENDS
+from freelunch.errors import FreelunchError, suggest
+from freelunch.recover.repair import Mode
+from freelunch.vision import batchnorm
+from freelunch.vision.reconstruct import reconstruct
+from freelunch.vision.repair import repair
+from freelunch.vision.sections import BACKENDS
 
 EPSILON = 1e-12
 """Of the control's batch norms."""

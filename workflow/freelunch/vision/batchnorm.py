@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .layers import norms_of
+from freelunch.vision.layers import norms_of
 
 
 @torch.no_grad()

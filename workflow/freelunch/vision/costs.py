@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from typing import get_args
 
+from freelunch.costs import PLAIN, Cost, cost, job
+from freelunch.engine.accelerators import has_accelerator
 from freelunch.plan.config import Config
+from freelunch.vision.architectures import TEST_BATCH, Convolution, convolutions
 from freelunch.vision.runs import ClassifierSpec, ImagesSpec, SparseClassifierSpec
 from freelunch.vision.sections import Repair
-
-from ..accelerators import has_accelerator
-from ..costs import PLAIN, Cost, cost, job
-from .architectures import TEST_BATCH, Convolution, convolutions
 
 _UNKNOWN = {"hub": 60_000, "path": 15_000}
 """Images of a source whose splits have names: what CIFAR and Imagenette have, more or less."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..recovery.repair import relative_repairability
-from .layers import Layer, channels, hooked, layers_of
-from .repair import paired_moments
+from freelunch.recover.repair import relative_repairability
+from freelunch.vision.layers import Layer, channels, hooked, layers_of
+from freelunch.vision.repair import paired_moments
 
 
 @dataclass(frozen=True)

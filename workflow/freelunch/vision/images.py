@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..errors import FreelunchError
-from ..plan.config import Wheel
-from ..sources import wheel_member
+from freelunch.errors import FreelunchError
+from freelunch.inputs.sources import wheel_member
+from freelunch.plan.config import Wheel
 
 _PACKED = 4096
 """Images that are rounded at a time."""

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..matrix import Matrices, Matrix
-from ..statistics import Statistics
+from freelunch.prune.matrix import Matrices, Matrix
+from freelunch.prune.statistics import Statistics
 
 Layer = nn.Conv2d | nn.Linear
 

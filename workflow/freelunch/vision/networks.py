@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .architectures import ARCHITECTURES, Shape, check_architecture
+from freelunch.vision.architectures import ARCHITECTURES, Shape, check_architecture
 
 
 def build(

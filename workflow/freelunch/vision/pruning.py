@@ -7,11 +7,11 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from ..errors import FreelunchError
-from ..method import Method
-from ..patterns import Structured
-from ..pruning import allocate, prune_matrix
-from .layers import layers_of, matrices_of, statistics_of
+from freelunch.errors import FreelunchError
+from freelunch.prune.method import Method
+from freelunch.prune.patterns import Structured
+from freelunch.prune.pruner import allocate, prune_matrix
+from freelunch.vision.layers import layers_of, matrices_of, statistics_of
 
 
 @torch.no_grad()

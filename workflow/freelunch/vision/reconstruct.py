@@ -10,9 +10,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ..hessian import masked_least_squares, solvable
-from ..recovery.solve import DAMPING
-from .layers import layers_of, statistics_of
+from freelunch.prune.hessian import masked_least_squares, solvable
+from freelunch.recover.solve import DAMPING
+from freelunch.vision.layers import layers_of, statistics_of
 
 
 @torch.no_grad()

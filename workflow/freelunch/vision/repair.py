@@ -14,8 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..recovery.repair import Mode, Moments, scales
-from .layers import channels, convolutions_of, hooked
+from freelunch.recover.repair import Mode, Moments, scales
+from freelunch.vision.layers import channels, convolutions_of, hooked
 
 
 @torch.no_grad()

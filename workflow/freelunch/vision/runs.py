@@ -6,19 +6,17 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
-# absolute: provenance follows relative imports, and the code of a method counts only where it is run
-from freelunch.method import Method, parse_method
-from freelunch.methods import slug
-from freelunch.patterns import Structured
+from freelunch.errors import FreelunchError
+from freelunch.plan.config import Config
 from freelunch.plan.plan import RUN_KINDS, RunKind
+from freelunch.plan.section import Section
+from freelunch.plan.spec import MeasuredSpec, Spec
 from freelunch.plan.validity import check_name
-
-from ..errors import FreelunchError
-from ..plan.config import Config
-from ..plan.section import Section
-from ..plan.spec import MeasuredSpec, Spec
-from .architectures import convolutions
-from .sections import Backend, ClassifierAxes, ClassifierConfig, ImagesConfig, VisionConfig
+from freelunch.prune.method import Method, parse_method
+from freelunch.prune.methods import slug
+from freelunch.prune.patterns import Structured
+from freelunch.vision.architectures import convolutions
+from freelunch.vision.sections import Backend, ClassifierAxes, ClassifierConfig, ImagesConfig, VisionConfig
 
 
 class ImagesSpec(Spec):

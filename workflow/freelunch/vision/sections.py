@@ -6,12 +6,10 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-# absolute: provenance follows relative imports, and the code of a method counts only where it is run
-from freelunch.method import canonical_allocation, canonical_criterion, canonical_pattern
-
-from ..plan.config import EXTENSIONS, Config, Source
-from ..plan.section import Name, NotNegative, Positive, Section, Seed
-from .architectures import ARCHITECTURES, check_architecture
+from freelunch.plan.config import EXTENSIONS, Config, Source
+from freelunch.plan.section import Name, NotNegative, Positive, Section, Seed
+from freelunch.prune.method import canonical_allocation, canonical_criterion, canonical_pattern
+from freelunch.vision.architectures import ARCHITECTURES, check_architecture
 
 COLOURS = {"wheel": 1, "hub": 3, "path": 3}
 """Channels by kind of source: tables in wheels are grey."""

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from ..errors import FreelunchError
-from .architectures import TEST_BATCH
-from .images import Images
-from .sections import ClassifierConfig
+from freelunch.errors import FreelunchError
+from freelunch.vision.architectures import TEST_BATCH
+from freelunch.vision.images import Images
+from freelunch.vision.sections import ClassifierConfig
 
 
 def train(network: nn.Module, images: Images, recipe: ClassifierConfig, seed: int, name: str) -> list[float]:

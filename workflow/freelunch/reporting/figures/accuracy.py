@@ -6,9 +6,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
-from .. import charts, claims, findings, labels, style
-from ..accuracies import MATCHED, PAIR, RECALIBRATED, accuracies, mean, percent, present
-from ..estimates import Estimate
+from freelunch.reporting import charts, claims, findings, labels, style
+from freelunch.reporting.accuracies import MATCHED, PAIR, RECALIBRATED, accuracies, mean, percent, present
+from freelunch.reporting.estimates import Estimate
 
 _VIEW = "figure accuracy"
 _SHOWN = ("none", RECALIBRATED, MATCHED, "reconstruct")

@@ -7,10 +7,20 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
-from ...errors import FreelunchError
-from .. import charts, claims, findings, labels, style
-from ..accuracies import MATCHED, PAIR, RECALIBRATED, accuracies, clear, difference, percent, present, told
-from ..estimates import Estimate, suite
+from freelunch.errors import FreelunchError
+from freelunch.reporting import charts, claims, findings, labels, style
+from freelunch.reporting.accuracies import (
+    MATCHED,
+    PAIR,
+    RECALIBRATED,
+    accuracies,
+    clear,
+    difference,
+    percent,
+    present,
+    told,
+)
+from freelunch.reporting.estimates import Estimate, suite
 
 _VIEW = "figure allocation"
 _SHOWN = (RECALIBRATED, MATCHED, "reconstruct")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
-from .. import categories, claims, style
-from ..comparisons import Group, rows_of
-from ..studies import calibrations
+from freelunch.reporting import categories, claims, style
+from freelunch.reporting.comparisons import Group, rows_of
+from freelunch.reporting.studies import calibrations
 
 _VIEW = "figure calibration"
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
-from .. import charts, claims, findings, labels, style
-from ..comparisons import Group, rows_of, varying
-from ..estimates import Estimate, summary
-from ..studies import sizes
+from freelunch.reporting import charts, claims, findings, labels, style
+from freelunch.reporting.comparisons import Group, rows_of, varying
+from freelunch.reporting.estimates import Estimate, summary
+from freelunch.reporting.studies import sizes
 
 _VIEW = "figure calibration_size"
 _WITHIN = ("sequences", "calibration_tokens")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
-from .. import categories, charts, claims, findings, style
-from ..comparisons import Group, rows_of, varying
-from ..gaps import spread
-from ..studies import criteria
+from freelunch.reporting import categories, charts, claims, findings, style
+from freelunch.reporting.comparisons import Group, rows_of, varying
+from freelunch.reporting.gaps import spread
+from freelunch.reporting.studies import criteria
 
 _VIEW = "figure criterion"
 

@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from pandas import DataFrame
 
-from .. import charts, claims, findings, labels, style
-from ..accuracies import percent, present
-from ..layers import per_layer
+from freelunch.reporting import charts, claims, findings, labels, style
+from freelunch.reporting.accuracies import percent, present
+from freelunch.reporting.layers import per_layer
 
 _VIEW = "figure density"
 _COLUMNS = {"layer_density": "Density", "relative_repairability": "Residual / raw distortion"}

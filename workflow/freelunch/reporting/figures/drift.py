@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from pandas import DataFrame
 
-from .. import charts, claims, findings, labels, style
-from ..comparisons import varying
-from ..drifts import ACCUMULATED, LOCAL, PANEL, SERIES, drifts, name
-from ..estimates import of, ordered
+from freelunch.reporting import charts, claims, findings, labels, style
+from freelunch.reporting.comparisons import varying
+from freelunch.reporting.drifts import ACCUMULATED, LOCAL, PANEL, SERIES, drifts, name
+from freelunch.reporting.estimates import of, ordered
 
 _VIEW = "figure drift"
 Panel = tuple[str, bool, DataFrame]

@@ -11,10 +11,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from pandas import DataFrame, Series
 
-from .. import findings, labels, style
-from ..curves import gains
-from ..estimates import of
-from ..panels import parts, sentences, settings, title
+from freelunch.reporting import findings, labels, style
+from freelunch.reporting.curves import gains
+from freelunch.reporting.estimates import of
+from freelunch.reporting.panels import parts, sentences, settings, title
 
 
 @style.applied()

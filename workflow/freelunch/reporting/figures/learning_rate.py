@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from pandas import DataFrame
 
-from .. import charts, claims, findings, labels, style
-from ..comparisons import rows_of, varying
-from ..sweeps import AUTO, Choice, Point, Sweep, sweeps
+from freelunch.reporting import charts, claims, findings, labels, style
+from freelunch.reporting.comparisons import rows_of, varying
+from freelunch.reporting.sweeps import AUTO, Choice, Point, Sweep, sweeps
 
 _VIEW = "figure learning_rate"
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
-from .. import claims, scatter, style
-from ..comparisons import Group, rows_of
-from ..studies import windows
+from freelunch.reporting import claims, scatter, style
+from freelunch.reporting.comparisons import Group, rows_of
+from freelunch.reporting.studies import windows
 
 _VIEW = "figure memory"
 _COLUMN = "peak_gib"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
-from .. import claims, scatter, style
-from ..comparisons import Group, fullest, rows_of
-from ..studies import parametrizations
+from freelunch.reporting import claims, scatter, style
+from freelunch.reporting.comparisons import Group, fullest, rows_of
+from freelunch.reporting.studies import parametrizations
 
 _VIEW = "figure parametrization"
 _COLUMN = "trainable_parameters"

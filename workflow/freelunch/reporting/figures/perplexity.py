@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
-from .. import findings, labels, style, variants
-from ..comparisons import varying
-from ..estimates import perplexities
+from freelunch.reporting import findings, labels, style, variants
+from freelunch.reporting.comparisons import varying
+from freelunch.reporting.estimates import perplexities
 
 _VIEW = "figure perplexity"
 

@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from pandas import DataFrame
 
-from .. import charts, claims, findings, labels, style
-from ..comparisons import Group, rows_of
-from ..estimates import Estimate, of, ordered, summary
-from ..retraining import SERIES, races, series
+from freelunch.reporting import charts, claims, findings, labels, style
+from freelunch.reporting.comparisons import Group, rows_of
+from freelunch.reporting.estimates import Estimate, of, ordered, summary
+from freelunch.reporting.retraining import SERIES, races, series
 
 _VIEW = "figure retraining"
 _SCALES = {"training_tokens": "Training tokens", "operations": "Training compute (FLOP)"}

@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from pandas import DataFrame
 
-from .. import charts, claims, findings, labels, style
-from ..comparisons import rows_of, varying
-from ..scales import SIDES, Point, Scale, scales
-from ..studies import criteria
+from freelunch.reporting import charts, claims, findings, labels, style
+from freelunch.reporting.comparisons import rows_of, varying
+from freelunch.reporting.scales import SIDES, Point, Scale, scales
+from freelunch.reporting.studies import criteria
 
 _VIEW = "figure scale"
 _LINES: dict[str, charts.Line] = {"before": charts.DASHES, "after": "-"}

@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from pandas import DataFrame
 
-from .. import charts, claims, findings, labels, style
-from ..accuracies import CONTROL, RECALIBRATED, percent, present, signed
-from ..layers import per_layer
-from ..transitions import Point, transitions
+from freelunch.reporting import charts, claims, findings, labels, style
+from freelunch.reporting.accuracies import CONTROL, RECALIBRATED, percent, present, signed
+from freelunch.reporting.layers import per_layer
+from freelunch.reporting.transitions import Point, transitions
 
 _VIEW = "figure transition"
 

@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from pandas import DataFrame, Series
 
-from .. import findings, labels, style
-from ..curves import curves
-from ..estimates import of
-from ..panels import parts, sentences, settings, title
+from freelunch.reporting import findings, labels, style
+from freelunch.reporting.curves import curves
+from freelunch.reporting.estimates import of
+from freelunch.reporting.panels import parts, sentences, settings, title
 
 
 @style.applied()

@@ -9,10 +9,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
-from .. import charts, claims, findings, labels, style
-from ..comparisons import Group, rows_of, varying
-from ..estimates import Estimate, of, ordered, summary
-from ..studies import of_matrices, windows
+from freelunch.reporting import charts, claims, findings, labels, style
+from freelunch.reporting.comparisons import Group, rows_of, varying
+from freelunch.reporting.estimates import Estimate, of, ordered, summary
+from freelunch.reporting.studies import of_matrices, windows
 
 _VIEW = "figure window"
 _LINES: tuple[tuple[charts.Line, bool], ...] = (("none", True), ("-", False))

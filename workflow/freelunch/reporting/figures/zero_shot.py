@@ -7,10 +7,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from pandas import DataFrame
 
-from ...errors import FreelunchError
-from .. import charts, claims, findings, labels, style, variants
-from ..estimates import Cells, cells, suite
-from ..tasks import CHANCE, MEAN, METRICS, scores
+from freelunch.errors import FreelunchError
+from freelunch.reporting import charts, claims, findings, labels, style, variants
+from freelunch.reporting.estimates import Cells, cells, suite
+from freelunch.reporting.tasks import CHANCE, MEAN, METRICS, scores
 
 _VIEW = "figure zero_shot"
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pandas import DataFrame
 
-from .. import labels
-from ..accuracies import accuracies, mean, percent, present
-from ..estimates import suite
-from ..table import Column, Contest, Line, Table
+from freelunch.reporting import labels
+from freelunch.reporting.accuracies import accuracies, mean, percent, present
+from freelunch.reporting.estimates import suite
+from freelunch.reporting.table import Column, Contest, Line, Table
 
 _LEVELS = ("model", "sparsity", "allocation")
 

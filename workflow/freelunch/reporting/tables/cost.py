@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pandas import DataFrame
 
-from ...errors import FreelunchError
-from .. import labels
-from ..estimates import PRUNING, RECOVERING, levels, suite, summary, with_variant
-from ..table import Column, Table
+from freelunch.errors import FreelunchError
+from freelunch.reporting import labels
+from freelunch.reporting.estimates import PRUNING, RECOVERING, levels, suite, summary, with_variant
+from freelunch.reporting.table import Column, Table
 
 
 def build(rows: DataFrame) -> Table:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pandas import DataFrame
 
-from ..compared import table
-from ..studies import criteria
-from ..table import Table
+from freelunch.reporting.compared import table
+from freelunch.reporting.studies import criteria
+from freelunch.reporting.table import Table
 
 
 def build(rows: DataFrame) -> Table:

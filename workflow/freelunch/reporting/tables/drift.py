@@ -7,10 +7,10 @@ from typing import Any
 
 from pandas import DataFrame
 
-from ..comparisons import varying
-from ..drifts import ACCUMULATED, LOCAL, PANEL, SERIES, drifts
-from ..estimates import Estimate, of, ordered, suite
-from ..table import Column, Contest, Line, Table
+from freelunch.reporting.comparisons import varying
+from freelunch.reporting.drifts import ACCUMULATED, LOCAL, PANEL, SERIES, drifts
+from freelunch.reporting.estimates import Estimate, of, ordered, suite
+from freelunch.reporting.table import Column, Contest, Line, Table
 
 _COLUMNS = (
     Column("drift_local", "Block alone"),

@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 from pandas import DataFrame
 
-from ..compared import assembled, levelled
-from ..estimates import Estimate, missing, summary
-from ..sweeps import sweeps
-from ..table import Column, Table
+from freelunch.reporting.compared import assembled, levelled
+from freelunch.reporting.estimates import Estimate, missing, summary
+from freelunch.reporting.sweeps import sweeps
+from freelunch.reporting.table import Column, Table
 
 _OWN = ("selection", "learning_rate", "epochs")
 

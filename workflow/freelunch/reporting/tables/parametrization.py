@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pandas import DataFrame
 
-from ..compared import table
-from ..studies import parametrizations
-from ..table import Table
+from freelunch.reporting.compared import table
+from freelunch.reporting.studies import parametrizations
+from freelunch.reporting.table import Table
 
 _COLUMNS = ("trainable_parameters", "peak_gib", "seconds", "mismatch")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pandas import DataFrame
 
-from .. import labels
-from ..estimates import perplexities, suite
-from ..table import Column, Contest, Table
+from freelunch.reporting import labels
+from freelunch.reporting.estimates import perplexities, suite
+from freelunch.reporting.table import Column, Contest, Table
 
 
 def build(rows: DataFrame) -> Table:

@@ -7,12 +7,12 @@ from typing import Any
 
 from pandas import DataFrame
 
-from .. import labels
-from ..comparisons import PRUNED
-from ..estimates import RECOVERING, Estimate, of, ordered, suite, summary
-from ..published import Pairs, pairs
-from ..references import references
-from ..table import Column, Line, Table
+from freelunch.reporting import labels
+from freelunch.reporting.comparisons import PRUNED
+from freelunch.reporting.estimates import RECOVERING, Estimate, of, ordered, suite, summary
+from freelunch.reporting.published import Pairs, pairs
+from freelunch.reporting.references import references
+from freelunch.reporting.table import Column, Line, Table
 
 _VIEW = "table published"
 _COLUMNS = (

@@ -7,11 +7,11 @@ from typing import Any
 import pandas as pd
 from pandas import DataFrame
 
-from ..compared import assembled, levelled
-from ..comparisons import Group
-from ..estimates import Estimate, missing, of, ordered, summary
-from ..retraining import SERIES, races
-from ..table import Table
+from freelunch.reporting.compared import assembled, levelled
+from freelunch.reporting.comparisons import Group
+from freelunch.reporting.estimates import Estimate, missing, of, ordered, summary
+from freelunch.reporting.retraining import SERIES, races
+from freelunch.reporting.table import Table
 
 _COLUMNS = ("operations", "seconds", "peak_gib")
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from pandas import DataFrame
 
-from ..comparisons import varying
-from ..estimates import suite
-from ..scales import ALIKE, SIDES, scales
-from ..table import Column, Line, Table
+from freelunch.reporting.comparisons import varying
+from freelunch.reporting.estimates import suite
+from freelunch.reporting.scales import ALIKE, SIDES, scales
+from freelunch.reporting.table import Column, Line, Table
 
 _LABELS = {"before": "Gap before recovery (nats)", "after": "Gap after recovery (nats)"}
 

@@ -7,13 +7,13 @@ import math
 import numpy as np
 from pandas import DataFrame
 
-from ...errors import FreelunchError
-from .. import labels
-from ..comparisons import AXES, WHERE, measured
-from ..estimates import RECOVERING, Estimate, estimate, ordered, suite, with_variant
-from ..findings import joined, shown
-from ..style import printed
-from ..table import Column, Line, Table
+from freelunch.errors import FreelunchError
+from freelunch.reporting import labels
+from freelunch.reporting.comparisons import AXES, WHERE, measured
+from freelunch.reporting.estimates import RECOVERING, Estimate, estimate, ordered, suite, with_variant
+from freelunch.reporting.findings import joined, shown
+from freelunch.reporting.style import printed
+from freelunch.reporting.table import Column, Line, Table
 
 _VIEW = "table seeds"
 _COLUMNS = (

@@ -6,10 +6,10 @@ from typing import Any
 
 from pandas import DataFrame
 
-from .. import labels
-from ..estimates import PRUNING, RECOVERING, Estimate, levels, missing, of, ordered, suite
-from ..table import Column, Contest, Line, Table
-from ..tasks import MEAN, Kind, accuracy, scores
+from freelunch.reporting import labels
+from freelunch.reporting.estimates import PRUNING, RECOVERING, Estimate, levels, missing, of, ordered, suite
+from freelunch.reporting.table import Column, Contest, Line, Table
+from freelunch.reporting.tasks import MEAN, Kind, accuracy, scores
 
 
 def build(rows: DataFrame) -> Table:

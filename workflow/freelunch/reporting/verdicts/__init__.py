@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from .criterion import Criterion
-from .drift import Drift
-from .memory import Memory
-from .parametrization import Parametrization
-from .retraining import Retraining
-from .scale import Scale
-from .simple_criterion import SimpleCriterion
-from .verdict import Case, Claim, Evidence, Outcome, Verdict
-from .vision import Allocation, Transition
-from .window import Window
+from freelunch.reporting.verdicts.criterion import Criterion
+from freelunch.reporting.verdicts.drift import Drift
+from freelunch.reporting.verdicts.memory import Memory
+from freelunch.reporting.verdicts.parametrization import Parametrization
+from freelunch.reporting.verdicts.retraining import Retraining
+from freelunch.reporting.verdicts.scale import Scale
+from freelunch.reporting.verdicts.simple_criterion import SimpleCriterion
+from freelunch.reporting.verdicts.verdict import Case, Claim, Evidence, Outcome, Verdict
+from freelunch.reporting.verdicts.vision import Allocation, Transition
+from freelunch.reporting.verdicts.window import Window
 
 __all__ = ["TESTED", "Case", "Evidence", "Outcome", "Verdict", "verdicts"]
 

@@ -7,13 +7,13 @@ from typing import ClassVar
 
 from pandas import DataFrame
 
-from .. import findings, labels, style
-from ..comparisons import Group, along, measured
-from ..estimates import of, summary
-from ..studies import chosen
-from .differences import ERRORS, over, spreads
-from .places import named
-from .verdict import FAILS, HOLDS, PARTLY, Case, Claim, Evidence
+from freelunch.reporting import findings, labels, style
+from freelunch.reporting.comparisons import Group, along, measured
+from freelunch.reporting.estimates import of, summary
+from freelunch.reporting.studies import chosen
+from freelunch.reporting.verdicts.differences import ERRORS, over, spreads
+from freelunch.reporting.verdicts.places import named
+from freelunch.reporting.verdicts.verdict import FAILS, HOLDS, PARTLY, Case, Claim, Evidence
 
 
 class Criterion(Claim):

@@ -7,13 +7,13 @@ from typing import Any, ClassVar, NamedTuple
 
 from pandas import DataFrame
 
-from .. import labels, style
-from ..drifts import ACCUMULATED, LOCAL, PANEL, drifts
-from ..estimates import of, ordered
-from ..studies import EXACT
-from .differences import ERRORS, Difference, apart
-from .places import named
-from .verdict import FAILS, HOLDS, PARTLY, Case, Claim, Evidence
+from freelunch.reporting import labels, style
+from freelunch.reporting.drifts import ACCUMULATED, LOCAL, PANEL, drifts
+from freelunch.reporting.estimates import of, ordered
+from freelunch.reporting.studies import EXACT
+from freelunch.reporting.verdicts.differences import ERRORS, Difference, apart
+from freelunch.reporting.verdicts.places import named
+from freelunch.reporting.verdicts.verdict import FAILS, HOLDS, PARTLY, Case, Claim, Evidence
 
 HALVES, SINGLE = "attention_mlp", ("matrix", EXACT)
 GROWTH = 2.0

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from .. import findings, labels
-from ..estimates import summary
-from .differences import ERRORS, between, lowest
-from .places import Windows, by_window
-from .verdict import FAILS, HOLDS, NEARLY, PARTLY, Case, Claim, Evidence
+from freelunch.reporting import findings, labels
+from freelunch.reporting.estimates import summary
+from freelunch.reporting.verdicts.differences import ERRORS, between, lowest
+from freelunch.reporting.verdicts.places import Windows, by_window
+from freelunch.reporting.verdicts.verdict import FAILS, HOLDS, NEARLY, PARTLY, Case, Claim, Evidence
 
 HALVES = "attention_mlp"
 SAME = 0.05

@@ -6,13 +6,13 @@ from typing import ClassVar
 
 from pandas import DataFrame
 
-from .. import findings, labels
-from ..comparisons import Group
-from ..estimates import summary
-from ..studies import parametrizations, parts
-from .differences import between, lowest
-from .places import named
-from .verdict import FAILS, HOLDS, NEARLY, PARTLY, Case, Claim, Evidence
+from freelunch.reporting import findings, labels
+from freelunch.reporting.comparisons import Group
+from freelunch.reporting.estimates import summary
+from freelunch.reporting.studies import parametrizations, parts
+from freelunch.reporting.verdicts.differences import between, lowest
+from freelunch.reporting.verdicts.places import named
+from freelunch.reporting.verdicts.verdict import FAILS, HOLDS, NEARLY, PARTLY, Case, Claim, Evidence
 
 HALF = 0.5
 """Share of the full gain from which few parameters do most of the work."""

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import pandas as pd
 from pandas import DataFrame
 
-from .. import labels
-from ..comparisons import Group, varying
-from ..estimates import of, ordered
-from ..studies import REPLICA, windows
+from freelunch.reporting import labels
+from freelunch.reporting.comparisons import Group, varying
+from freelunch.reporting.estimates import of, ordered
+from freelunch.reporting.studies import REPLICA, windows
 
 _ALWAYS = ("criterion", "pattern")
 _FOLLOWS = ("core", "calibration_tokens")

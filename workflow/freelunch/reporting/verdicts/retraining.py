@@ -8,13 +8,13 @@ from typing import Any, ClassVar, NamedTuple
 
 from pandas import DataFrame
 
-from .. import findings, labels
-from ..comparisons import Group
-from ..estimates import of, ordered, summary
-from ..retraining import races, series
-from .differences import ERRORS, Difference, between
-from .places import named
-from .verdict import FAILS, HOLDS, PARTLY, Case, Claim, Evidence
+from freelunch.reporting import findings, labels
+from freelunch.reporting.comparisons import Group
+from freelunch.reporting.estimates import of, ordered, summary
+from freelunch.reporting.retraining import races, series
+from freelunch.reporting.verdicts.differences import ERRORS, Difference, between
+from freelunch.reporting.verdicts.places import named
+from freelunch.reporting.verdicts.verdict import FAILS, HOLDS, PARTLY, Case, Claim, Evidence
 
 TIMES = 10.0
 """The paper's factor."""

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import ClassVar
 
-from .. import labels, style
-from ..comparisons import along, measured
-from ..scales import Series, better, series
-from ..studies import chosen
-from .differences import ERRORS, apart, over, spreads
-from .places import named
-from .verdict import FAILS, HOLDS, PARTLY, Case, Claim, Evidence
+from freelunch.reporting import labels, style
+from freelunch.reporting.comparisons import along, measured
+from freelunch.reporting.scales import Series, better, series
+from freelunch.reporting.studies import chosen
+from freelunch.reporting.verdicts.differences import ERRORS, apart, over, spreads
+from freelunch.reporting.verdicts.places import named
+from freelunch.reporting.verdicts.verdict import FAILS, HOLDS, PARTLY, Case, Claim, Evidence
 
 
 class Scale(Claim):

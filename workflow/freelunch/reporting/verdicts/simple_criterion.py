@@ -7,13 +7,13 @@ from typing import Any, ClassVar
 import pandas as pd
 from pandas import DataFrame
 
-from .. import findings, labels
-from ..comparisons import AXES, PRUNED, WHERE, measured, recovered
-from ..estimates import of, ordered, summary
-from ..studies import of_matrices
-from .differences import ERRORS, between
-from .places import named
-from .verdict import FAILS, HOLDS, PARTLY, Case, Claim, Evidence
+from freelunch.reporting import findings, labels
+from freelunch.reporting.comparisons import AXES, PRUNED, WHERE, measured, recovered
+from freelunch.reporting.estimates import of, ordered, summary
+from freelunch.reporting.studies import of_matrices
+from freelunch.reporting.verdicts.differences import ERRORS, between
+from freelunch.reporting.verdicts.places import named
+from freelunch.reporting.verdicts.verdict import FAILS, HOLDS, PARTLY, Case, Claim, Evidence
 
 SIMPLE = "wanda"
 COMPLEX = ("sparsegpt", "ria")

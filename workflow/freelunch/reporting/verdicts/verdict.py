@@ -10,8 +10,8 @@ from typing import ClassVar, Literal
 
 from pandas import DataFrame
 
-from ...errors import FreelunchError
-from .. import claims
+from freelunch.errors import FreelunchError
+from freelunch.reporting import claims
 
 Outcome = Literal["holds", "holds partly", "does not hold here", "not testable here"]
 HOLDS: Outcome = "holds"

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from .. import claims, labels
-from ..accuracies import MATCHED, PAIR, accuracies, clear, difference, percent, present, signed, told
-from ..estimates import Estimate
-from ..style import printed
-from ..transitions import Point, transitions
-from .verdict import FAILS, HOLDS, PARTLY, Case, Claim, Evidence
+from freelunch.reporting import claims, labels
+from freelunch.reporting.accuracies import (
+    MATCHED,
+    PAIR,
+    accuracies,
+    clear,
+    difference,
+    percent,
+    present,
+    signed,
+    told,
+)
+from freelunch.reporting.estimates import Estimate
+from freelunch.reporting.style import printed
+from freelunch.reporting.transitions import Point, transitions
+from freelunch.reporting.verdicts.verdict import FAILS, HOLDS, PARTLY, Case, Claim, Evidence
 
 
 class Allocation(Claim):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
-from .. import findings, labels
-from ..estimates import summary
-from ..studies import EXACT, of_matrices
-from .differences import ERRORS, between, highest, lowest
-from .places import Windows, by_window
-from .verdict import FAILS, HOLDS, NEARLY, PARTLY, Case, Claim, Evidence
+from freelunch.reporting import findings, labels
+from freelunch.reporting.estimates import summary
+from freelunch.reporting.studies import EXACT, of_matrices
+from freelunch.reporting.verdicts.differences import ERRORS, between, highest, lowest
+from freelunch.reporting.verdicts.places import Windows, by_window
+from freelunch.reporting.verdicts.verdict import FAILS, HOLDS, NEARLY, PARTLY, Case, Claim, Evidence
 
 _SINGLE = ("matrix", EXACT)
 """``key_up`` is neither: it holds two matrices and trains them across the attention between them."""

@@ -1,0 +1,1 @@
+"""Pruning: criteria, patterns, allocations and refinements, which know tensors and not models."""

@@ -1,0 +1,160 @@
+"""Calibration statistics: what criteria need to know of the inputs of every matrix.
+
+Matrices that read the same tensor (q/k/v, gate/up) share one accumulation. Sums are kept in float64, so that scores do
+not depend on how the calibration set was batched beyond float64's rounding; Gram matrices, which only some criteria
+ask for, in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from freelunch.prune import hessian
+
+_ROUNDING = 1e-12
+_COPIES = 7
+"""Float32 matrices of a Gram matrix' size that there must be room for: itself, damped, its factor, what ADMM makes."""
+_PANEL = 4096
+"""Columns of a Gram matrix on the CPU that an accelerator computes at a time."""
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Statistics of the inputs ``x`` of one matrix.
+
+    Attributes:
+        tokens: number of input vectors seen.
+        sums: ``[columns]`` float64, the sum over tokens of each input.
+        squared_norms: ``[columns]`` float64, the sum over tokens of each input's square, ``||X_j||^2``.
+        gram: ``[columns, columns]`` float32, ``X^T X``, where it was asked for.
+    """
+
+    tokens: int
+    sums: Tensor
+    squared_norms: Tensor
+    gram: Tensor | None = None
+    _factors: dict[float, Tensor] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def means(self) -> Tensor:
+        """``[columns]`` float64."""
+        return self.sums / self.tokens
+
+    @property
+    def variances(self) -> Tensor:
+        """``[columns]`` float64, sample variance over tokens."""
+        centred = self.squared_norms - self.sums.square() / self.tokens
+        # what is left of equal numbers is rounding
+        centred = torch.where(centred <= _ROUNDING * self.squared_norms, 0.0, centred)
+        return centred / max(1, self.tokens - 1)
+
+    def inverse_factor(self, damping: float) -> Tensor:
+        """``hessian.inverse_factor`` of the Gram matrix, computed once for all matrices that share it."""
+        assert self.gram is not None
+        if damping not in self._factors:
+            self._factors[damping] = hessian.inverse_factor(self.gram, damping)
+        return self._factors[damping]
+
+
+class Collector:
+    """Accumulates statistics of the linear layers of one block, as long as :meth:`watching` is open.
+
+    Args:
+        matrices: the linear layers, by name.
+        gram: whether to accumulate Gram matrices too.
+    """
+
+    def __init__(self, matrices: dict[str, nn.Linear], gram: bool = False) -> None:
+        self._matrices, self._with_gram = matrices, gram
+        self._leader: dict[str, str] = {}
+        self._sums: dict[str, Tensor] = {}
+        self._squares: dict[str, Tensor] = {}
+        self._grams: dict[str, Tensor] = {}
+        self._tokens: dict[str, int] = {}
+        self._seen: list[tuple[Tensor, str]] = []
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Hooks are in place while the context is open; run whole forward passes of the block inside."""
+        handles = [module.register_forward_pre_hook(self._hook(name)) for name, module in self._matrices.items()]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            self._seen.clear()
+
+    def results(self) -> dict[str, Statistics]:
+        """Statistics by matrix, in the order of their calls; matrices with a common input share them."""
+        shared = {
+            name: Statistics(
+                self._tokens[name], self._sums[name].cpu(), self._squares[name].cpu(), self._grams.get(name)
+            )
+            for name in self._sums
+        }
+        return {name: shared[leader] for name, leader in self._leader.items()}
+
+    @property
+    def leaders(self) -> dict[str, str]:
+        """For every matrix, in the order of their calls, the first that reads the same input."""
+        return dict(self._leader)
+
+    def _hook(self, name: str) -> Any:
+        def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if name in self._leader:
+                self._seen.clear()
+            else:
+                # inputs are held while the first pass is under way: an address is only comparable while it is alive
+                same = (leader for tensor, leader in self._seen if tensor is inputs[0])
+                self._leader[name] = next(same, name)
+                self._seen.append((inputs[0], name))
+            if self._leader[name] == name:
+                self._add(name, inputs[0])
+
+        return hook
+
+    @torch.no_grad()
+    def _add(self, name: str, inputs: Tensor) -> None:
+        rows = inputs.detach().reshape(-1, inputs.shape[-1]).float()
+        exact = rows.double()  # a variance is a small difference of large sums
+        for sums, values in ((self._sums, exact), (self._squares, exact.square())):
+            total = values.sum(0)
+            sums[name] = sums[name] + total if name in sums else total
+        self._tokens[name] = self._tokens.get(name, 0) + rows.shape[0]
+        if self._with_gram:
+            if name not in self._grams:
+                self._grams[name] = _room(rows.shape[1], rows.device)
+            add_gram(self._grams[name], rows)
+
+
+def on_device(gram: Tensor, device: torch.device) -> Tensor:
+    """A Gram matrix on the device if there is room for it and for what is computed from it, else where it is."""
+    return gram.to(device) if _fits(gram.shape[0], device) else gram
+
+
+def _room(columns: int, device: torch.device) -> Tensor:
+    """Zeros for a Gram matrix: on the device if it has room, else in the host's memory."""
+    return torch.zeros(columns, columns, device=device if _fits(columns, device) else "cpu")
+
+
+def _fits(columns: int, device: torch.device) -> bool:
+    """Whether an accelerator has room for a Gram matrix and its copies."""
+    if device.type != "cuda":
+        return True
+    return torch.cuda.mem_get_info(device)[0] > _COPIES * 4 * columns**2
+
+
+def add_gram(gram: Tensor, rows: Tensor) -> None:
+    """Add ``X^T X`` of ``rows`` ``[tokens, columns]`` to ``gram``; in panels if that lies on another device."""
+    if gram.device == rows.device:
+        gram.addmm_(rows.T, rows)
+        return
+    for start in range(0, gram.shape[0], _PANEL):
+        panel = slice(start, start + _PANEL)
+        gram[panel] += (rows[:, panel].T @ rows).to(gram.device)

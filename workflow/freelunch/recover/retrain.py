@@ -1,0 +1,112 @@
+"""Retraining, what local reconstruction is measured against: the pruned model as a whole, on what it predicts.
+
+Cross entropy of the next token, or distillation: KL divergence from the dense model's prediction. Masks stay fixed, and
+embedding, last norm and head are those of the dense model. A distribution to distil from is the head's, on the dense
+states behind the last block, so that no second model is run. All blocks are in memory, only what is trained in float32;
+the activations of a block are computed again in the backward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from freelunch.engine.blocks import call_block
+from freelunch.engine.streaming import Network
+from freelunch.engine.transfers import Sent, Uploads
+from freelunch.errors import FreelunchError, naming
+from freelunch.plan.specs import Training
+from freelunch.recover import losses
+from freelunch.recover.compiled import compiled
+from freelunch.recover.fit import Keeper, Trained
+from freelunch.recover.schedule import VALIDATION_TOKENS
+from freelunch.recover.trainable import MaskOf, Trainable
+from freelunch.recover.training import Trainer
+
+WHERE = "model"
+
+
+def retrain(
+    network: Network, tokens: Mapping[str, Tensor], dense: Mapping[str, Tensor], mask_of: MaskOf, training: Training,
+    keeper: Keeper | None = None, recompute: bool = True, compile_: bool = False,
+) -> Trained:  # fmt: skip
+    """Train all blocks of ``network``, the pruned model, under the masks that ``mask_of`` gives by name.
+
+    Args:
+        tokens: ``[sequences, length]`` of the splits ``calibration`` and ``validation``.
+        dense: of both, dense states ``[sequences, length, width]`` behind the last block; only loss ``kl`` looks.
+        recompute: whether activations are computed again in the backward pass.
+        compile_: whether blocks are compiled.
+
+    Raises:
+        FreelunchError: there is nothing to train, a loss is NaN or infinite (names the step), or a trained tensor is
+            not zero where it is pruned.
+    """
+    with ExitStack() as loaded:
+        blocks = [loaded.enter_context(network.block(index)) for index in range(len(network.blocks))]
+        # the dense pass has embedded, and checked, the same tokens
+        embed = loaded.enter_context(network.embedding(checked=False))
+        head = loaded.enter_context(network.head())
+        inside = [
+            (network.block_name(index), block, {name for name, _ in block.named_parameters()})
+            for index, block in enumerate(blocks)
+        ]
+        with naming(WHERE):
+            trainable = Trainable(inside, mask_of, training, network.dtype)
+        loaded.callback(trainable.close)
+        if not trainable.parameters:
+            raise FreelunchError(f"{WHERE}: targets {training.targets} and parametrization {training.parametrization} "
+                                 "leave nothing to train")  # fmt: skip
+        count = trainable.count
+        objective = _Predicting(network, blocks, embed, head, tokens, dense if training.loss == "kl" else {}, recompute)
+        loaded.enter_context(compiled(blocks, compile_))
+        fit = Trainer(trainable, objective, training, WHERE, 0, keeper).fit()
+        return Trained({name: tensor.cpu() for name, tensor in fit.best.items()}, fit, count)
+
+
+class _Predicting:
+    """How badly the network predicts the next token."""
+
+    def __init__(
+        self, network: Network, blocks: list[nn.Module], embed: Callable[[Tensor], Tensor],
+        head: Callable[[Tensor], Tensor], tokens: Mapping[str, Tensor], dense: Mapping[str, Tensor], recompute: bool,
+    ) -> None:  # fmt: skip
+        self._network, self._blocks, self._embed, self._head = network, blocks, embed, head
+        self._tokens, self._dense, self._recompute = tokens, dense, recompute
+        self._uploads = Uploads(network.copies)
+
+    def count(self, split: str) -> int:
+        return len(self._tokens[split])
+
+    def validation_batch(self) -> int:
+        return max(1, VALIDATION_TOKENS["retrain"] // self._tokens["validation"].shape[1])
+
+    def load(self, split: str, rows: Tensor) -> tuple[Sent, Sent | None]:
+        tokens = self._uploads.send(self._tokens[split], rows, torch.long)
+        return tokens, self._uploads.send(self._dense[split], rows, self._network.products) if self._dense else None
+
+    def loss(self, batch: tuple[Sent, Sent | None]) -> Tensor:
+        tokens, dense = batch[0].received(), batch[1]
+        with self._network.autocast():
+            # the head is not trained, and sees states as evaluation does
+            logits = self._head(self._run(self._embed(tokens).float())).float()
+            if dense is None:
+                return losses.cross_entropy(logits, tokens)
+            with torch.no_grad():
+                target = self._head(dense.received()).float()
+        return losses.kl(logits, target)
+
+    def _run(self, hidden: Tensor) -> Tensor:
+        calls = self._network.calls(*hidden.shape[:2])
+        for block, call in zip(self._blocks, calls, strict=True):
+            if self._recompute and torch.is_grad_enabled():
+                recomputed: Any = checkpoint(call_block, block, hidden, call, use_reentrant=False)
+                hidden = recomputed
+            else:
+                hidden = call_block(block, hidden, call)
+        return hidden

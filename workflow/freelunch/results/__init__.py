@@ -1,0 +1,1 @@
+"""Results on disk: folders, files with checksums, the manifest of a stage and the hash of its code."""
