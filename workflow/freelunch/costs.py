@@ -11,7 +11,7 @@ A stage has one function, registered with :func:`cost` for the class of its spec
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import singledispatch
 
@@ -107,19 +107,22 @@ class Model:
     Attributes:
         saved: bytes of a number in files, and of kept hidden states.
         computed: bytes of a number that products are computed of.
+        stream_tokens: tokens per batch when it is streamed.
     """
 
     facts: Facts
     accelerator: bool
     saved: int
     computed: int
+    stream_tokens: int
 
     @classmethod
     def of(cls, config: Config, spec: specs.ModelSpec) -> Model:
         """A model of the config, on the machine that its jobs run on."""
-        dtype, execution = spec.source.dtype, config.execution
+        facts, dtype, execution = facts_of(config, spec.model), spec.source.dtype, config.execution
         computed = product_bytes(dtype, execution.device, execution.products)
-        return cls(facts_of(config, spec.model), has_accelerator(execution.device), DTYPE_BYTES[dtype], computed)
+        accelerator = has_accelerator(execution.device)
+        return cls(facts, accelerator, DTYPE_BYTES[dtype], computed, execution.stream_tokens)
 
     @property
     def embedding(self) -> int:
@@ -159,13 +162,10 @@ class Model:
         """Bytes of hidden states in memory."""
         return tokens * self.facts.hidden_size * self.computed
 
-    def forward(self, tokens: float, length: int) -> float:
-        """Operations of a forward pass through all blocks."""
-        return self.facts.num_hidden_layers * forward_operations(self.facts, tokens, length)
-
-    def head(self, tokens: float) -> float:
-        """Operations of the head."""
-        return 2 * tokens * self.embedding
+    def forward(self, tokens: float, length: int, head: bool = False) -> float:
+        """Operations of a forward pass through all blocks, and through the head."""
+        blocks = self.facts.num_hidden_layers * forward_operations(self.facts, tokens, length)
+        return blocks + (2 * tokens * self.embedding if head else 0)
 
     def batch(self, tokens: float) -> float:
         """Bytes of a batch that goes through a block: what the MLP makes of it at once, and states of its width."""
@@ -181,11 +181,6 @@ class Model:
 # --- kinds of work ---------------------------------------------------------------------------------------------------
 
 
-def batched(config: Config, sequences: int, length: int) -> int:
-    """Tokens of a batch of some sequences when a model is streamed."""
-    return min(max(1, config.execution.stream_tokens // length), sequences) * length
-
-
 def reads(model: Model, weights: float, held: float = 0.0, host: float = 0.0, overlaid: bool = False) -> Cost:
     """Reads a tensor, once as it lies in its file and once as it is computed with, while others are ``held``.
 
@@ -198,14 +193,16 @@ def reads(model: Model, weights: float, held: float = 0.0, host: float = 0.0, ov
 
 
 def streams(
-    model: Model, tokens: float, length: int, batch: int, *, passes: float = 1.0, held: float = 0.0, host: float = 0.0,
+    model: Model, splits: Sequence[int], length: int, *, passes: float = 1.0, held: float = 0.0, host: float = 0.0,
     collects: bool = False, overlaid: bool = False,
 ) -> list[Cost]:  # fmt: skip
-    """Reads every block and runs it on ``tokens`` in batches, so many ``passes``; ``held`` lies beside the block.
+    """Reads every block and runs it on batches of sequences, so many ``passes``; ``held`` lies beside the block.
 
     Args:
+        splits: how many sequences each has, of ``length`` tokens.
         collects: whether statistics of the inputs of matrices are.
     """
+    tokens, batch = sum(splits) * length, min(max(1, model.stream_tokens // length), max(splits)) * length
     before = held + model.block - model.largest * model.computed
     activations = model.collected(batch) if collects else model.batch(batch)
     return [
@@ -215,14 +212,16 @@ def streams(
 
 
 def scores(
-    model: Model, tokens: float, length: int, batch: int, logits: int, states: float, overlaid: bool
-) -> list[Cost]:
+    model: Model, splits: Sequence[int], length: int, logits: int, states: float, *, passes: float = 1.0,
+    overlaid: bool = False,
+) -> list[Cost]:  # fmt: skip
     """Reads the embedding, streams the blocks, and computes so many logits at a time; ``states`` are on the host."""
     each = 8 if model.computed == 4 else 10  # as computed and in float32, and what the log-likelihood makes of them
+    operations = passes * 2 * sum(splits) * length * model.embedding
     return [
         reads(model, model.embedding, host=states),
-        *streams(model, tokens, length, batch, host=states, overlaid=overlaid),
-        Cost(model.head(tokens), device=model.embedding * model.computed + logits * each, host=states),
+        *streams(model, splits, length, passes=passes, host=states, overlaid=overlaid),
+        Cost(operations, device=model.embedding * model.computed + logits * each, host=states),
     ]
 
 
@@ -245,17 +244,17 @@ def prunes(model: Model, method: Method, held: float = 0.0) -> Cost:
 
 def trains(
     model: Model, training: specs.Training, data: specs.CalibrationSpec | Train, validation_tokens: int,
-    per_pass: float, weights: float, blocks: float, *, held: float = 0.0, per_token: float = 0.0, logits: float = 0.0,
+    weights: float, blocks: float, *, held: float = 0.0, per_token: float = 0.0, logits: float = 0.0, more: float = 0.0,
 ) -> list[Cost]:  # fmt: skip
     """Trains ``weights`` at once, and validates what would be saved of them.
 
     Args:
         data: what has the numbers of sequences and their length.
         validation_tokens: of a batch, at most.
-        per_pass: operations of a forward pass over the sequences to train on.
         blocks: whose activations are kept for the backward pass.
         held: bytes of weights that are not trained.
         per_token: bytes of a batch besides activations, and ``logits``, of one copy of its logits.
+        more: forward passes over the sequences to train on, besides those of training and validation.
     """
     width, inner, computed = model.facts.hidden_size, model.facts.intermediate_size, model.computed
     step = -(-training.batch_size // training.accumulation) * data.length
@@ -269,8 +268,9 @@ def trains(
     passes = 3 * training.epochs + (1 + len(validation_steps(steps, training.epochs))) * validation
     if training.learning_rate == "auto":
         passes += TRIALS * (3 * training.epochs * trial_steps(steps) / steps + validation)
+    per_pass = model.forward(data.sequences * data.length, data.length, head=logits > 0)
     return [
-        Cost(passes * per_pass, device=stepping + step * (activations + per_token + 3 * logits)),
+        Cost((passes + more) * per_pass, device=stepping + step * (activations + per_token + 3 * logits)),
         Cost(device=validating + model.batch(validated) + validated * (per_token + 2 * logits)),
     ]
 
@@ -301,14 +301,12 @@ def _model(spec: specs.ModelSpec, config: Config) -> Cost:
     model, source = Model.of(config, spec), spec.source
     weights, file = model.facts.parameters, model.facts.parameters * model.saved
     if (train := source.train) is not None:
-        per_pass = model.forward(train.sequences * train.length, train.length)
-        per_pass += model.head(train.sequences * train.length)
         works = trains(
-            model, specs.training_of(train), train, VALIDATION_TOKENS["pretrain"], per_pass, weights,
+            model, specs.training_of(train), train, VALIDATION_TOKENS["pretrain"], weights,
             model.facts.num_hidden_layers, logits=4.0 * model.facts.vocab_size,
+            more=2 * train.validation_sequences / train.sequences,  # at the end, as many windows of either split
         )  # fmt: skip
-        measured = 2 * train.validation_sequences / train.sequences  # at the end, as many windows of either split
-        return job(model.accelerator, NETWORK + TOKENIZING, [*works, Cost(measured * per_pass, file)])
+        return job(model.accelerator, NETWORK + TOKENIZING, [*works, Cost(disk=file)])
     if source.wheel is not None:
         return Cost(disk=file, host=NETWORK + weights + 2 * file)  # quantised, as read and as written
     if source.random is not None:
@@ -332,10 +330,9 @@ def _calibration(spec: specs.CalibrationSpec, config: Config) -> Cost:
 def _dense(spec: specs.DenseSpec, config: Config) -> Cost:
     crops = spec.calibration
     model, tokens = Model.of(config, crops.model), _tokens(crops)
-    batch = batched(config, max(crops.sequences, crops.validation_sequences), crops.length)
     each = model.kept(tokens)
     kept = boundaries_to_keep(model.facts.num_hidden_layers, int(each), int(config.dense.max_gib * 2**30))
-    works = streams(model, tokens, crops.length, batch, collects=True)
+    works = streams(model, (crops.sequences, crops.validation_sequences), crops.length, collects=True)
     files = Cost(disk=len(kept) * each, mapped=2 * each)  # the states before a block and behind it
     return job(model.accelerator, NETWORK + HOLES, [reads(model, model.embedding), *works, files])
 
@@ -346,8 +343,7 @@ def _grams(spec: specs.GramsSpec, config: Config) -> Cost:
     model, tokens = Model.of(config, crops.model), crops.sequences * crops.length
     blocks, grams = model.facts.num_hidden_layers, 4.0 * model.gram_entries
     held = min(2, blocks) * grams  # those of the block before are let go of when a block's are there
-    batch = batched(config, crops.sequences, crops.length)
-    works = streams(model, tokens, crops.length, batch, held=held, collects=True)
+    works = streams(model, [crops.sequences], crops.length, held=held, collects=True)
     written = held if model.accelerator else 0.0
     sums = Cost(2.0 * blocks * tokens * model.gram_entries, blocks * grams, held, written, 2 * model.kept(tokens))
     return job(model.accelerator, NETWORK + HOLES, [*works, sums])
@@ -357,26 +353,25 @@ def _grams(spec: specs.GramsSpec, config: Config) -> Cost:
 def _pruned(spec: specs.PrunedSpec, config: Config) -> Cost:
     model = Model.of(config, spec.base)
     process = PLAIN if spec.prune_inputs == "dense" else NETWORK
-    return job(model.accelerator, process, _prunes(config, model, spec))
+    return job(model.accelerator, process, _prunes(model, spec))
 
 
-def _prunes(config: Config, model: Model, spec: specs.PrunedSpec) -> list[Cost]:
+def _prunes(model: Model, spec: specs.PrunedSpec) -> list[Cost]:
     """With inputs that are not dense, streams the pruned model twice: to collect statistics, and to go on."""
     crops = spec.dense.calibration
     if spec.prune_inputs == "dense":
         return [prunes(model, spec.method)]
     # statistics are there for all matrices of a block, with what was factorised of them
     held = 8.0 * model.gram_entries if spec.method.needs_gram else 0.0
-    tokens, batch = crops.sequences * crops.length, batched(config, crops.sequences, crops.length)
-    works = streams(model, tokens, crops.length, batch, passes=2.0, held=held, collects=True, overlaid=True)
-    return [prunes(model, spec.method, held), *works, Cost(mapped=2 * model.kept(tokens))]
+    works = streams(model, [crops.sequences], crops.length, passes=2.0, held=held, collects=True, overlaid=True)
+    return [prunes(model, spec.method, held), *works, Cost(mapped=2 * model.kept(crops.sequences * crops.length))]
 
 
 @cost.register
 def _reconstructed(spec: specs.ReconstructedSpec, config: Config) -> Cost:
     """Computes targets, and trains windows or solves for them; prunes, where that is done on the way."""
     crops = spec.dense.calibration
-    model, tokens = Model.of(config, crops.model), _tokens(crops)
+    model, splits = Model.of(config, crops.model), [crops.sequences, crops.validation_sequences]
     facts, halves, inside = model.facts, parse_window(spec.window), spec.window in MATRICES
     weights, blocks = _window(spec, model)
     # passes for what is not in the dense cache: one for every matrix, which ends there; one to the middle of a block
@@ -388,23 +383,22 @@ def _reconstructed(spec: specs.ReconstructedSpec, config: Config) -> Cost:
         # float32 weights; the Gram matrix, a centred and a damped copy and a factor; then the systems of some rows
         solved = 8.0 * square + max(exact.memory(*shape, kept) for shape in shapes)
         works = [Cost(operations, device=max(12.0 * weights + 16.0 * square, solved))]
-        tokens = crops.validation_sequences * crops.length  # what it is trained on are the Gram matrices
+        splits = [crops.validation_sequences]  # what it is fitted to are the Gram matrices
     else:
         passes += 2.0 * (spec.flow != "dense")  # the student goes through every window too
         before = max(0.0, blocks - 1) * model.block
         works = trains(
-            model, spec.training, crops, VALIDATION_TOKENS["reconstruct"],
-            model.forward(crops.sequences * crops.length, crops.length), weights, blocks,
+            model, spec.training, crops, VALIDATION_TOKENS["reconstruct"], weights, blocks,
             held=blocks * model.block - weights * model.computed,
             per_token=16.0 * facts.hidden_size,  # inputs and targets in float32, and those that are read ahead
         )  # fmt: skip
-    batch = batched(config, max(crops.sequences, crops.validation_sequences), crops.length)
-    works += streams(model, tokens, crops.length, batch, passes=passes, held=before, overlaid=not spec.closed_form)
+    works += streams(model, splits, crops.length, passes=passes, held=before, overlaid=not spec.closed_form)
     # files of inputs and targets: inside a block they have the digits of products
+    tokens = sum(splits) * crops.length
     widest = max(rows + columns for rows, columns in facts.matrices.values())
     behind = tokens * widest * model.computed if inside else model.states(tokens) if halves == 1 else model.kept(tokens)
     works.append(Cost(disk=model.weights * model.saved, mapped=model.kept(tokens) + behind))
-    works += _prunes(config, model, spec.pruned) if spec.interleaved else []
+    works += _prunes(model, spec.pruned) if spec.interleaved else []
     return job(model.accelerator, NETWORK + HOLES, works)
 
 
@@ -431,17 +425,17 @@ def _shard(spec: specs.ShardSpec, config: Config) -> Cost:
 def _retrained(spec: specs.RetrainedSpec, config: Config) -> Cost:
     """All blocks in training, with the embedding and the head beside them."""
     crops, training, recomputes = spec.calibration, spec.training, config.execution.checkpointing
-    model, tokens = Model.of(config, crops.model), crops.sequences * crops.length
-    facts, per_pass = model.facts, model.forward(tokens, crops.length) + model.head(tokens)
+    model = Model.of(config, crops.model)
+    facts = model.facts
     works = trains(
-        model, training, crops, VALIDATION_TOKENS["retrain"], per_pass, model.weights,
+        model, training, crops, VALIDATION_TOKENS["retrain"], model.weights,
         1 if recomputes else facts.num_hidden_layers,
         held=(1 if facts.tie_word_embeddings else 2) * model.embedding * model.computed,
         per_token=4.0 * facts.num_hidden_layers * facts.hidden_size,  # what blocks are recomputed from
-        logits=4.0 * facts.vocab_size * (2 if spec.dense else 1),
+        logits=4.0 * facts.vocab_size * (2 if spec.dense else 1), more=float(training.epochs if recomputes else 0),
     )  # fmt: skip
-    recomputed = Cost(training.epochs * per_pass if recomputes else 0.0, model.weights * model.saved)
-    return job(model.accelerator, NETWORK + HOLES, [reads(model, model.embedding), *works, recomputed])
+    file = Cost(disk=model.weights * model.saved)
+    return job(model.accelerator, NETWORK + HOLES, [reads(model, model.embedding), *works, file])
 
 
 @cost.register
@@ -472,24 +466,25 @@ def _evaluation(spec: specs.EvaluationSpec, config: Config) -> Cost:
     read = [task for task in texts if task.metric == "perplexity"]
     compared = [task for task in texts if task.metric == "drift" and overlaid]
     # hidden states of all texts, and of drifts those of both networks
-    states, both = model.states(sum(map(text_tokens, read))), 2 * model.states(sum(map(text_tokens, compared)))
+    states, both = (model.states(sum(sum(_splits(task)) * task.length for task in part)) for part in (read, compared))
+    both *= 2
     works = [Cost()]
     for task in texts:
-        tokens, batch = text_tokens(task), batched(config, task.sequences or WHOLE_SPLIT, task.length)
         if task in read:
-            works += scores(model, tokens, task.length, batch, task.length * model.facts.vocab_size, states, overlaid)
+            logits = task.length * model.facts.vocab_size
+            works += scores(model, _splits(task), task.length, logits, states, overlaid=overlaid)
         elif task in compared:
             # the dense block, and the other one on its own states and on dense ones; float64 states of a sequence
             held = model.block + 32.0 * task.length * model.facts.hidden_size
             works.append(reads(model, model.embedding, host=both))
-            works += streams(model, tokens, task.length, batch, passes=3.0, held=held, host=both, overlaid=True)
+            works += streams(model, _splits(task), task.length, passes=3.0, held=held, host=both, overlaid=True)
     works += [work for question in asked for work in _zero_shot(config, model, question)]
     return job(model.accelerator, NETWORK + (HARNESS if asked else 0), works)
 
 
-def text_tokens(task: TextTask) -> int:
-    """Tokens of all splits that a task reads."""
-    return (task.sequences * task.length if task.sequences else WHOLE_SPLIT) * len(task.splits)
+def _splits(task: TextTask) -> list[int]:
+    """Sequences of every split that a task reads."""
+    return [task.sequences or WHOLE_SPLIT // task.length] * len(task.splits)
 
 
 def _zero_shot(config: Config, model: Model, task: ZeroShotTask) -> Iterator[Cost]:
@@ -497,7 +492,7 @@ def _zero_shot(config: Config, model: Model, task: ZeroShotTask) -> Iterator[Cos
     chosen, stream_tokens = config.execution.zero_shot, config.execution.stream_tokens
     tokens = sum(tokens_of(name, task.limit, chosen == "streaming") for name in task.tasks)
     # a streamed head reads a few tokens of each sequence
-    yield Cost(model.forward(tokens, 100) + (model.head(tokens) if chosen != "streaming" else 0.0))
+    yield Cost(model.forward(tokens, 100, head=chosen != "streaming"))
     whole = whole_bytes(model.facts, model.computed, stream_tokens)
     if chosen == "whole" or (chosen == "auto" and not model.accelerator and whole <= LARGEST):
         # on its way to an accelerator the host holds a block or so
@@ -505,4 +500,4 @@ def _zero_shot(config: Config, model: Model, task: ZeroShotTask) -> Iterator[Cos
         yield Cost(device=whole, host=read if model.accelerator else 0.0)
     else:
         states, logits = min(STATES, model.states(tokens)), min(LOGITS, tokens * model.facts.vocab_size)
-        yield from scores(model, 0, 1, max(stream_tokens, 1024), logits, states, overlaid=False)
+        yield from scores(model, [1], max(stream_tokens, 1024), logits, states, passes=0.0)
