@@ -16,7 +16,7 @@ from freelunch.vision.runs import check_classifier_run, classifier_runs
 
 from .config import AXES, LOSSES, Axes, Config, EvaluationTask, SuiteConfig, TextTask, ZeroShotTask, validate
 from .errors import FreelunchError, suggest
-from .reporting.names import FIGURE_NAMES, TABLE_NAMES
+from .report.views import FIGURES, TABLES
 from .section import Wheel
 from .specs import (
     STAGES,
@@ -157,7 +157,7 @@ def make_plan(config: Config) -> Plan:
         if name in RESERVED:
             raise FreelunchError(f"suites.{name}: a suite cannot have the name of a rule or of a folder of results")
         check_distinct(name, suite)
-        for kind, known, wanted in (("tables", TABLE_NAMES, suite.tables), ("figures", FIGURE_NAMES, suite.figures)):
+        for kind, known, wanted in (("tables", TABLES, suite.tables), ("figures", FIGURES, suite.figures)):
             for i, view in enumerate(wanted):
                 check_name(f"suites.{name}.{kind}[{i}]", view, known)
         plan.runs[name] = list(_runs(config, name, suite))

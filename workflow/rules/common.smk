@@ -8,12 +8,11 @@ from pathlib import Path
 from freelunch.artifacts import check_writable
 from freelunch.config import parse_config
 from freelunch.costs import cost
-from freelunch.errors import FreelunchError, suggest
+from freelunch.errors import FreelunchError
 from freelunch.facts import facts_of
 from freelunch.plan import make_plan
 from freelunch.provenance import code_digest, sources
-from freelunch.reporting.names import FIGURE_NAMES, TABLE_NAMES
-from freelunch.reporting.references import REFERENCES
+from freelunch.report.views import REFERENCES, find
 from freelunch.resolved import as_yaml, resolved
 from freelunch.sources import wheel_path
 from freelunch.specs import STAGES
@@ -64,20 +63,25 @@ def code(*modules):
     return code_digest({file for module in modules for file in sources(module)})
 
 
-def view_code(kind, *modules):
-    """The modules of a table or figure; a table says about its numbers what the figure of its name says."""
-    named = {"tables": TABLE_NAMES, "figures": FIGURE_NAMES}
+# Files that every table, figure and report is made by, and the declarations of the second paper's.
+REPORT = [
+    path
+    for folder in ("report", "vision")
+    for path in (PACKAGE_ROOT / "freelunch" / folder).glob("*")
+    if folder == "report" or path.stem in ("__init__", "views")
+    if path.suffix in (".py", ".yaml", ".j2")
+]
+
+
+def view_code(kind):
+    """The code of tables or figures: the report as a whole."""
 
     def digest(wildcards):
-        view = wildcards.view
-        if view not in named[kind]:
-            raise WorkflowError(
-                f"there is no {kind[:-1]} {view!r}; {suggest(view, named[kind])}"
-            )
-        kinds = [kind, *(["figures"] if view in FIGURE_NAMES else [])]
-        views = [f"reporting.{found}.{view}" for found in dict.fromkeys(kinds)]
-        shared = ("reporting.claims", "reporting.protocol", "reporting.rows")
-        return code(*views, *shared, *modules)
+        try:
+            find(kind, wildcards.view)
+        except FreelunchError as error:
+            raise WorkflowError(str(error)) from None
+        return code_digest(map(str, REPORT))
 
     return digest
 
@@ -221,12 +225,8 @@ def views(wildcards):
 
 
 def report_code(wildcards):
-    """The report's own code and template, and the code of the tables and captions that stand in it."""
-    found = PLAN.config.suites[wildcards.suite]
-    modules = [f"reporting.tables.{view}" for view in found.tables]
-    modules += [f"reporting.figures.{view}" for view in found.figures]
-    files = {file for module in ("stages.report", *modules) for file in sources(module)}
-    return code_digest({*files, str(PACKAGE_ROOT / "report" / "suite.html.j2")})
+    """The report's own code, and that of the tables and captions that stand in it."""
+    return code_digest({*sources("stages.report"), *map(str, REPORT)})
 
 
 def suite_digest(wildcards):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -379,6 +379,14 @@ def _windows(runs: DataFrame) -> list[Group]:
     beside = beside[beside["loss"].isna() | (beside["loss"] == "mse")][[*alike, *TRAINING]].drop_duplicates()
     adopted: Any = runs[exact].drop(columns=list(TRAINING)).merge(beside, on=alike)
     return along(pd.concat([runs[~exact], adopted[[*runs.columns]]]), "window", free, shared)
+
+
+def by_extras(group: Group) -> list[Group]:
+    """Of windows one group for each way to train norms and biases, which is in its setting; else the group."""
+    if group.axis != "window":
+        return [group]
+    return [replace(group, setting=group.setting | {"extras": extras}, runs=of(group.runs, {"extras": extras}))
+            for extras in values_of(group.runs, "extras")]  # fmt: skip
 
 
 def _sizes(runs: DataFrame) -> list[Group]:

@@ -1,4 +1,4 @@
-"""Figures: the forms that comparisons share, and those with a form of their own. A function makes one of a view and rows."""
+"""Figures: the forms that comparisons share, and those of their own; each is a function of a view and rows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from pandas import DataFrame
 
-from ..errors import FreelunchError
 from . import text
 from .compare import (
     PRUNED,
@@ -19,12 +18,12 @@ from .compare import (
     Estimate,
     Group,
     Setting,
+    by_extras,
     cells,
     comparison,
     fullest,
     known,
     lacking,
-    levels,
     of,
     of_matrices,
     ordered,
@@ -35,7 +34,22 @@ from .compare import (
     varying,
 )
 from .measures import ACCUMULATED, LINES, LOCAL, MEAN, PANEL, curves, drifts, scores
-from .plot import BLACK, DASHES, DOTS, GREY, MIXED, NONE, SERIES, Drawing, Level, Line, Look, Panel, Series, looks, strokes
+from .plot import (
+    BLACK,
+    DASHES,
+    DOTS,
+    GREY,
+    MIXED,
+    NONE,
+    SERIES,
+    Drawing,
+    Level,
+    Look,
+    Panel,
+    Series,
+    looks,
+    strokes,
+)
 from .studies import AUTO, SIDES, by_size, races, runners, sweeps
 from .tables import fixed_note, size_note
 from .views import View
@@ -56,10 +70,8 @@ def categories(view: View, rows: DataFrame) -> Drawing:
     groups = comparison(rows, view.along, str(view))
     differing = [axis for axis in varying(group.setting for group in groups) if axis != "core"]
     pruning = view.along in PRUNED
-    split: list[tuple[Group, str]] = []
-    for group in groups:
-        for part in _split(group):
-            split.append((part, _series_name(part, differing, "Recovered" if pruning else "Reconstruction")))
+    default = "Recovered" if pruning else "Reconstruction"
+    split = [(part, _series_name(part, differing, default)) for group in groups for part in by_extras(group)]
     styles = dict(zip(dict.fromkeys(name for _, name in split), SERIES * 9, strict=False))
     if pruning:
         styles = {_ALONE: looks(["none"])["none"], **styles}
@@ -88,8 +100,8 @@ def categories(view: View, rows: DataFrame) -> Drawing:
 def scatter(view: View, rows: DataFrame) -> Drawing:
     """Perplexity over a column of the runs, one mark per value of the axis; a panel per group.
 
-    Of windows with norms and biases trained in several ways the first of ``_TRAINED`` is shown; of parametrizations the
-    groups with most of them.
+    Of windows with norms and biases trained in several ways the first is shown (of ``text.yaml``); of parametrizations
+    the groups with most of them.
     """
     (column,) = view.columns
     groups = comparison(rows, view.along, str(view))
@@ -109,16 +121,13 @@ def scatter(view: View, rows: DataFrame) -> Drawing:
     return Drawing(view, panels, rows_of(groups, rows))
 
 
-_TRAINED = ("biases + norms", "norms", "biases", "only", "frozen")
-
-
 def _first_extras(group: Group) -> Group:
-    rank = group.runs["extras"].map({name: place for place, name in enumerate(_TRAINED)})
+    rank = group.runs["extras"].map({name: place for place, name in enumerate(text.TEXT["values"]["extras"])})
     return replace(group, runs=group.runs[rank == rank.groupby(group.runs["window"]).transform("min")])
 
 
 def calibration_size(view: View, rows: DataFrame) -> Drawing:
-    """Over the tokens that recovery was given: one line per series; what is not recovered where pruning sees as much."""
+    """Over the tokens that recovery was given: a line per series, and what is not recovered."""
     groups = comparison(rows, view.along, str(view))
     named = []
     for group in groups:
@@ -133,7 +142,9 @@ def calibration_size(view: View, rows: DataFrame) -> Drawing:
         for group, _ in inside:
             alone = [(x, group.baseline(value)) for value in group.values for x, _ in _points(group, [value], "tokens")]
             series.append(Series(_ALONE, [(x, cell) for x, cell in alone if cell], looks(["none"])["none"], DOTS))
-        panels.append(_compared_panel(title, series, inside[0][0], text.axis("tokens"), alone=False, log_x=text.compact))
+        panels.append(
+            _compared_panel(title, series, inside[0][0], text.axis("tokens"), alone=False, log_x=text.compact)
+        )
     return Drawing(view, panels, rows_of(groups, rows))
 
 
@@ -142,9 +153,14 @@ def retraining(view: View, rows: DataFrame) -> Drawing:
     groups = races(rows, str(view))
     lines = [runners(group) for group in groups]
     every = [about for inside in lines for about, _ in inside]
-    names = dict.fromkeys(_runner(about, every) for about in sorted(every, key=lambda each: each["recovery"] == "repair"))
+    names = dict.fromkeys(
+        _runner(about, every) for about in sorted(every, key=lambda each: each["recovery"] == "repair")
+    )
     styles = dict(zip(names, SERIES * 9, strict=False))
-    scales = ["training_tokens", *(["operations"] if all(group.runs["operations"].notna().all() for group in groups) else [])]
+    scales = [
+        "training_tokens",
+        *(["operations"] if all(group.runs["operations"].notna().all() for group in groups) else []),
+    ]
     panels = []
     for title, [(group, _)] in _panels([(group, "") for group in groups]):
         for column in scales:
@@ -199,8 +215,8 @@ def learning_rate(view: View, rows: DataFrame) -> Drawing:
             cell = choice.rate.test if choice.by == "test" else choice.rate.validation
             series.append(Series(f"Selected by {choice.by}", [(float(choice.rate.learning_rate), Estimate(cell.value))],
                                  Look(BLACK, "o" if choice.by == "validation" else "s"), hollow=True))  # fmt: skip
-        panel = _compared_panel(title_of(sweep.group.setting, differing), series, sweep.group, "Learning rate", log_x=_rate,
-                                measure="Perplexity")  # fmt: skip
+        title = title_of(sweep.group.setting, differing)
+        panel = _compared_panel(title, series, sweep.group, "Learning rate", measure="Perplexity", log_x=_rate)
         panels.append(replace(panel, levels=[*across, *panel.levels]))
     keys = (Level("Validation", 0, Look(GREY), "-"), Level("Test", 0, Look(GREY), DASHES))
     settings = [sweep.group.setting for sweep in found]
@@ -222,22 +238,23 @@ def scale(view: View, rows: DataFrame) -> Drawing:
     styles = dict(zip(dict.fromkeys(name for sizes in found for name in sizes.criteria), SERIES, strict=False))
     panels = []
     for sizes in found:
-        gaps = [(float(group.runs["parameters"].iloc[0]), sizes.gaps(group)) for group in sizes.groups]
+        by_group = [(float(group.runs["parameters"].iloc[0]), sizes.gaps(group)) for group in sizes.groups]
+        gaps = {side: [(size, sides[side]) for size, sides in by_group] for side in SIDES}
         series = [
-            Series(text.value("criterion", name), [(x, gap[side][name]) for x, gap in gaps if not gap[side][name].value <= 0],
+            Series(text.value("criterion", name), [(x, gap[name]) for x, gap in gaps[side] if not gap[name].value <= 0],
                    styles[name], DASHES if side == "before" else "-")
             for name in sizes.criteria for side in SIDES
         ]  # fmt: skip
         models = " to ".join(str(sizes.groups[place].setting["model"]) for place in (0, -1))
         panels.append(Panel(title_of(sizes.setting | {"model": models}, differing), series, "Parameters of the model",
                             "Log perplexity over that\nof the best criterion (nats)", log_x=text.compact))  # fmt: skip
-    keys = tuple(Level(f"{side.capitalize()} recovery", 0, Look(GREY), line) for side, line in zip(SIDES, (DASHES, "-"), strict=True))
+    keys = (Level("Before recovery", 0, Look(GREY), DASHES), Level("After recovery", 0, Look(GREY), "-"))
     used = rows_of(comparison(rows, "criterion", str(view)), rows)
     return Drawing(view, panels, used, keys=keys, notes=size_note(found))
 
 
 def drift(view: View, rows: DataFrame) -> Drawing:
-    """Drift over depth, one line per way to recover: left of blocks alone, right with all before; repairs are left out."""
+    """Drift over depth, a line per way to recover but for repairs: left of blocks alone, right with all before."""
     frame = drifts(rows, str(view))
     lines = [line for line in ordered(frame, LINES) if line["variant"] != "repair"]
     names = [", ".join(text.value(axis, value) for axis, value in line.items() if not pd.isna(value)) for line in lines]
@@ -254,14 +271,17 @@ def drift(view: View, rows: DataFrame) -> Drawing:
             series = []
             for place, (line, look, stroke) in enumerate(zip(lines, styles, strokes(styles), strict=True)):
                 one = of(panel, line).sort_values("block")
-                points = [(float(block), Estimate(float(value))) for block, value in zip(one["block"], one["value"], strict=True)]
+                points = [
+                    (float(block), Estimate(float(value)))
+                    for block, value in zip(one["block"], one["value"], strict=True)
+                ]
                 if points:
                     series.append(Series(names[place], points, look, stroke, every=(place % 4, 4), size=3.2))
             title = f"{title_of(setting, differing)}\n{setting['dataset']}{home}: {what}"
             panels.append(Panel(title, series, "Depth (block)", "Drift of the block's output\n(squared, relative)",
                                 counts="value"))  # fmt: skip
     used = rows[rows["metric"].isin([LOCAL, ACCUMULATED])]
-    return Drawing(view, panels, used, height=2.4, notes=fixed_note(frame))
+    return Drawing(view, panels, used, height=2.4, lines=True, notes=fixed_note(frame))
 
 
 def gain(view: View, rows: DataFrame) -> Drawing:
@@ -277,7 +297,9 @@ def gain(view: View, rows: DataFrame) -> Drawing:
         series = []
         for kind in kinds:
             one = at[at["part"] == kind].sort_values("first")
-            points = [(float(depth), Estimate(float(value))) for depth, value in zip(one["depth"], one["gain"], strict=True)]
+            points = [
+                (float(depth), Estimate(float(value))) for depth, value in zip(one["depth"], one["gain"], strict=True)
+            ]
             spans = [float(each) for each in (one["last"] - one["first"]) / 2]
             if points:
                 series.append(Series(text.value("window", kind), points, styles[kind], "-", spans=spans, size=3))
@@ -303,7 +325,7 @@ def validation_loss(view: View, rows: DataFrame) -> Drawing:
                 panels.append(Panel(f"{title_of(setting, names)}\n{text.value('window', kind)}", [], "Optimiser step",
                                     "Loss / initial loss", one, limits=limits, many=many, counts="window"))  # fmt: skip
     columns = min(4, len(settings))
-    return Drawing(view, panels, _reconstructed(rows), columns, 1.6, True, max(float(frame["last"].max()), 1.0))
+    return Drawing(view, panels, _reconstructed(rows), columns, 1.6, True, depth=max(float(frame["last"].max()), 1.0))
 
 
 def _windows(view: View, rows: DataFrame, metric: str) -> tuple[DataFrame, tuple[str, ...], list[str]]:
@@ -370,8 +392,8 @@ def _by_pruning(found: Cells, label: Any, log: bool = True) -> list[Panel]:
             ticks = [f"{text.value('criterion', each['criterion'])}\n{each['pattern']}" for each in line]
             title = ", ".join(text.described(axis, line[0][axis]) for axis in dict.fromkeys(("model", *differing))
                               if not pd.isna(line[0][axis]))  # fmt: skip
-            panels.append(Panel(title, series, "", label(line[0]), levels, ticks, limits=(min(finite), max(finite)) if finite else None,
-                                log_y=log, printed=True))  # fmt: skip
+            limits = (min(finite), max(finite)) if finite else None
+            panels.append(Panel(title, series, "", label(line[0]), levels, ticks, None, log, limits, printed=True))
     return panels
 
 
@@ -379,7 +401,13 @@ def _by_pruning(found: Cells, label: Any, log: bool = True) -> list[Panel]:
 
 
 def _compared_panel(
-    title: str, series: list[Series], group: Group, x: str, alone: bool = True, measure: str = "Test perplexity", **more: Any
+    title: str,
+    series: list[Series],
+    group: Group,
+    x: str,
+    alone: bool = True,
+    measure: str = "Test perplexity",
+    **more: Any,
 ) -> Panel:
     """A panel with the dense model across, and what is not recovered."""
     lines = [(_DENSE, summary(group.dense), Look(BLACK), DASHES),
@@ -389,7 +417,9 @@ def _compared_panel(
     return Panel(title, series, x, f"{measure}\n({where})", across, squeezed=True, **more)
 
 
-def _panels(named: Sequence[tuple[Group, str]], within: Iterable[str] = ()) -> list[tuple[str, list[tuple[Group, str]]]]:
+def _panels(
+    named: Sequence[tuple[Group, str]], within: Iterable[str] = ()
+) -> list[tuple[str, list[tuple[Group, str]]]]:
     """Groups by where they were measured and how they were pruned, with titles; first those on calibrated data."""
     apart = [axis for axis in _PLACE if axis not in set(within)]
     differing = [axis for axis in varying(group.setting for group, _ in named) if axis in apart]
@@ -405,7 +435,9 @@ def title_of(setting: Setting, differing: Iterable[str]) -> str:
     first = [text.value(axis, setting[axis]) for axis in ("model", "criterion", "pattern") if axis in setting]
     # tokens follow from sequences; the data set and the length are at the y axis
     skipped = ("model", "criterion", "pattern", "calibration_tokens", "dataset", "length")
-    rest = [text.described(axis, setting[axis]) for axis in differing if axis not in skipped and not pd.isna(setting[axis])]
+    rest = [
+        text.described(axis, setting[axis]) for axis in differing if axis not in skipped and not pd.isna(setting[axis])
+    ]
     return "\n".join([", ".join(first), *([", ".join(rest)] if rest else [])])
 
 
@@ -415,20 +447,12 @@ def _name(group: Group, differing: Iterable[str], default: str = "") -> str:
     return ", ".join(text.described(axis, group.setting[axis]) for axis in told) or default
 
 
-def _split(group: Group) -> list[Group]:
-    """Windows apart by which of norms and biases are trained."""
-    if group.axis != "window":
-        return [group]
-    every = values_of(group.runs, "extras")
-    return [replace(group, setting=group.setting | {"extras": each}, runs=of(group.runs, {"extras": each})) for each in every]
-
-
 def _series_name(group: Group, differing: Sequence[str], default: str) -> str:
     if group.axis != "window":
         return _name(group, differing, default)
     core = group.setting["core"]
-    words = ["" if core == "full" else text.value("parametrization", core), text.value("extras", group.setting["extras"]),
-             _name(group, differing)]  # fmt: skip
+    words = ["" if core == "full" else text.value("parametrization", core)]
+    words += [text.value("extras", group.setting["extras"]), _name(group, differing)]
     name = ", ".join(word for word in words if word)
     return name[:1].upper() + name[1:]
 

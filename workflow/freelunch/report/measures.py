@@ -36,6 +36,7 @@ from .compare import (
     with_variant,
 )
 from .studies import PREFERRED
+from .views import REFERENCES
 
 # --- drift -----------------------------------------------------------------------------------------------------------
 
@@ -70,7 +71,9 @@ def drifts(rows: DataFrame, view: str) -> DataFrame:
     if runs.empty:
         raise lacking(view, "the drift of pruned runs on held-out text", rows)
     replica = runs["flow"] == REPLICA
-    runs = with_variant(runs.assign(window=runs["window"].mask(replica, REPLICA), flow=runs["flow"].mask(replica, "dense")))
+    runs = with_variant(
+        runs.assign(window=runs["window"].mask(replica, REPLICA), flow=runs["flow"].mask(replica, "dense"))
+    )
     same = runs["training_sequences"].fillna(runs["sequences"]).eq(runs["sequences"]).fillna(True).astype(bool)
     runs = runs[same | ~runs["recovery"].isin(set(runs.loc[same, "recovery"]))]
     runs = pd.concat([_controlled(panel) for _, panel in runs.groupby(list(PANEL), dropna=False, sort=False)])
@@ -155,7 +158,15 @@ def curves(rows: DataFrame, view: str, metric: str = "validation_loss") -> tuple
     shown = tuple(axis for axis in told if axis not in ("criterion", "pattern", "variant"))
     places = [window_of(*pair) for pair in zip(losses["position"], losses["variant"], strict=True)]
     losses = losses.join(DataFrame(places))
-    by = ["criterion", "pattern", *shown, "variant", "position", *places[0], *(["step"] if metric == "validation_loss" else [])]
+    by = [
+        "criterion",
+        "pattern",
+        *shown,
+        "variant",
+        "position",
+        *places[0],
+        *(["step"] if metric == "validation_loss" else []),
+    ]
     # a diverged seed makes the mean diverge; skipping it would flatter the rest
     mean = losses.groupby(by, dropna=False, sort=True)["ratio"].agg(lambda values: values.mean(skipna=False))
     return mean.reset_index(), shown
@@ -242,7 +253,6 @@ def scores(rows: DataFrame, view: str) -> Scores:
 # --- published numbers -----------------------------------------------------------------------------------------------
 
 
-REFERENCES = Path(__file__).parents[2] / "references"
 COLUMNS = ("source", "model", "criterion", "pattern", "recovery", "dataset", "length", "metric", "value")
 """``metric`` is ``ppl``, or that of a task as a fraction; ``length`` is empty for tasks."""
 _JOINED = ("model", "criterion", "pattern", "dataset", "length", "metric")
@@ -275,9 +285,9 @@ def published(rows: DataFrame, theirs: DataFrame, view: str) -> DataFrame:
     """Rows of a suite, once for each published number that agrees with them.
 
     That is in ``published``, with its ``source`` and how that model was recovered (``published_recovery``). Names agree
-    if their letters and digits do, whatever their case: ``Llama-2-7b`` and ``llama_2_7b``. A model that is not recovered
-    stands beside a published one that is not, and a recovered one beside recovered ones, however they were. Methods
-    with another allocation than ``uniform``, or with a refinement, are left out: the published criteria have none.
+    if their letters and digits do, whatever their case: ``Llama-2-7b`` and ``llama_2_7b``. A model that is not
+    recovered stands beside a published one that is not, and a recovered one beside recovered ones, however they were.
+    Methods with another allocation than ``uniform``, or a refinement, are left out: the published criteria have none.
 
     Raises:
         FreelunchError: no number of the suite has a published one.

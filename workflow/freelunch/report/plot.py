@@ -49,9 +49,9 @@ _RC: dict[str, Any] = {
     "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7,
     "legend.fontsize": 7.5, "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False,
     "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6, "axes.grid": True, "axes.grid.axis": "y",
-    "axes.axisbelow": True, "grid.color": "#E3E3E3", "grid.linewidth": 0.5, "lines.linewidth": 1.0, "errorbar.capsize": 0,
-    "figure.constrained_layout.use": True, "savefig.dpi": 200, "pdf.fonttype": 42, "svg.fonttype": "path",
-    "svg.hashsalt": "freelunch",
+    "axes.axisbelow": True, "grid.color": "#E3E3E3", "grid.linewidth": 0.5, "lines.linewidth": 1.0,
+    "errorbar.capsize": 0, "figure.constrained_layout.use": True, "savefig.dpi": 200, "pdf.fonttype": 42,
+    "svg.fonttype": "path", "svg.hashsalt": "freelunch",
 }  # fmt: skip
 _METADATA: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {"Software": None}}
 _STEPS: tuple[tuple[float, tuple[float, ...]], ...] = (
@@ -67,6 +67,8 @@ _LEAST = 0.2
 """Share of the height of a panel that the values compared have at least."""
 _KEYS = 6
 """Rows of a legend; where it would have more, lines are labelled at their ends."""
+_LETTER = 0.064
+"""Inches that a letter of 8 points takes."""
 
 
 class Look(NamedTuple):
@@ -172,6 +174,7 @@ class Drawing:
     """A figure as numbers: panels, how many are side by side, and what its caption says.
 
     Attributes:
+        lines: series are lines that may be labelled at their ends.
         shared: panels have the same scales, and their axes are labelled at the edges alone.
         depth: the largest, where lines are coloured by it.
         custom: draws the figure instead, where it is no panels of series.
@@ -185,6 +188,7 @@ class Drawing:
     columns: int = 2
     height: float = 2.2
     shared: bool = False
+    lines: bool = False
     depth: float | None = None
     keys: tuple[Series | Level, ...] = ()
     custom: Callable[[], Figure] | None = None
@@ -229,17 +233,19 @@ def draw(drawing: Drawing) -> Figure:
             return drawing.custom()
         rows = -(-len(drawing.panels) // drawing.columns)
         columns = -(-len(drawing.panels) // rows)
-        most = max(len(panel.ticks or ()) for panel in drawing.panels)
-        width = SINGLE if columns == 1 and most < 8 else DOUBLE
-        figure, axes = grid(rows, columns, drawing.height, width, sharex=drawing.shared, sharey=drawing.shared)
         keys = _keys(drawing)
-        labelled = drawing.columns > 1 and len(keys) / _columns(keys, width) > _KEYS
+        most = max(len(panel.ticks or ()) for panel in drawing.panels)
+        narrow = columns == 1 and most < 8 and len(keys) <= _KEYS * _columns(keys, SINGLE)
+        width = SINGLE if narrow else DOUBLE
+        figure, axes = grid(rows, columns, drawing.height, width, sharex=drawing.shared, sharey=drawing.shared)
+        labelled = drawing.lines and len(keys) > _KEYS * _columns(keys, width)
+        room = width - (0.055 * max(len(str(key.get_label())) for key in keys) if labelled else 0)
         for place, axis in enumerate(axes.flat):
             if place >= len(drawing.panels):
                 axis.set_axis_off()
                 continue
             panel, last = drawing.panels[place], (place + 1) % columns == 0 or place + 1 == len(drawing.panels)
-            _draw(axis, panel, width / columns, drawing.depth, labelled and last)
+            _draw(axis, panel, room / columns, drawing.depth, labelled and last)
             left = place % columns == 0 or panel.y != drawing.panels[place - 1].y
             axis.set_ylabel(panel.y if left else "")
             lowest = place + columns >= len(drawing.panels)
@@ -249,7 +255,7 @@ def draw(drawing: Drawing) -> Figure:
             bar = figure.colorbar(ScalarMappable(Normalize(0, drawing.depth), _COLOURS), ax=list(axes.flat), pad=0.01,
                                   label="Depth (block)", ticks=MaxNLocator(integer=True),
                                   aspect=12 * figure.get_figheight())  # fmt: skip
-            bar.outline.set_visible(False)  # type: ignore[operator]
+            bar.outline.set_visible(False)
         elif keys and not labelled:
             _legend(figure, keys)
     return figure
@@ -260,8 +266,8 @@ _COLOURS = ListedColormap(colormaps["viridis"](np.linspace(0, 0.92, 256)))
 
 
 def _draw(axis: Axes, panel: Panel, width: float, depth: float | None, labelled: bool) -> None:
-    # a letter of the title is about 0.065 inches wide
-    axis.set_title("\n".join(fill(line, max(20, int(width / 0.065))) for line in panel.title.split("\n")))
+    letters = max(16, int((width - 0.4) / _LETTER))
+    axis.set_title("\n".join(fill(line, letters) for line in panel.title.split("\n")))
     _scale_y(axis, panel)
     ends: list[tuple[float, str, str]] = []
     lost = 0
@@ -296,8 +302,9 @@ def _marks(axis: Axes, panel: Panel, series: Series) -> int:
         xs, cells = zip(*(series.points[place] for place in shown), strict=True)
         errors, spans = [cell.error for cell in cells], [series.spans[place] for place in shown if series.spans]
         axis.errorbar(
-            xs, [cell.value for cell in cells], yerr=errors if any(errors) else None, xerr=spans if any(spans) else None,
-            color=look.colour, marker=look.marker, linestyle=cast(Any, series.line), elinewidth=2 if any(spans) else 0.8,
+            xs, [cell.value for cell in cells], yerr=errors if any(errors) else None,
+            xerr=spans if any(spans) else None, elinewidth=2 if any(spans) else 0.8,
+            color=look.colour, marker=look.marker, linestyle=cast(Any, series.line),
             fillstyle="none" if series.hollow else "full", markeredgewidth=0.7 if series.hollow else None,
             markersize=1.6 * series.size if series.hollow else series.size, markevery=series.every, zorder=3,
         )  # fmt: skip
@@ -317,7 +324,12 @@ def _marks(axis: Axes, panel: Panel, series: Series) -> int:
 def _scale_y(axis: Axes, panel: Panel) -> None:
     """A scale around the values; logarithmic with plain numbers as ticks. It goes before what is drawn."""
     cells = [cell for series in panel.series for _, cell in series.points if _drawable(panel, cell)]
-    ends = [end for cell in cells for end in (cell.value - cell.error, cell.value + cell.error) if end > 0 or not panel.log_y]
+    ends = [
+        end
+        for cell in cells
+        for end in (cell.value - cell.error, cell.value + cell.error)
+        if end > 0 or not panel.log_y
+    ]
     ends += panel.limits or ()
     low, high = (min(ends), max(ends)) if ends else (1.0, 10.0)
     width = math.log if panel.log_y else float
@@ -344,7 +356,7 @@ def _scale_y(axis: Axes, panel: Panel) -> None:
 
 def _scale_x(axis: Axes, panel: Panel, width: float) -> None:
     if panel.ticks is not None:
-        letters = int(0.85 * width / 0.065 / max(len(panel.ticks), 1))
+        letters = int((width - 0.6) / _LETTER / max(len(panel.ticks), 1))
         words = [word for name in panel.ticks for word in name.split()]
         if words and max(map(len, words)) > letters:
             axis.set_xticks(range(len(panel.ticks)), panel.ticks, rotation=35, ha="right", rotation_mode="anchor")
@@ -367,6 +379,9 @@ def _scale_x(axis: Axes, panel: Panel, width: float) -> None:
         axis.xaxis.set_major_formatter(FuncFormatter(lambda at, _: label(at)))
         axis.xaxis.set_minor_locator(NullLocator())
     else:
+        low, high = axis.get_xlim()
+        if high - low < 1:
+            axis.set_xlim(low - 0.5, high + 0.5)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
 
 
@@ -399,11 +414,11 @@ def _beside(axis: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
     if not ends:
         return
     to_axes = (axis.transData + axis.transAxes.inverted()).transform
-    at = [float(to_axes((0 if not axis.get_xscale() == "log" else 1, value))[1]) if math.isfinite(value) else 1.0
+    at = [float(to_axes((1 if axis.get_xscale() == "log" else 0, value))[1]) if math.isfinite(value) else 1.0
           for value, _, _ in ends]  # fmt: skip
     order = np.argsort(at, kind="stable")
     # of 6.5 points, in shares of the panel's height
-    line = 1.25 * 6.5 / 72 / max(0.5, axis.get_position().height * axis.figure.get_figheight())
+    line = 1.25 * 6.5 / 72 / max(0.5, axis.get_window_extent().height / axis.figure.dpi)
     heights = np.array(at)[order]
     for _ in range(200):
         close = np.diff(heights) < line - 1e-6
@@ -426,9 +441,9 @@ def _keys(drawing: Drawing) -> list[Line2D]:
     for each in (*series, *drawing.keys, *levels):
         if each.name and each.name not in found:
             hollow = isinstance(each, Series) and each.hollow
-            found[each.name] = Line2D([], [], color=each.look.colour, marker=each.look.marker, linestyle=cast(Any, each.line),
-                                      markersize=7 if hollow else 4.5, fillstyle="none" if hollow else "full",
-                                      label=each.name)  # fmt: skip
+            found[each.name] = Line2D([], [], color=each.look.colour, marker=each.look.marker, label=each.name,
+                                      linestyle=cast(Any, each.line), markersize=7 if hollow else 4.5,
+                                      fillstyle="none" if hollow else "full")  # fmt: skip
     return list(found.values())
 
 

@@ -84,7 +84,9 @@ def about(table: Table) -> list[str]:
     if bold := text.TEXT["views"].get(table.view.name, {}).get("bold", _BOLD if table.contests else ""):
         notes.append(f"Bold: {bold}.")
     if errors:
-        notes.append(text.TEXT["reading"]["mixed" if len(errors) > 1 else "over_seeds" if True in errors else "one_seed"])
+        notes.append(
+            text.TEXT["reading"]["mixed" if len(errors) > 1 else "over_seeds" if True in errors else "one_seed"]
+        )
     return caption(table.view, table.runs, notes)
 
 
@@ -124,7 +126,8 @@ def csv(table: Table) -> str:
 def markdown(table: Table) -> str:
     """Title, table and caption, which stands below."""
     frame, bold, keys = shown(table)
-    cells = frame.map(lambda cell: cell.translate(_MARKDOWN)).set_axis([head.translate(_MARKDOWN) for head in frame], axis=1)
+    heads = [str(head).translate(_MARKDOWN) for head in frame]
+    cells = frame.map(lambda cell: cell.translate(_MARKDOWN)).set_axis(heads, axis=1)
     cells = cells.where(~bold.to_numpy(), "**" + cells + "**")
     align = ["left"] * keys + ["right"] * (len(frame.columns) - keys)
     body = cells.to_markdown(index=False, colalign=align, disable_numparse=True)
@@ -145,14 +148,16 @@ def latex(table: Table) -> str:
     cells.iloc[:, :keys] = cells.iloc[:, :keys].mask(same, "")
     marks = bold.map(lambda best: "textbf:--rwrap;" if best else "").set_axis(places, axis=1)
     styler = cells.set_axis(places, axis=1).style.hide(axis="index").apply(lambda _: marks, axis=None)
-    styler = styler.relabel_index([escaped(head) for head in frame.columns], axis="columns")
+    styler = styler.relabel_index([escaped(str(head)) for head in frame.columns], axis="columns")
     long, caption = len(frame) > PAGE, escaped(" ".join(about(table)))
     body = styler.to_latex(hrules=True, column_format="l" * keys + "r" * (len(places) - keys),
                            caption=caption, label=f"tab:{table.suite}-{table.view.name}",
                            environment="longtable" if long else "table",
                            position_float=None if long else "centering")  # fmt: skip
     # once is enough of a longtable's caption
-    body = body.replace(rf"\caption[]{{{caption}}}", rf"\caption[]{{{escaped(text.title(table.view.name))}, continued}}")
+    body = body.replace(
+        rf"\caption[]{{{caption}}}", rf"\caption[]{{{escaped(text.title(table.view.name))}, continued}}"
+    )
     return f"% needs \\usepackage{{{'booktabs,longtable' if long else 'booktabs'}}}\n{body}"
 
 
@@ -199,7 +204,9 @@ def protocol(rows: DataFrame) -> str:
         told.append(f"perplexity on {' and '.join(splits)} in windows of {_values(read, 'length')} tokens")
     drifted = held_out(rows[rows["metric"].str.startswith("drift_", na=False)])
     if len(drifted):
-        told.append(f"drift on text of {_values(drifted, 'dataset')} in sequences of {_values(drifted, 'length')} tokens")
+        told.append(
+            f"drift on text of {_values(drifted, 'dataset')} in sequences of {_values(drifted, 'length')} tokens"
+        )
     if tasks := rows[rows["metric"] == "chance"]["dataset"].nunique():
         told.append(f"{tasks} zero-shot tasks")
     seen = rows[(rows["metric"] == "accuracy") & (rows["split"] == "test")]

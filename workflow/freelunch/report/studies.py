@@ -1,4 +1,4 @@
-"""Comparisons that vary more than one axis: sweeps of learning rates, retraining over tokens, criteria by model size."""
+"""Comparisons of more than one axis: sweeps of learning rates, retraining over tokens, criteria by model size."""
 
 from __future__ import annotations
 
@@ -106,8 +106,8 @@ def sweeps(rows: DataFrame, view: str) -> list[Sweep]:
         for setting in ordered(runs, ["learning_rate", "epochs"]):
             at = of(runs, setting)
             test = estimate(list(at["value"]), list(at["stderr"]))
-            rates.append(Rate(str(setting["learning_rate"]), int(setting["epochs"]), estimate(list(at["validation"])), test,
-                              float(at["seconds"].sum()), len(at)))  # fmt: skip
+            rates.append(Rate(str(setting["learning_rate"]), int(setting["epochs"]), estimate(list(at["validation"])),
+                              test, float(at["seconds"].sum()), len(at)))  # fmt: skip
         swept = [rate for rate in rates if rate.learning_rate != AUTO]
         if len({rate.learning_rate for rate in swept}) > 1:
             found.append(Sweep(group, swept, [rate for rate in rates if rate.learning_rate == AUTO]))
@@ -156,8 +156,12 @@ def races(rows: DataFrame, view: str) -> list[Group]:
         if not {"reconstruct", "retrain"} <= set(every["recovery"]):
             continue
         tokens = every["training_tokens"].astype("float64")
-        operations = 6 * every["parameters"].astype("float64") * (tokens + every["search_tokens"].astype("float64").fillna(0))
-        means = every.assign(tokens_=tokens, operations=operations).groupby([*SERIES, "budget"], dropna=False, sort=False)
+        operations = (
+            6 * every["parameters"].astype("float64") * (tokens + every["search_tokens"].astype("float64").fillna(0))
+        )
+        means = every.assign(tokens_=tokens, operations=operations).groupby(
+            [*SERIES, "budget"], dropna=False, sort=False
+        )
         every = every.assign(operations=means["operations"].transform("mean"),
                              training_tokens=means["tokens_"].transform("mean").round().astype("Int64"))  # fmt: skip
         setting = {name: group[name].iloc[0] for name in place}

@@ -1,4 +1,4 @@
-"""Tables: the form that comparisons share, and those with a form of their own. A function makes one of a view and rows."""
+"""Tables: the form that comparisons share, and those of their own; each is a function of a view and rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from .compare import (
     RECOVERING,
     WHERE,
     Estimate,
-    Group,
     Setting,
     comparison,
     estimate,
@@ -155,7 +154,7 @@ def learning_rate(view: View, rows: DataFrame) -> Table:
 def perplexity(view: View, rows: DataFrame) -> Table:
     """One column per way to recover; a level for every axis that differs."""
     found = perplexities(rows, str(view))
-    constants = {axis: found.settings[0][axis] for axis in ("dataset", "length")
+    constants: Setting = {axis: found.settings[0][axis] for axis in ("dataset", "length")
                  if len({setting[axis] for setting in found.settings}) == 1}  # fmt: skip
     names = tuple(name for name in found.levels if name not in constants)
     lines = [(tuple(setting[name] for name in names), tuple(found.get(setting, each) for each in found.variants))
@@ -226,13 +225,19 @@ def scale(view: View, rows: DataFrame) -> Table:
     found = by_size(rows, str(view))
     differing = varying(sizes.setting for sizes in found)
     always = [axis for axis in ("dataset", "length", "pattern", "window") if axis not in differing]
-    constants = {axis: found[0].setting[axis] for axis in ("dataset", "length") if axis in always}
-    shown = [axis for axis in ALIKE if axis in (*always, *differing) and axis in found[0].setting and axis not in constants]
+    constants: Setting = {axis: found[0].setting[axis] for axis in ("dataset", "length") if axis in always}
+    shown = [
+        axis for axis in ALIKE if axis in (*always, *differing) and axis in found[0].setting and axis not in constants
+    ]
     lines: list[tuple[tuple[Any, ...], tuple[Cell, ...]]] = []
     for sizes in found:
         for group in sizes.groups:
             gaps = sizes.gaps(group)
-            about = [*(sizes.setting[axis] for axis in shown), int(group.runs["parameters"].iloc[0]), group.setting["model"]]
+            about = [
+                *(sizes.setting[axis] for axis in shown),
+                int(group.runs["parameters"].iloc[0]),
+                group.setting["model"],
+            ]
             lines += [((*about, name), tuple(gaps[side][name] for side in SIDES)) for name in sizes.criteria]
     columns = {f"gap_{side}": f"Gap {side} recovery (nats)" for side in SIDES}
     used = rows_of(comparison(rows, "criterion", str(view)), rows)
@@ -259,7 +264,7 @@ def seeds(view: View, rows: DataFrame) -> Table:
     # what a recovery lacks tells nothing apart that its name does not
     always = ("model", "criterion", "pattern", "variant")
     names = tuple(axis for axis in order if axis in always or runs[axis].nunique() > 1)
-    lines = {}
+    lines: dict[Any, tuple[tuple[Any, ...], tuple[Cell, ...]]] = {}
     for key, group in runs.groupby([*AXES, "variant"], dropna=False, sort=False):
         values = group["value"].to_numpy(float)
         finite = bool(np.isfinite(values).all())

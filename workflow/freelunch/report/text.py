@@ -19,7 +19,8 @@ SOURCE = next(iter(TEXT["papers"]))
 NOT_RECOVERED = "none"
 _VALUES: dict[str, dict[str, str]] = TEXT["values"] | {"variant": TEXT["values"]["window"]}
 _SELF_EXPLAINING = (
-    "model", "criterion", "pattern", "variant", "dataset", "window", "parametrization", "recovery", "family", "criteria",
+    "model", "criterion", "pattern", "variant", "dataset", "window", "parametrization", "recovery", "family",
+    "criteria",
 )  # fmt: skip
 _CONTROL = re.compile(r"matrix \((.+)\)")
 _METHOD = re.compile(r"([^+(]+)(\([^)]*\))?")

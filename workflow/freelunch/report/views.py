@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from .tables import Table
 
 Kind = Literal["table", "figure"]
+REFERENCES = Path(__file__).parents[2] / "references"
+"""Published numbers, which the table ``published`` reads."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,6 @@ class View:
         """
         module, function = self.form.split(":")
         return cast(Callable[..., Any], getattr(import_module(f"freelunch.{module}"), function))(self, rows)
-
-    @property
-    def file(self) -> Path:
-        """The module of its form."""
-        return Path(__file__).parents[1].joinpath(*self.form.split(":")[0].split(".")).with_suffix(".py")
 
 
 TABLES: dict[str, View] = {}

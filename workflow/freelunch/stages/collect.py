@@ -8,7 +8,7 @@ from typing import Any
 
 from ..artifacts import Artifact, read_json
 from ..patterns import parse_pattern
-from ..reporting.rows import to_frame, write
+from ..report.rows import to_frame, write
 from ..specs import (
     CalibrationSpec,
     ClassifierSpec,
