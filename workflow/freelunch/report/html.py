@@ -15,7 +15,7 @@ from pandas import DataFrame
 from ..errors import FreelunchError
 from . import text
 from .compare import PRUNED, among, best, held_out, of, on_text, ordered, recovered, summary, values_of
-from .render import Shown, about, caption, protocol, shown
+from .render import Shown, about, caption, shown
 from .verdicts import UNTESTED, Verdict
 from .views import View, find
 
@@ -74,7 +74,7 @@ def html(report: Report) -> str:
     first = [part for part in leading if part is not None]
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         report=report, compressed=compressed(report.rows), answer=answer(report.rows),
-        leading=first, others=[part for part in parts if part not in first], protocol=protocol(report.rows),
+        leading=first, others=[part for part in parts if part not in first],
         tested=[verdict for verdict in report.verdicts if verdict.outcome != UNTESTED],
         untested=[verdict for verdict in report.verdicts if verdict.outcome == UNTESTED],
         work=work(report.jobs), versions=versions(report.jobs), papers=text.TEXT["papers"].values(),

@@ -419,15 +419,16 @@ def _beside(axis: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
     order = np.argsort(at, kind="stable")
     # of 6.5 points, in shares of the panel's height
     line = 1.25 * 6.5 / 72 / max(0.5, axis.get_window_extent().height / axis.figure.dpi)
-    heights = np.array(at)[order]
-    for _ in range(200):
-        close = np.diff(heights) < line - 1e-6
-        if not close.any():
-            break
-        for i in np.flatnonzero(close):
-            middle = (heights[i] + heights[i + 1]) / 2
-            heights[i], heights[i + 1] = middle - line / 2, middle + line / 2
-    heights -= max(0.0, float(heights[-1]) - 1.0)
+    # least squares under the distance of a line: means of neighbours that would be too close
+    means: list[tuple[float, int]] = []
+    for place, height in enumerate(np.array(at)[order]):
+        mean, count = float(height) - place * line, 1
+        while means and means[-1][0] > mean:
+            above, many = means.pop()
+            mean, count = (above * many + mean * count) / (many + count), many + count
+        means.append((mean, count))
+    heights = [mean for mean, count in means for _ in range(count)] + line * np.arange(len(at))
+    heights = heights - max(0.0, float(heights[-1]) - 1.0)
     for place, height in zip(order, heights, strict=True):
         _, words, colour = ends[place]
         axis.text(1.015, height, words, transform=axis.transAxes, va="center", fontsize=6.5, color=colour)

@@ -54,7 +54,7 @@ def value(name: str, of: Any) -> str:
         return compact(float(of))
     if listed and isinstance(of, str):
         words = listed | TEXT["parts"] if name == "parametrization" and "+" in text else listed
-        parts = [(match[1].strip(), _ends(match[2] or "")) for match in _METHOD.finditer(text)]
+        parts = [(match[1].strip(), _ends(match[2] or "")) for match in _METHOD.finditer(text) if match[1].strip()]
         return " + ".join(f"{words.get(part, part)} {settings}".strip() for part, settings in parts)
     return f"{of:g}" if isinstance(of, float) and math.isfinite(of) else text
 

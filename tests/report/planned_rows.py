@@ -12,7 +12,7 @@ import pandas as pd
 from freelunch.config import DriftTask, PerplexityTask, ZeroShotTask
 from freelunch.facts import facts_of
 from freelunch.plan import Plan
-from freelunch.reporting import rows as tidy
+from freelunch.report import rows as tidy
 from freelunch.specs import EvaluationSpec, ReconstructedSpec, RetrainedSpec
 from freelunch.stages import collect
 

@@ -9,14 +9,12 @@ import pandas as pd
 import pytest
 
 from freelunch.errors import FreelunchError
-from freelunch.reporting import FIGURE_NAMES, describe, draw, tabulate
-from freelunch.reporting.accuracies import accuracies, clear, difference
-from freelunch.reporting.estimates import Estimate
-from freelunch.reporting.protocol import protocol
-from freelunch.reporting.rendering import render
-from freelunch.reporting.rows import to_frame
-from freelunch.reporting.transitions import transitions
-from freelunch.reporting.verdicts import Evidence, verdicts
+from freelunch.report import plot, render
+from freelunch.report.compare import Estimate
+from freelunch.report.rows import to_frame
+from freelunch.report.verdicts import verdict
+from freelunch.report.views import figure, table
+from freelunch.vision.views import accuracies, clear, difference, transitions
 
 VIEWS = ("accuracy", "allocation", "density", "transition")
 BASE = {
@@ -85,19 +83,18 @@ def test_accuracies_are_percent_and_global_is_an_allocation():
 
 
 def test_the_table_has_the_best_allocation_of_every_network_sparsity_and_backend():
-    table = tabulate("accuracy", rows_of(lamp=5.0))
-    text = render(table, "md")
-    assert [column.name for column in table.columns] == [
-        "none", "recalibrate", "recalibrate_epsilon", "shrink", "reconstruct"
-    ]  # fmt: skip
-    assert len(table.lines) == 2 * (1 + 2 * 3)
-    cells = {key: dict(zip([c.name for c in table.columns], values, strict=True)) for key, values in table.lines}
+    built = table("accuracy", rows_of(lamp=5.0))
+    assert list(built.columns) == ["none", "recalibrate", "recalibrate_epsilon", "shrink", "reconstruct"]
+    assert len(built.lines) == 2 * (1 + 2 * 3)
+    cells = {key: dict(zip(built.columns, values, strict=True)) for key, values in built.lines}
     lamp = cells["net-a", "90%", "lamp"]["recalibrate"]
-    assert lamp is not None and lamp.value == pytest.approx(55.3) and lamp.runs == 3
+    assert lamp.value == pytest.approx(55.3) and lamp.runs == 3
     assert lamp.stderr == pytest.approx(0.3 / np.sqrt(3), rel=1e-6)
     assert cells["net-a", "dense", None]["none"].value == pytest.approx(95.3)
-    (line,) = [line for line in text.splitlines() if line.startswith("| net-b | 90% | LAMP")]
-    assert "**55.3" in line
+    shown = render.shown(built)
+    lines = shown.frame[(shown.frame["Allocation"] == "LAMP") & (shown.frame["Sparsity"] == "90%")]
+    assert list(lines["Recalibrated (%)"]) == ["55.30 ± 0.17"] * 2
+    assert shown.bold.loc[lines.index, "Recalibrated (%)"].all()
 
 
 def test_differences_are_of_common_seeds():
@@ -121,28 +118,23 @@ def test_differences_count_if_they_are_large_and_beyond_their_error(cell, expect
 @pytest.mark.parametrize("name", VIEWS)
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_figures_are_drawn_and_say_what_they_show(name, seeds):
-    rows = rows_of(lamp=5.0, shrink=4.0, seeds=seeds)
-    assert name in FIGURE_NAMES
-    figure = draw(name, rows)
-    assert figure.axes and figure._supxlabel is not None
-    said = describe(name, rows)
-    assert said.startswith("Claim (arXiv:2605.21972): ") and "net-a" in said and "\nHere: " in said
-    assert figure._supxlabel.get_text().replace("\n", " ").startswith(said[:60])
+    drawing = figure(name, rows_of(lamp=5.0, shrink=4.0, seeds=seeds))
+    assert plot.draw(drawing).axes
+    claim, shows, protocol = render.caption(drawing.view, drawing.runs)
+    assert claim.startswith("Claim (arXiv:2605.21972): ") and len(shows) > 100
+    assert "calibrated on digits, 64 images" in protocol and "accuracy on test images of digits" in protocol
 
 
-def test_captions_have_the_numbers():
-    rows = rows_of(lamp=5.0, shrink=4.0, epsilon=3.0)
-    assert "90% -5.0" in describe("allocation", rows) and "95% +5.0" in describe("allocation", rows)
-    assert "ERK clearly ahead at 1, LAMP clearly ahead at 1 of 2" in describe("allocation", rows)
-    said = describe("transition", rows)
-    assert "the largest gain over recalibration is +4.0" in said
-    places = "90% Global threshold, 95% Global threshold, 90% ERK, 95% ERK, 90% LAMP, 95% LAMP"
-    assert f"clear in 6 of 6 settings ({places}), in 6 of which a smaller epsilon does it too" in said
-    assert "The least variance that a norm reads is 0.0067, 667 times epsilon" in said
-    assert "up to 30% of the channels of a norm are under it" in said
-    assert "it is clear in none of 6 settings" in describe("transition", rows_of())
-    assert "ERK 2.5% (stem) to 7.5% (head)" in describe("density", rows)
-    assert "90% ERK: not repaired 10.0" in describe("accuracy", rows)
+def test_figures_have_the_numbers():
+    drawn = plot.draw(figure("allocation", rows_of(lamp=5.0)))
+    words = {(each.get_text(), each.get_fontweight()) for each in drawn.axes[0].texts}
+    assert words == {("-5.0\n± 0.0", "bold"), ("+5.0\n± 0.0", "bold")}
+    left, right, *_ = figure("transition", rows_of(shrink=4.0, epsilon=3.0)).panels
+    gains = {series.name: [cell.value for _, cell in series.points] for series in left.series if series.name}
+    assert gains["ERK"] == pytest.approx([4.0, 4.0]) and right.levels[0].value == 1e-5
+    assert [cell.value for _, cell in right.series[0].points] == pytest.approx([0.02, 0.01, 0.02 / 3])
+    density = figure("density", rows_of()).panels[0].series[1]
+    assert [cell.value for _, cell in density.points] == pytest.approx([0.025, 0.05, 0.075])
 
 
 def test_views_of_rows_without_classifiers_say_what_they_need():
@@ -150,33 +142,21 @@ def test_views_of_rows_without_classifiers_say_what_they_need():
                       "criterion": "dense", "pattern": "dense"}])  # fmt: skip
     for name in VIEWS:
         with pytest.raises(FreelunchError, match=r"needs .*classifiers.*; suite s has none"):
-            draw(name, rows)
+            figure(name, rows)
     with pytest.raises(FreelunchError, match="table accuracy needs"):
-        tabulate("accuracy", rows)
-
-
-def test_the_protocol_counts_images():
-    said = protocol(rows_of())
-    assert "calibrated on digits, 64 images" in said and "accuracy on test images of digits" in said
-    assert said.endswith("seeds 0, 1, 2.")
-
-
-def verdict_of(name: str, **changes: Any) -> Any:
-    found = verdicts(Evidence(rows_of(**changes), {}))
-    return next(verdict for verdict in found if verdict.name == name)
+        table("accuracy", rows)
 
 
 @pytest.mark.parametrize(("lamp", "outcome"), [(5.0, "holds"), (0.0, "does not hold here")])
 def test_the_allocation_matters_if_each_is_ahead_somewhere(lamp, outcome):
-    verdict = verdict_of("allocation", lamp=lamp)
-    assert verdict.outcome == outcome and len(verdict.cases) == 2
-    assert verdict.source == "arXiv:2605.21972" and "Over 3 seeds." in verdict.reason
+    found = verdict("allocation", rows_of(lamp=lamp))
+    assert found.outcome == outcome and [case.seeds for case in found.cases] == [3, 3]
+    assert found.source == "arXiv:2605.21972"
 
 
 def test_an_allocation_that_is_ahead_alone_is_part_of_the_claim():
     rows = rows_of(lamp=5.0)
-    found = verdicts(Evidence(rows[(rows["sparsity"] != 0.95)], {}))
-    assert next(verdict for verdict in found if verdict.name == "allocation").outcome == "holds partly"
+    assert verdict("allocation", rows[(rows["sparsity"] != 0.95)]).outcome == "holds partly"
 
 
 @pytest.mark.parametrize(
@@ -189,23 +169,23 @@ def test_an_allocation_that_is_ahead_alone_is_part_of_the_claim():
     ],
 )
 def test_a_transition_that_a_smaller_epsilon_explains_is_part_of_the_claim(shrink, epsilon, outcome):
-    verdict = verdict_of("transition", shrink=shrink, epsilon=epsilon)
-    assert verdict.outcome == outcome and len(verdict.cases) == 6
-    assert "× epsilon" in verdict.reason
+    found = verdict("transition", rows_of(shrink=shrink, epsilon=epsilon))
+    assert found.outcome == outcome and len(found.cases) == 6
+    assert all("0.0067, 667 × epsilon" in case.numbers for case in found.cases)
 
 
 def test_without_the_control_a_repair_is_not_credited_with_the_whole_claim():
     rows = rows_of(shrink=6.0)
     rows = rows[rows["backend"] != "recalibrate_epsilon"]
-    verdict = next(each for each in verdicts(Evidence(rows, {})) if each.name == "transition")
-    assert verdict.outcome == "holds partly" and "the smaller epsilon was not measured" in verdict.reason
+    found = verdict("transition", rows)
+    assert found.outcome == "holds partly" and "the smaller epsilon was not measured" in found.cases[0].numbers
 
 
 def test_without_repair_or_recalibration_there_is_no_transition_to_draw():
     for backend in ("shrink", "recalibrate"):
         rows = rows_of()
         with pytest.raises(FreelunchError, match="needs classifiers that were recalibrated and repaired; suite v has"):
-            draw("transition", rows[rows["backend"] != backend])
+            figure("transition", rows[rows["backend"] != backend])
 
 
 def test_what_differs_in_more_than_the_seed_is_not_averaged():
@@ -213,7 +193,7 @@ def test_what_differs_in_more_than_the_seed_is_not_averaged():
     other = rows.assign(run=rows["run"] + "-few", calibration_images=32)
     both = pd.concat([rows, other[other["backend"].notna()]], ignore_index=True)
     with pytest.raises(FreelunchError, match="compares runs of one criterion, kind of pattern and calibration"):
-        tabulate("accuracy", both)
+        table("accuracy", both)
 
 
 def test_the_best_of_the_repairs_is_compared():
@@ -221,13 +201,13 @@ def test_the_best_of_the_repairs_is_compared():
     better = rows[rows["backend"] == "shrink"]
     channel = better.assign(backend="channel", run=better["run"] + "-channel", value=better["value"] + 0.03)
     point = transitions(pd.concat([rows, channel], ignore_index=True), "view")[0]
-    assert point.repair == "channel" and point.gain.value == pytest.approx(5) and point.seeds == 3
-    assert point.epsilon == 1e-5 and point.faint == pytest.approx(0.3)
+    assert point.repair == "channel" and point.gain.value == pytest.approx(5) and point.gain.runs == 3
+    assert point.epsilon == 1e-5
 
 
 def test_points_of_the_transition_are_compared_at_the_same_seeds():
     (first, *_) = transitions(rows_of(shrink=4.0, epsilon=1.0), "view")
-    assert (first.model, first.allocation, first.sparsity, first.seeds) == ("net-a", "global", 0.9, 3)
+    assert (first.model, first.allocation, first.sparsity, first.gain.runs) == ("net-a", "global", 0.9, 3)
     assert first.gain.value == pytest.approx(4) and first.control is not None
     assert first.control.value == pytest.approx(1) and first.repair == "shrink"
     assert first.variance == pytest.approx(0.02 / 3) and first.recovers and not first.escapes
@@ -236,5 +216,4 @@ def test_points_of_the_transition_are_compared_at_the_same_seeds():
 def test_without_classifiers_the_claims_cannot_be_tested():
     rows = to_frame([{"suite": "s", "run": "r", "model": "m", "metric": "ppl@2", "split": "test", "value": 3.0,
                       "criterion": "dense", "pattern": "dense"}])  # fmt: skip
-    found = {verdict.name: verdict for verdict in verdicts(Evidence(rows, {}))}
-    assert found["allocation"].outcome == found["transition"].outcome == "not testable here"
+    assert verdict("allocation", rows).outcome == verdict("transition", rows).outcome == "not testable here"

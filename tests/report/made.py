@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from freelunch.reporting import rows
+from freelunch.report import rows
 
 Record = dict[str, Any]
 ALL, LORA = "full + biases + norms", "lora_prune + biases + norms"
@@ -73,10 +73,56 @@ class Suite:
         mean = sum(scores.values()) / len(scores)
         self.records.append(at | {"metric": "acc_mean", "dataset": None, "value": mean})
 
+    def drift(self, run: Record, value: float) -> None:
+        """The same drift at two blocks, alone and accumulated."""
+        at = run | {"dataset": "wiki", "split": "test", "length": 256, "value": value}
+        self.records += [at | {"metric": metric, "position": block} for metric in ("drift_local", "drift_accumulated")
+                         for block in ("0", "1")]  # fmt: skip
+
+    def extend(self, other: Suite) -> None:
+        """Add the runs of another suite, but for its dense model."""
+        place = len(self.records)
+        self.records += [record | {"run": f"{place}-{record['run']}"} for record in other.records[3:]]
+
     @property
     def frame(self) -> pd.DataFrame:
         """The rows."""
         return rows.to_frame(self.records)
+
+
+def criteria(values: dict[str, tuple[float, float]], **about: Any) -> Suite:
+    """Criteria before and after recovery, with one seed."""
+    suite = Suite()
+    for criterion, (before, after) in values.items():
+        suite.add(before, criterion=criterion, **about)
+        suite.local(after, criterion=criterion, **about)
+    return suite
+
+
+def sweep_suite() -> Suite:
+    """Two rates and two lengths over two seeds, and the search of a rate with both lengths."""
+    suite = Suite()
+    for rate, epochs, test, validation in [
+        ("0.0001", 1, 33.0, 31.0), ("0.0001", 2, 31.0, 30.0), ("0.01", 1, 29.0, 32.0), ("0.01", 2, math.nan, math.nan),
+    ]:  # fmt: skip
+        for seed in (0, 1):
+            suite.local(test + seed, validation + seed, learning_rate=rate, epochs=epochs, seed=seed)
+    for epochs, test, validation in ((1, 28.0, 40.0), (2, 30.0, 31.0)):
+        for seed in (0, 1):
+            suite.local(test + seed, validation, learning_rate="auto", epochs=epochs, seed=seed, seconds=250.0)
+    return suite
+
+
+def windows() -> Suite:
+    """A reconstruction of two blocks by halves, whose losses fall by a fifth and rise again."""
+    suite = Suite()
+    run = suite.local(30.0)
+    for block, half in product((0, 1), ("attention", "mlp")):
+        at = run | {"position": f"{block}.{half}", "split": "validation"}
+        losses = {0: 2.0 + block, 8: 0.8 * (2.0 + block), 16: 0.9 * (2.0 + block)}
+        suite.records += [at | {"metric": "validation_loss", "step": s, "value": value} for s, value in losses.items()]
+        suite.records.append(at | {"metric": "best_validation_loss", "step": 8, "value": losses[8]})
+    return suite
 
 
 def everything(seeds: tuple[int, ...] = (0, 1)) -> Suite:
