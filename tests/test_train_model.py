@@ -24,7 +24,7 @@ from freelunch.plan.config import PerplexityTask, Train, parse_config
 from freelunch.plan.plan import make_plan
 from freelunch.plan.specs import EvaluationSpec, ExportSpec, ModelSpec, ReconstructedSpec
 from freelunch.recover.pretraining import pretrain
-from freelunch.reporting.runtimes import job_of
+from freelunch.report.html import job, work
 from freelunch.results import checkpoint
 from freelunch.results.artifacts import Artifact, checksum
 from freelunch.results.code import sources
@@ -109,9 +109,9 @@ def test_it_learns_and_says_what_it_did(model: Artifact) -> None:
 
 
 def test_the_report_says_what_training_took(model: Artifact) -> None:
-    job = job_of("models", model.folder.name, model.manifest)
-    assert job.tokens == model.manifest["training_tokens"] and job.seconds == model.manifest["train_seconds"]
-    assert job.rate == pytest.approx(job.tokens / job.seconds)
+    done = job("models", model.manifest)
+    assert done["tokens"] == model.manifest["training_tokens"] and done["seconds"] == model.manifest["train_seconds"]
+    assert work([done]).frame["Tokens per second"][0] == f"{done['tokens'] / done['seconds']:,.0f}"
 
 
 def pretrained_names(**changes: Any) -> set[str]:

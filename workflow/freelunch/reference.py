@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from freelunch.plan.config import Axes, catalogue, config_type
 from freelunch.plan.facts import Facts
 from freelunch.plan.plan import RUN_KINDS
-from freelunch.reporting.names import FIGURE_NAMES, TABLE_NAMES
+from freelunch.report.views import FIGURES, TABLES
 
 CONFIGURATION = Path(__file__).parents[2] / "docs" / "configuration.md"
 MARK = "<!-- All below is written by `make reference`. -->\n"
@@ -45,7 +45,7 @@ def schema() -> dict[str, Any]:
     suite = sections["SuiteConfig"]["properties"]
     suite["defaults"] |= {"anyOf": [of_models, *others]}
     suite["runs"]["items"] = {"anyOf": [of_models, *others]}
-    suite["tables"]["items"], suite["figures"]["items"] = {"enum": [*TABLE_NAMES]}, {"enum": [*FIGURE_NAMES]}
+    suite["tables"]["items"], suite["figures"]["items"] = {"enum": [*TABLES]}, {"enum": [*FIGURES]}
     for section in sections.values():
         if "only" in section.get("properties", ()):
             section["properties"]["only"] = of_models | {"description": section["properties"]["only"]["description"]}

@@ -8,13 +8,11 @@ from pathlib import Path
 from freelunch.results.artifacts import check_writable
 from freelunch.plan.config import parse_config
 from freelunch.costs import cost
-from freelunch.errors import FreelunchError, suggest
+from freelunch.errors import FreelunchError
 from freelunch.plan.facts import facts_of
-from freelunch.plan.plan import make_plan
+from freelunch.plan.plan import make_plan, resolved
 from freelunch.results.code import code_digest
-from freelunch.reporting.names import FIGURE_NAMES, TABLE_NAMES
-from freelunch.reporting.references import REFERENCES
-from freelunch.plan.plan import resolved
+from freelunch.report.views import REFERENCES, find
 from freelunch.inputs.sources import wheel_path
 from freelunch.plan.spec import STAGES
 from freelunch.stages import code_of
@@ -65,20 +63,25 @@ def code(*modules):
     return code_digest(modules)
 
 
-REPORTING = sorted((PACKAGE_ROOT / "freelunch" / "reporting").rglob("*.py"))
+# Files that every table, figure and report is made by, and the declarations of the second paper's.
+REPORT = [
+    path
+    for folder in ("report", "vision")
+    for path in (PACKAGE_ROOT / "freelunch" / folder).glob("*")
+    if folder == "report" or path.stem in ("__init__", "views")
+    if path.suffix in (".py", ".yaml", ".j2")
+]
 
 
-def view_code(kind, *modules):
-    """The code of all tables and figures."""
-    named = {"tables": TABLE_NAMES, "figures": FIGURE_NAMES}
+def view_code(kind):
+    """The code of tables or figures: the report as a whole."""
 
     def digest(wildcards):
-        view = wildcards.view
-        if view not in named[kind]:
-            raise WorkflowError(
-                f"there is no {kind[:-1]} {view!r}; {suggest(view, named[kind])}"
-            )
-        return code_digest((), REPORTING)
+        try:
+            find(kind, wildcards.view)
+        except FreelunchError as error:
+            raise WorkflowError(str(error)) from None
+        return code_digest((), REPORT)
 
     return digest
 
@@ -222,9 +225,8 @@ def views(wildcards):
 
 
 def report_code(wildcards):
-    """The report's own code and template, and the code of the tables and captions that stand in it."""
-    template = PACKAGE_ROOT / "report" / "suite.html.j2"
-    return code_digest(["stages.report"], [*REPORTING, template])
+    """The report's own code, and that of the tables and captions that stand in it."""
+    return code_digest(["stages.report"], REPORT)
 
 
 def suite_digest(wildcards):

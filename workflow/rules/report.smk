@@ -35,17 +35,16 @@ rule table:
         csv="results/{suite}/tables/{view}.csv",
         md="results/{suite}/tables/{view}.md",
         tex="results/{suite}/tables/{view}.tex",
-        rst="results/{suite}/tables/{view}.rst",
     log:
         "results/logs/table/{suite}-{view}.log",
     conda:
         "../../envs/report.yaml"
     params:
-        code=view_code("tables", "reporting.rendering"),
+        code=view_code("table"),
     message:
         "table {wildcards.view} of suite {wildcards.suite}"
     script:
-        "../scripts/table.py"
+        "../scripts/view.py"
 
 
 rule figure:
@@ -55,17 +54,17 @@ rule figure:
         pdf="results/{suite}/figures/{view}.pdf",
         svg="results/{suite}/figures/{view}.svg",
         png="results/{suite}/figures/{view}.png",
-        rst="results/{suite}/figures/{view}.rst",
+        md="results/{suite}/figures/{view}.md",
     log:
         "results/logs/figure/{suite}-{view}.log",
     conda:
         "../../envs/report.yaml"
     params:
-        code=view_code("figures", "reporting.style"),
+        code=view_code("figure"),
     message:
         "figure {wildcards.view} of suite {wildcards.suite}"
     script:
-        "../scripts/figure.py"
+        "../scripts/view.py"
 
 
 rule report:

@@ -14,7 +14,16 @@ from typing import Any, get_origin
 import yaml
 
 from freelunch.errors import FreelunchError, suggest
-from freelunch.plan.config import LOSSES, Axes, Config, EvaluationTask, SuiteConfig, TextTask, Wheel, ZeroShotTask
+from freelunch.plan.config import (
+    LOSSES,
+    Axes,
+    Config,
+    EvaluationTask,
+    SuiteConfig,
+    TextTask,
+    Wheel,
+    ZeroShotTask,
+)
 from freelunch.plan.section import Section, validate
 from freelunch.plan.spec import STAGES, MeasuredSpec, Spec
 from freelunch.plan.specs import (
@@ -33,7 +42,7 @@ from freelunch.plan.specs import (
     Training,
 )
 from freelunch.plan.validity import check_distinct, check_model, check_name, check_run, check_task
-from freelunch.reporting.names import FIGURE_NAMES, TABLE_NAMES
+from freelunch.report.views import FIGURES, TABLES
 
 LARGEST = 100_000
 """Runs of a suite; every axis that is a list multiplies them."""
@@ -158,8 +167,8 @@ def make_plan(config: Config) -> Plan:
         if name in reserved:
             raise FreelunchError(f"suites.{name}: a suite cannot have the name of a rule or of a folder of results")
         check_distinct(name, suite)
-        for kind, known, views in (("tables", TABLE_NAMES, suite.tables), ("figures", FIGURE_NAMES, suite.figures)):
-            for i, view in enumerate(views):
+        for kind, known, wanted in (("tables", TABLES, suite.tables), ("figures", FIGURES, suite.figures)):
+            for i, view in enumerate(wanted):
                 check_name(f"suites.{name}.{kind}[{i}]", view, known)
         plan.runs[name] = list(_runs(config, name, suite))
         for spec in [*plan.needed(name), *plan.exports(name)]:

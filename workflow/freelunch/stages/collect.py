@@ -17,7 +17,7 @@ from freelunch.plan.specs import (
     Training,
 )
 from freelunch.prune.patterns import parse_pattern
-from freelunch.reporting.rows import to_frame, write
+from freelunch.report.rows import to_frame, write
 from freelunch.results.artifacts import Artifact, read_json
 from freelunch.stages.classifier_rows import classifier_rows
 from freelunch.vision.runs import ClassifierSpec, SparseClassifierSpec

@@ -1,1 +1,11 @@
-"""Convolutional classifiers: networks, images, training, pruning, and repair without labels (arXiv 2605.21972)."""
+"""The second paper: classifiers and their label-free repair. Importing it declares its tables and figures."""
+
+from __future__ import annotations
+
+from freelunch.report.views import View, register
+
+register("table", "accuracy", View("vision.views:accuracy_table", claim="allocation", reading="classifiers"))
+register("figure", "accuracy", View("vision.views:accuracy", claim="allocation", reading="classifiers"))
+register("figure", "allocation", View("vision.views:allocation", claim="allocation"))
+register("figure", "density", View("vision.views:density", claim="allocation"))
+register("figure", "transition", View("vision.views:transition", claim="transition"))

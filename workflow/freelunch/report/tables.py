@@ -1,0 +1,369 @@
+"""Tables: the form that comparisons share, and those of their own; each is a function of a view and rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from pandas import DataFrame
+
+from freelunch.report import text
+from freelunch.report.compare import (
+    AXES,
+    PRUNED,
+    RECOVERING,
+    WHERE,
+    Estimate,
+    Setting,
+    comparison,
+    estimate,
+    known,
+    lacking,
+    levels,
+    measured,
+    of,
+    ordered,
+    perplexities,
+    rows_of,
+    suite,
+    summary,
+    varying,
+    with_variant,
+)
+from freelunch.report.measures import ACCUMULATED, LINES, LOCAL, MEAN, PANEL, drifts, references, scores
+from freelunch.report.measures import published as published_beside
+from freelunch.report.studies import ALIKE, SERIES, SIDES, by_size, races, sweeps
+from freelunch.report.views import View
+
+Cell = Estimate | None
+COUNTS = frozenset({"training_tokens", "search_tokens", "trainable_parameters", "trials", "seeds"})
+"""Columns that are integers, written with all digits."""
+
+
+class Contest(NamedTuple):
+    """Cells, by line and column, of which the lowest number (or the highest) is the best, and bold."""
+
+    cells: Sequence[tuple[int, int]]
+    highest: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """Lines of estimates under columns.
+
+    Attributes:
+        levels: axes whose values (the key of a line) tell lines apart.
+        columns: headings by name.
+        constants: axes with one value in all lines.
+        notes: sentences for the caption.
+        runs: the rows whose protocol the caption tells.
+    """
+
+    view: View
+    suite: str
+    levels: tuple[str, ...]
+    columns: dict[str, str]
+    lines: list[tuple[tuple[Any, ...], tuple[Cell, ...]]]
+    runs: DataFrame
+    constants: Setting = field(default_factory=dict)
+    contests: tuple[Contest, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def compared(view: View, rows: DataFrame) -> Table:
+    """One line per setting of a comparison: test perplexity, columns of the runs, and what it is measured against.
+
+    Along an axis of pruning what is not recovered differs too, stands first and is compared as well.
+    """
+    groups = comparison(rows, view.along, str(view))
+    axes = list(dict.fromkeys(group.axis for group in groups))
+    runs = pd.concat([group.runs for group in groups])
+    both = view.along in ("criterion", "calibration")
+    names = _levels(runs, [*axes, *view.levels])
+    if both:
+        # lines that are compared stand below each other
+        names = (*(axis for axis in names if axis not in axes), *axes)
+    lines: dict[tuple[Any, ...], tuple[Cell, ...]] = {}
+    rivals = []
+    for group in groups:
+        settings = ordered(group.runs, names)
+        rivals.append([known(setting.values()) for setting in settings])
+        for setting in settings:
+            at = of(group.runs, setting)
+            value, dense, alone = summary(at), summary(group.dense), group.baseline(at[group.axis].iloc[0])
+            more = [summary(at, column) for column in view.columns]
+            # what stands in two groups is the same run
+            lines[known(setting.values())] = (dense, alone, value, *more) if both else (value, *more, alone, dense)
+    ends = {"none": text.value("variant", "none"), "dense": text.value("variant", "dense")}
+    more_columns = {column: text.axis(column) for column in view.columns}
+    columns = (
+        {"dense": ends["dense"], "none": ends["none"], "perplexity": "Recovered"} | more_columns
+        if both
+        else {"perplexity": "Perplexity"} | more_columns | ends
+    )
+    contested = [list(columns).index(name) for name in (("none", "perplexity") if both else ("perplexity",))]
+    return _sorted(view, rows_of(groups, rows), names, columns, lines, rivals, contested, _constants(runs, names))
+
+
+def retraining(view: View, rows: DataFrame) -> Table:
+    """Reconstruction, retraining and repair; what is not recovered, or repaired without training, has 0 tokens."""
+    groups = races(rows, str(view))
+    runs = pd.concat([part for group in groups for part in (group.alone, group.runs)])
+    wanted = ["recovery", "loss", "parametrization", "training_tokens"]
+    wanted += [axis for axis in SERIES if runs[axis].nunique() > 1]
+    names = tuple(axis for axis in _levels(runs, wanted) if axis in groups[0].setting or axis in wanted)
+    columns = ("operations", "seconds", "peak_gib")
+    lines: dict[tuple[Any, ...], tuple[Cell, ...]] = {}
+    rivals = []
+    for group in groups:
+        here = pd.concat([group.alone, group.runs])
+        for setting in ordered(here, names):
+            at = of(here, setting)
+            cells = (summary(at), *(summary(at, column) for column in columns))
+            lines[known(setting.values())] = (*cells, group.baseline(), summary(group.dense))
+        rivals.append([known(setting.values()) for setting in ordered(group.runs, names)])
+    heads = {"perplexity": "Perplexity"} | {column: text.axis(column) for column in columns} | _ends()
+    return _sorted(view, rows_of(groups, rows), names, heads, lines, rivals, [0], _constants(runs, names))
+
+
+def learning_rate(view: View, rows: DataFrame) -> Table:
+    """What is selected by validation and by test perplexity, at the cost of the sweep; the search, at its own."""
+    found = sweeps(rows, str(view))
+    runs = pd.concat([sweep.group.runs for sweep in found])
+    own = ("selection", "learning_rate", "epochs")
+    shared = tuple(axis for axis in _levels(runs, ()) if axis not in own)
+    lines: dict[tuple[Any, ...], tuple[Cell, ...]] = {}
+    for sweep in found:
+        key = tuple(sweep.group.setting[axis] for axis in shared)
+        for choice in sweep.choices():
+            lines[known((*key, choice.by, choice.rate.learning_rate, choice.rate.epochs))] = (
+                choice.rate.test, choice.rate.validation, Estimate(choice.seconds, runs=choice.runs),
+                Estimate(choice.runs, runs=choice.runs), sweep.group.baseline(), summary(sweep.group.dense),
+            )  # fmt: skip
+    columns = {"perplexity": "Perplexity", "validation_perplexity": "Validation perplexity",
+               "seconds": "Time of all runs (s)", "trials": "Runs"} | _ends()  # fmt: skip
+    names = (*shared, *own)
+    used = rows_of([sweep.group for sweep in found], rows)
+    return _sorted(view, used, names, columns, lines, [], [], _constants(runs, names))
+
+
+def perplexity(view: View, rows: DataFrame) -> Table:
+    """One column per way to recover; a level for every axis that differs."""
+    found = perplexities(rows, str(view))
+    constants: Setting = {axis: found.settings[0][axis] for axis in ("dataset", "length")
+                 if len({setting[axis] for setting in found.settings}) == 1}  # fmt: skip
+    names = tuple(name for name in found.levels if name not in constants)
+    lines = [(tuple(setting[name] for name in names), tuple(found.get(setting, each) for each in found.variants))
+             for setting in found.settings]  # fmt: skip
+    places = [place for place, variant in enumerate(found.variants) if variant != "dense"]
+    contests = tuple(Contest([(line, place) for place in places]) for line in range(len(lines)))
+    columns = {variant: text.value("variant", variant) for variant in found.variants}
+    return Table(view, suite(rows), names, columns, lines, rows, constants, contests)
+
+
+def cost(view: View, rows: DataFrame) -> Table:
+    """Time, peak memory, tokens of training and of searching rates, and sparsity of every setting."""
+    runs = with_variant(rows).drop_duplicates(["suite", "run"])
+    runs = runs[runs["variant"] != "dense"]
+    if runs.empty:
+        raise lacking(str(view), "pruned runs", rows)
+    names = levels(runs, ("model", "criterion", "pattern", "variant"))
+    columns = ("seconds", "peak_gib", "training_tokens", "search_tokens", "achieved_sparsity")
+    lines = {known(setting.values()): tuple(summary(of(runs, setting), column) for column in columns)
+             for setting in ordered(runs, names)}  # fmt: skip
+    return _sorted(view, rows, names, {column: text.axis(column) for column in columns}, lines)
+
+
+def drift(view: View, rows: DataFrame) -> Table:
+    """Drift at the last block; ``domain`` says whether the data set is the one that was calibrated with."""
+    frame = drifts(rows, str(view))
+    panels = ordered(frame, PANEL)
+    differing = varying(panels)
+    shown = [axis for axis in PANEL if axis in ("model", "dataset", "criterion", "pattern") or axis in differing]
+    after = shown.index("dataset") + 1
+    series = [axis for axis in LINES if axis == "variant" or frame[axis].notna().any()]
+    lines: list[tuple[tuple[Any, ...], tuple[Cell, ...]]] = []
+    contests = []
+    for setting in panels:
+        panel = of(frame, setting)
+        told = [setting[axis] for axis in shown]
+        told.insert(after, "in" if setting["dataset"] == setting["calibration"] else "out")
+        first = len(lines)
+        lines += [((*told, *line.values()), _drift_cells(of(panel, line))) for line in ordered(panel, series)]
+        contests.append(Contest([(place, 1) for place in range(first, len(lines))]))
+    columns = {"drift_local": "Block alone", "drift_accumulated": "With all blocks before",
+               "accumulation": "Accumulated / alone", "drift_local_mean": "Mean over blocks, alone"}  # fmt: skip
+    names = (*shown[:after], "domain", *shown[after:], *series)
+    used = rows[rows["metric"].isin([LOCAL, ACCUMULATED])]
+    return Table(view, suite(rows), names, columns, lines, used, {}, tuple(contests), fixed_note(frame))
+
+
+def _drift_cells(line: DataFrame) -> tuple[Cell, ...]:
+    blocks = {metric: of(line, {"metric": metric}).sort_values("block") for metric in (LOCAL, ACCUMULATED)}
+    ends = [Estimate(float(last["value"]), float(last["stderr"]), int(last["runs"])) if last is not None else None
+            for last in (found.iloc[-1] if len(found) else None for found in blocks.values())]  # fmt: skip
+    local, accumulated = ends
+    times = None
+    if local is not None and accumulated is not None:
+        times = Estimate(accumulated.value / local.value if local.value else math.inf, math.nan, accumulated.runs)
+    mean = Estimate(float(blocks[LOCAL]["value"].mean(skipna=False))) if len(blocks[LOCAL]) else None
+    return local, accumulated, times, mean
+
+
+def fixed_note(frame: DataFrame) -> tuple[str, ...]:
+    """What reconstructions have in common where a line of drifts says nothing else."""
+    fixed = " or ".join(dict.fromkeys(each for each in frame["fixed"] if each))
+    return (text.TEXT["views"]["drift"]["fixed"].format(fixed),) if fixed else ()
+
+
+def scale(view: View, rows: DataFrame) -> Table:
+    """One line per model and criterion; the best criterion of a model has the gap 0."""
+    found = by_size(rows, str(view))
+    differing = varying(sizes.setting for sizes in found)
+    always = [axis for axis in ("dataset", "length", "pattern", "window") if axis not in differing]
+    constants: Setting = {axis: found[0].setting[axis] for axis in ("dataset", "length") if axis in always}
+    shown = [
+        axis for axis in ALIKE if axis in (*always, *differing) and axis in found[0].setting and axis not in constants
+    ]
+    lines: list[tuple[tuple[Any, ...], tuple[Cell, ...]]] = []
+    for sizes in found:
+        for group in sizes.groups:
+            gaps = sizes.gaps(group)
+            about = [
+                *(sizes.setting[axis] for axis in shown),
+                int(group.runs["parameters"].iloc[0]),
+                group.setting["model"],
+            ]
+            lines += [((*about, name), tuple(gaps[side][name] for side in SIDES)) for name in sizes.criteria]
+    columns = {f"gap_{side}": f"Gap {side} recovery (nats)" for side in SIDES}
+    used = rows_of(comparison(rows, "criterion", str(view)), rows)
+    names = (*shown, "parameters", "model", "criterion")
+    return Table(view, suite(rows), names, columns, lines, used, constants, (), size_note(found))
+
+
+def size_note(found: Iterable[Any]) -> tuple[str, ...]:
+    """Where a gap says less about size than about how well models are trained."""
+    worse = [", ".join(str(group.setting["model"]) for group in sizes.groups) for sizes in found if not sizes.better]
+    note = text.TEXT["views"]["scale"]["not_by_size"]
+    return (note.format("; ".join(dict.fromkeys(worse))),) if worse else ()
+
+
+def seeds(view: View, rows: DataFrame) -> Table:
+    """Mean, standard error and spread of every setting that was run with at least two seeds."""
+    runs = with_variant(measured(rows, str(view)))
+    runs = runs[runs["criterion"] != "dense"]
+    count = runs.groupby([*AXES, "variant"], dropna=False, sort=False)["seed"].transform("nunique")
+    if not (count > 1).any():
+        raise lacking(str(view), "a setting that was run with at least two seeds", rows)
+    runs = runs[count > 1]
+    order = (*WHERE, *PRUNED, "variant", *RECOVERING)
+    # what a recovery lacks tells nothing apart that its name does not
+    always = ("model", "criterion", "pattern", "variant")
+    names = tuple(axis for axis in order if axis in always or runs[axis].nunique() > 1)
+    lines: dict[Any, tuple[tuple[Any, ...], tuple[Cell, ...]]] = {}
+    for key, group in runs.groupby([*AXES, "variant"], dropna=False, sort=False):
+        values = group["value"].to_numpy(float)
+        finite = bool(np.isfinite(values).all())
+        deviation = float(np.std(values, ddof=1)) if finite else math.nan
+        relative = 100 * float(np.std(values, ddof=1) / np.mean(values)) if finite else math.inf
+        single = (deviation, relative, float(values.min()), float(values.max()), float(len(values)))
+        cells = (estimate(list(values)), *(Estimate(value, runs=len(values)) for value in single))
+        lines[known(key)] = (known(group[axis].iloc[0] for axis in names), cells)
+    columns = {"perplexity": "Perplexity", "deviation": "Standard deviation",
+               "relative": "Standard deviation (% of the mean)", "lowest": "Lowest", "highest": "Highest",
+               "seeds": "Seeds"}  # fmt: skip
+    ranked = sorted(lines.values(), key=lambda line: _rank(names, line[0]))
+    return Table(view, suite(rows), names, columns, ranked, runs, _constants(runs, names))
+
+
+def zero_shot(view: View, rows: DataFrame) -> Table:
+    """One column per accuracy of a task, and the mean. Guessing is the first line, the dense model that of its runs."""
+    found = scores(rows, str(view))
+    pruned = found.rows[found.rows["variant"] != "dense"]
+    names = levels(pruned, ("model", "criterion", "pattern", "variant"))
+    columns = {}
+    for name, (task, metric, way) in found.kinds.items():
+        called = f"{task}, normalised" if metric == "acc_norm" else task
+        told = [None if metric in ("acc", "acc_norm") else metric, way, "%"]
+        columns[name] = f"{called} ({', '.join(part for part in told if part)})"
+    if MEAN in set(found.rows["task"]):
+        columns[MEAN] = "Mean (%)"
+
+    def accuracies(runs: DataFrame) -> tuple[Cell, ...]:
+        return tuple(summary(runs[runs["task"] == name]) for name in columns)
+
+    nothing: Setting = dict.fromkeys(names)
+    lines: dict[tuple[Any, ...], tuple[Cell, ...]] = {}
+    if found.chance:
+        guesses = {name: Estimate(value) for name, value in found.chance.items()}
+        lines[known((nothing | {"variant": "chance"}).values())] = tuple(guesses.get(name) for name in columns)
+    for model, dense in found.rows[found.rows["variant"] == "dense"].groupby("model", sort=False):
+        lines[known((nothing | {"model": model, "variant": "dense"}).values())] = accuracies(dense)
+    for setting in ordered(pruned, names):
+        lines[known(setting.values())] = accuracies(of(pruned, setting))
+    rivals: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
+    for key in lines:
+        at = dict(zip(names, key, strict=True))
+        if at["variant"] not in ("chance", "dense", text.NOT_RECOVERED):
+            rivals.setdefault((at["model"], at["pattern"]), []).append(key)
+    used = rows[rows["metric"].isin([*(kind.metric for kind in found.kinds.values()), MEAN, "chance"])]
+    return _sorted(view, used, names, columns, lines, list(rivals.values()), list(range(len(columns))), highest=True)
+
+
+def published(view: View, rows: DataFrame) -> Table:
+    """One line per number that was published and measured; accuracies are fractions."""
+    joined = published_beside(rows, references(), str(view)).rename(columns={"metric": "measure"})
+    recovered = ~joined["variant"].isin([text.NOT_RECOVERED, "dense"])
+    always = ("source", "model", "dataset", "length", "measure", "criterion", "pattern", "variant")
+    extra = [axis for axis in (*PRUNED, *RECOVERING) if axis not in always and joined[axis].nunique() > 1]
+    names = (*always, *(["published_recovery"] if recovered.any() else []), *extra)
+    lines: list[tuple[tuple[Any, ...], tuple[Cell, ...]]] = []
+    for setting in ordered(joined, names):
+        at = of(joined, setting)
+        theirs, ours = float(at["published"].iloc[0]), estimate(list(at["value"]), list(at["stderr"]))
+        cells = (Estimate(theirs), ours, Estimate(ours.value - theirs, ours.stderr, ours.runs))
+        lines.append((tuple(setting.values()), cells))
+    columns = {"published": "Published", "ours": "Ours", "difference": "Ours - published"}
+    return Table(view, suite(rows), names, columns, lines, rows)
+
+
+def _ends() -> dict[str, str]:
+    return {variant: text.value("variant", variant) for variant in ("none", "dense")}
+
+
+def _levels(runs: DataFrame, wanted: Sequence[str]) -> tuple[str, ...]:
+    """The model, criterion, pattern and the levels wanted, with every axis that differs, in reading order."""
+    always = ("model", "criterion", "pattern", *wanted)
+    order = (*WHERE, *PRUNED, *AXES, *wanted)
+    return tuple(dict.fromkeys(axis for axis in order if axis in always or runs[axis].nunique(dropna=False) > 1))
+
+
+def _constants(runs: DataFrame, names: Sequence[str]) -> Setting:
+    return {axis: runs[axis].iloc[0] for axis in ("dataset", "length") if axis not in names}
+
+
+def _rank(names: Sequence[str], key: Sequence[Any]) -> list[Any]:
+    return [text.order(axis, part) for axis, part in zip(names, key, strict=True)]
+
+
+def _sorted(
+    view: View,
+    runs: DataFrame,
+    names: Sequence[str],
+    columns: dict[str, str],
+    lines: Mapping[tuple[Any, ...], tuple[Cell, ...]],
+    rivals: Sequence[Sequence[tuple[Any, ...]]] = (),
+    contested: Sequence[int] = (),
+    constants: Setting | None = None,
+    highest: bool = False,
+) -> Table:
+    """A table of lines in reading order; in every contested column the best of the lines that are rivals is bold."""
+    keys = sorted(lines, key=lambda key: _rank(names, key))
+    contests = tuple(Contest([(keys.index(key), column) for key in found], highest) for found in rivals
+                     for column in contested)  # fmt: skip
+    return Table(view, suite(runs), tuple(names), columns, [(key, lines[key]) for key in keys], runs, constants or {},
+                 contests)  # fmt: skip

@@ -1,1 +1,0 @@
-"""One module per figure, each with ``draw(rows) -> Figure``; ``reporting.draw`` imports them by name."""
