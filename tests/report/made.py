@@ -188,30 +188,3 @@ def everything(seeds: tuple[int, ...] = (0, 1)) -> Suite:
                             | {"metric": "drift_accumulated", "dataset": dataset, "value": value * (1 + block) ** 0.5}
                         )
     return suite
-
-
-MODELS = {"tiny": 10**6, "small": 15 * 10**6, "large": 250 * 10**6}
-CRITERIA = {"magnitude": (100.0, 33.0), "wanda": (40.0, 30.0), "sparsegpt": (35.0, 29.5)}
-"""Perplexity before and after recovery."""
-
-
-def study(seeds: tuple[int, ...] = (0, 1)) -> Suite:
-    """Criteria in two patterns and three models, with accuracies in two tasks; one model with two calibration sets."""
-    suite = Suite()
-    for size, (model, parameters) in enumerate(MODELS.items()):
-        dense = suite.other_dense(model, parameters, 20.0 - 4 * size)
-        suite.tasks(dense, boolq=0.70 + 0.03 * size, winogrande=0.64 + 0.03 * size)
-        for (criterion, (before, after)), seed, pattern in product(CRITERIA.items(), seeds, ("50%", "2:4")):
-            harder = 1.4 if pattern == "2:4" else 1.0
-            about = {"model": model, "parameters": parameters, "criterion": criterion, "pattern": pattern, "seed": seed}
-            # gaps shrink with size: the worst of a larger model is nearer to 30
-            alone = harder * (30 + (before - 30) / (1 + size) + 0.6 * seed)
-            again = harder * (29 + (after - 29) / (1 + size) + 0.2 * seed)
-            suite.tasks(suite.add(alone, **about), boolq=0.55 - 0.0005 * alone, winogrande=0.56 - 0.0004 * alone)
-            for window, more in (("attention_mlp", 0.0), ("block", 0.5)):
-                run = suite.local(again + more, **about, window=window)
-                suite.tasks(run, boolq=0.75 - 0.003 * again, winogrande=0.68 - 0.003 * again - 0.01 * more)
-            if model == "tiny":
-                suite.add(alone + 3, **about, calibration="german")
-                suite.local(again + 3, **about, calibration="german")
-    return suite

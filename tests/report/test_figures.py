@@ -145,7 +145,7 @@ def test_ticks_are_round(low: float, high: float, most: int, wanted: list[float]
 
 
 def test_words_beside_a_panel_do_not_lie_on_each_other() -> None:
-    ends = [[(0, Estimate(1.0)), (1, Estimate(2.0 + place / 1000))] for place in range(24)]
+    ends = [[(0, Estimate(1.0)), (1, Estimate(2.0 + place / 1000))] for place in range(40)]
     close = [plot.Series(f"line {place} of a long name", points, plot.SERIES[place % 10], "-")
              for place, points in enumerate(ends)]  # fmt: skip
     view = views.find("figure", "drift")
@@ -153,7 +153,7 @@ def test_words_beside_a_panel_do_not_lie_on_each_other() -> None:
     axis = plot.draw(drawing).axes[0]
     heights = sorted(each.get_position()[1] for each in axis.texts)
     inches = np.diff(heights) * axis.get_window_extent().height / axis.figure.dpi
-    assert len(heights) == 24 and inches.min() > 6.5 / 72
+    assert len(heights) == 40 and inches.min() > 6.5 / 72
 
 
 def test_the_same_rows_give_the_same_bytes_whatever_the_users_settings(tmp_path: Path) -> None:

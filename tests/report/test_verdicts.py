@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import made
 import numpy as np
 import pandas as pd
 import pytest
+from made import Record
 
 from freelunch.report import rows, verdicts
 from freelunch.report.verdicts import (
@@ -25,46 +27,33 @@ from freelunch.report.verdicts import (
     spreads,
 )
 
-Record = dict[str, Any]
-ALL = "full + biases + norms"
-BASE: Record = {
-    "suite": "s", "model": "m", "calibration": "wiki", "sequences": 4, "calibration_tokens": 4 * 256,
-    "validation_sequences": 8, "sampling": "packed", "criterion": "wanda", "pattern": "2:4", "allocation": "uniform",
-    "refinement": "none", "prune_inputs": "dense", "seed": 0, "recovery": "none",
-}  # fmt: skip
-LOCAL: Record = {
-    "recovery": "reconstruct", "window": "attention_mlp", "flow": "dense", "parametrization": ALL, "targets": "all",
-    "loss": "mse", "optimizer": "adamw", "learning_rate": "0.001", "schedule": "linear", "warmup": 0.1, "epochs": 1,
-    "batch_size": 2, "accumulation": 1, "clip": 0.0, "patience": 0, "training_sequences": 4,
-    "training_tokens": 4 * 256, "search_tokens": 0, "trainable_parameters": 1000,
-}  # fmt: skip
-RETRAINED = LOCAL | {"recovery": "retrain", "window": None, "flow": None, "loss": "cross_entropy"}
 
-
-class Suite:
+class Suite(made.Suite):
     """Rows of runs with a test perplexity each; ``values`` are those of seeds 0, 1, …"""
 
     def __init__(self) -> None:
-        self.records: list[Record] = []
+        super().__init__()
+        self.records = []
 
-    def add(self, *values: float, **changes: Any) -> Suite:
+    def add(self, *values: float, **changes: Any) -> Suite:  # type: ignore[override]
         """Runs that are not recovered unless the changes say so."""
+        base = made.BASE | {"peak_gib": None, "parameters": None, "sequences": 4, "calibration_tokens": 4 * 256}
         for seed, value in enumerate(values):
-            run = BASE | {"seed": seed} | changes | {"run": f"run{len(self.records)}"}
+            run = base | {"seed": seed} | changes | {"run": f"run{len(self.records)}"}
             at = {"metric": "ppl@256", "dataset": "wiki", "split": "test", "length": 256, "stderr": 0.3}
             self.records.append(run | at | {"value": value})
         return self
 
-    def local(self, *values: float, **changes: Any) -> Suite:
+    def local(self, *values: float, **changes: Any) -> Suite:  # type: ignore[override]
         return self.add(*values, **(LOCAL | changes))
 
     def retrained(self, value: float, sequences: int, **changes: Any) -> Suite:
-        tokens = {"training_sequences": sequences, "training_tokens": sequences * 256}
-        return self.add(value, **(RETRAINED | tokens | changes))
+        about = {"recovery": "retrain", "window": None, "flow": None, "loss": "cross_entropy"}
+        return self.local(value, **(about | tokens(sequences) | changes))
 
-    def drift(self, local: tuple[float, ...], accumulated: tuple[float, ...], **changes: Any) -> Suite:
+    def drifts(self, local: tuple[float, ...], accumulated: tuple[float, ...], **changes: Any) -> Suite:
         """Drifts of the blocks of a reconstruction."""
-        run = BASE | LOCAL | changes | {"run": f"run{len(self.records)}"}
+        run = made.BASE | LOCAL | changes | {"run": f"run{len(self.records)}"}
         at = {"dataset": "wiki", "split": "test", "length": 256}
         for metric, values in (("drift_local", local), ("drift_accumulated", accumulated)):
             for block, value in enumerate(values):
@@ -75,6 +64,13 @@ class Suite:
         """The verdict on a claim, with the sizes of some models."""
         records = [record | {"parameters": parameters.get(record["model"])} for record in self.records]
         return verdicts.verdict(name, rows.to_frame(records))
+
+
+def tokens(sequences: int) -> Record:
+    return {"training_sequences": sequences, "training_tokens": sequences * 256}
+
+
+LOCAL: Record = made.LOCAL | {"epochs": 1, "peak_gib": None} | tokens(4)
 
 
 def numbers(found: Verdict) -> str:
@@ -231,7 +227,7 @@ def test_memory_that_was_not_measured() -> None:
     ],
 )
 def test_drift(local: tuple[float, float], last: float, outcome: Outcome, growth: str) -> None:
-    suite = Suite().drift((0.1, 0.1), (0.1, 0.2)).drift(local, (local[0], last), window="matrix")
+    suite = Suite().drifts((0.1, 0.1), (0.1, 0.2)).drifts(local, (local[0], last), window="matrix")
     found = suite.verdict("drift")
     assert found.outcome == outcome and growth in numbers(found)
     assert "Attention / MLP 0.200 at the last block (blocks alone 0.100)" in numbers(found)
@@ -240,11 +236,11 @@ def test_drift(local: tuple[float, float], last: float, outcome: Outcome, growth
 def test_drift_over_seeds_and_without_single_matrices() -> None:
     suite = Suite()
     for seed, last in enumerate((0.21, 0.5, 0.15)):  # mean 0.287, standard error 0.108: 0.087 above 0.2
-        suite.drift((0.1, 0.1), (0.1, 0.2), seed=seed).drift((0.1, 0.1), (0.1, last), window="matrix", seed=seed)
+        suite.drifts((0.1, 0.1), (0.1, 0.2), seed=seed).drifts((0.1, 0.1), (0.1, last), window="matrix", seed=seed)
     found = suite.verdict("drift")
     assert found.outcome == PARTLY, "it grows 2.87 times, but is not clearly above"
     assert found.cases[0].seeds == 3
-    assert Suite().drift((0.1,), (0.2,)).verdict("drift").outcome == UNTESTED
+    assert Suite().drifts((0.1,), (0.2,)).verdict("drift").outcome == UNTESTED
 
 
 # --- retraining ------------------------------------------------------------------------------------------------------

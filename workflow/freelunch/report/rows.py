@@ -17,62 +17,25 @@ from pandas import DataFrame, Series
 from freelunch.errors import FreelunchError, suggest
 from freelunch.results.artifacts import replacing
 
-DTYPES = {
-    "suite": "str",
-    "run": "str",
-    "model": "str",
-    "family": "str",
-    "trained_on": "str",
-    "model_revision": "str",
-    "parameters": "Int64",
-    "calibration": "str",
-    "calibration_tokens": "Int64",
-    "seed": "Int64",
-    "criterion": "str",
-    "pattern": "str",
-    "sparsity": "float64",
-    "achieved_sparsity": "float64",
-    "allocation": "str",
-    "refinement": "str",
-    "prune_inputs": "str",
-    "recovery": "str",
-    "window": "str",
-    "flow": "str",
-    "parametrization": "str",
-    "targets": "str",
-    "repair": "str",
-    "backend": "str",
-    "loss": "str",
-    "optimizer": "str",
-    "learning_rate": "str",
-    "schedule": "str",
-    "warmup": "float64",
-    "epochs": "Int64",
-    "batch_size": "Int64",
-    "accumulation": "Int64",
-    "clip": "float64",
-    "patience": "Int64",
-    "training_sequences": "Int64",
-    "training_tokens": "Int64",
-    "search_tokens": "Int64",
-    "trainable_parameters": "Int64",
-    "sequences": "Int64",
-    "calibration_images": "Int64",
-    "validation_sequences": "Int64",
-    "sampling": "str",
-    "metric": "str",
-    "dataset": "str",
-    "split": "str",
-    "length": "Int64",
-    "position": "str",
-    "step": "Int64",
-    "value": "float64",
-    "stderr": "float64",
-    "seconds": "float64",
-    "peak_gib": "float64",
-    "device": "str",
-    "versions": "str",
-}
+COLUMNS = (
+    "suite", "run", "model", "family", "trained_on", "model_revision", "parameters", "calibration",
+    "calibration_tokens", "seed", "criterion", "pattern", "sparsity", "achieved_sparsity", "allocation",
+    "refinement", "prune_inputs", "recovery", "window", "flow", "parametrization", "targets", "repair",
+    "backend", "loss", "optimizer", "learning_rate", "schedule", "warmup", "epochs", "batch_size",
+    "accumulation", "clip", "patience", "training_sequences", "training_tokens", "search_tokens",
+    "trainable_parameters", "sequences", "calibration_images", "validation_sequences", "sampling", "metric",
+    "dataset", "split", "length", "position", "step", "value", "stderr", "seconds", "peak_gib", "device",
+    "versions",
+)  # fmt: skip
+_COUNTS = frozenset({
+    "parameters", "calibration_tokens", "seed", "epochs", "batch_size", "accumulation", "patience",
+    "training_sequences", "training_tokens", "search_tokens", "trainable_parameters", "sequences",
+    "calibration_images", "validation_sequences", "length", "step",
+})  # fmt: skip
+_NUMBERS = frozenset({
+    "sparsity", "achieved_sparsity", "warmup", "clip", "value", "stderr", "seconds", "peak_gib",
+})  # fmt: skip
+DTYPES = {name: "Int64" if name in _COUNTS else "float64" if name in _NUMBERS else "str" for name in COLUMNS}
 """Columns and dtypes; counts are nullable integers, so that they are written as integers where some are missing.
 
 ``learning_rate`` is text: a number as ``%g`` writes it, or ``auto``. ``parameters`` are those of the dense model.
@@ -80,7 +43,6 @@ DTYPES = {
 pipeline trained the model from random weights, if it did.
 """
 
-COLUMNS = tuple(DTYPES)
 IDENTITY = ("suite", "run", "metric", "dataset", "split", "length", "position", "step")
 MEASURED = frozenset({"metric", "dataset", "split", "length", "position", "step", "value", "stderr"})
 

@@ -18,6 +18,7 @@ from freelunch.report.compare import (
     RECOVERING,
     WHERE,
     Estimate,
+    Group,
     Setting,
     comparison,
     estimate,
@@ -81,53 +82,48 @@ def compared(view: View, rows: DataFrame) -> Table:
     """
     groups = comparison(rows, view.along, str(view))
     axes = list(dict.fromkeys(group.axis for group in groups))
-    runs = pd.concat([group.runs for group in groups])
-    both = view.along in ("criterion", "calibration")
-    names = _levels(runs, [*axes, *view.levels])
+    names = _levels(pd.concat([group.runs for group in groups]), [*axes, *view.levels])
+    both = groups[0].axis in ("criterion", "calibration")
     if both:
         # lines that are compared stand below each other
         names = (*(axis for axis in names if axis not in axes), *axes)
-    lines: dict[tuple[Any, ...], tuple[Cell, ...]] = {}
-    rivals = []
-    for group in groups:
-        settings = ordered(group.runs, names)
-        rivals.append([known(setting.values()) for setting in settings])
-        for setting in settings:
-            at = of(group.runs, setting)
-            value, dense, alone = summary(at), summary(group.dense), group.baseline(at[group.axis].iloc[0])
-            more = [summary(at, column) for column in view.columns]
-            # what stands in two groups is the same run
-            lines[known(setting.values())] = (dense, alone, value, *more) if both else (value, *more, alone, dense)
-    ends = {"none": text.value("variant", "none"), "dense": text.value("variant", "dense")}
-    more_columns = {column: text.axis(column) for column in view.columns}
-    columns = (
-        {"dense": ends["dense"], "none": ends["none"], "perplexity": "Recovered"} | more_columns
-        if both
-        else {"perplexity": "Perplexity"} | more_columns | ends
-    )
-    contested = [list(columns).index(name) for name in (("none", "perplexity") if both else ("perplexity",))]
-    return _sorted(view, rows_of(groups, rows), names, columns, lines, rivals, contested, _constants(runs, names))
+    return _compared(view, rows, groups, [group.runs for group in groups], names, view.columns, both)
 
 
 def retraining(view: View, rows: DataFrame) -> Table:
     """Reconstruction, retraining and repair; what is not recovered, or repaired without training, has 0 tokens."""
     groups = races(rows, str(view))
-    runs = pd.concat([part for group in groups for part in (group.alone, group.runs)])
+    lines = [pd.concat([group.alone, group.runs]) for group in groups]
+    runs = pd.concat(lines)
     wanted = ["recovery", "loss", "parametrization", "training_tokens"]
     wanted += [axis for axis in SERIES if runs[axis].nunique() > 1]
     names = tuple(axis for axis in _levels(runs, wanted) if axis in groups[0].setting or axis in wanted)
-    columns = ("operations", "seconds", "peak_gib")
+    return _compared(view, rows, groups, lines, names, ("operations", "seconds", "peak_gib"))
+
+
+def _compared(
+    view: View, rows: DataFrame, groups: Sequence[Group], runs: Sequence[DataFrame], names: Sequence[str],
+    more: Sequence[str], both: bool = False,
+) -> Table:  # fmt: skip
+    """A line per setting of the runs of every group; those of recovered runs are rivals."""
     lines: dict[tuple[Any, ...], tuple[Cell, ...]] = {}
-    rivals = []
-    for group in groups:
-        here = pd.concat([group.alone, group.runs])
+    for group, here in zip(groups, runs, strict=True):
         for setting in ordered(here, names):
             at = of(here, setting)
-            cells = (summary(at), *(summary(at, column) for column in columns))
-            lines[known(setting.values())] = (*cells, group.baseline(), summary(group.dense))
-        rivals.append([known(setting.values()) for setting in ordered(group.runs, names)])
-    heads = {"perplexity": "Perplexity"} | {column: text.axis(column) for column in columns} | _ends()
-    return _sorted(view, rows_of(groups, rows), names, heads, lines, rivals, [0], _constants(runs, names))
+            value, dense, alone = summary(at), summary(group.dense), group.baseline(at[group.axis].iloc[0])
+            cells = [summary(at, column) for column in more]
+            # what stands in two groups is the same run
+            lines[known(setting.values())] = (dense, alone, value, *cells) if both else (value, *cells, alone, dense)
+    none, dense_ = ({variant: text.value("variant", variant)} for variant in ("none", "dense"))
+    further = {column: text.axis(column) for column in more}
+    columns = (
+        dense_ | none | {"perplexity": "Recovered"} | further
+        if both
+        else {"perplexity": "Perplexity"} | further | none | dense_
+    )
+    rivals = [[known(setting.values()) for setting in ordered(group.runs, names)] for group in groups]
+    constants = _constants(pd.concat(runs), names)
+    return _sorted(view, rows_of(groups, rows), names, columns, lines, rivals, [1, 2] if both else [0], constants)
 
 
 def learning_rate(view: View, rows: DataFrame) -> Table:
@@ -145,7 +141,8 @@ def learning_rate(view: View, rows: DataFrame) -> Table:
                 Estimate(choice.runs, runs=choice.runs), sweep.group.baseline(), summary(sweep.group.dense),
             )  # fmt: skip
     columns = {"perplexity": "Perplexity", "validation_perplexity": "Validation perplexity",
-               "seconds": "Time of all runs (s)", "trials": "Runs"} | _ends()  # fmt: skip
+               "seconds": "Time of all runs (s)", "trials": "Runs", "none": text.value("variant", "none"),
+               "dense": text.value("variant", "dense")}  # fmt: skip
     names = (*shared, *own)
     used = rows_of([sweep.group for sweep in found], rows)
     return _sorted(view, used, names, columns, lines, [], [], _constants(runs, names))
@@ -329,10 +326,6 @@ def published(view: View, rows: DataFrame) -> Table:
         lines.append((tuple(setting.values()), cells))
     columns = {"published": "Published", "ours": "Ours", "difference": "Ours - published"}
     return Table(view, suite(rows), names, columns, lines, rows)
-
-
-def _ends() -> dict[str, str]:
-    return {variant: text.value("variant", variant) for variant in ("none", "dense")}
 
 
 def _levels(runs: DataFrame, wanted: Sequence[str]) -> tuple[str, ...]:
