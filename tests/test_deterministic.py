@@ -8,7 +8,8 @@ import torch
 from freelunch.engine.device import deterministic
 from freelunch.errors import FreelunchError
 from freelunch.results.stage import Stage
-from stage_runs import EXECUTION, STAGES, prepare, subjects, tiny_plan, upstream
+from freelunch.stages import function_of
+from stage_runs import EXECUTION, prepare, subjects, tiny_plan, upstream
 
 STRICT = EXECUTION.model_copy(update={"deterministic": True})
 MISSING = "kthvalue CUDA does not have a deterministic implementation, but you set 'x'. You can turn it off."
@@ -19,7 +20,7 @@ def compute(spec, root, execution):
     stage = Stage(spec, root, execution, "code")
     with stage.computing():
         assert torch.are_deterministic_algorithms_enabled() == execution.deterministic
-        STAGES[spec.stage](stage, **({"max_gib": 1.0} if spec.stage == "dense" else {}))
+        function_of(spec)(stage)
 
 
 def tensors(root, specs):

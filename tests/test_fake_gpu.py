@@ -34,13 +34,13 @@ from freelunch.recover.reconstruct import reconstruct_window
 from freelunch.recover.retrain import retrain
 from freelunch.recover.windows import BlockMatrices, tile
 from freelunch.results.artifacts import read_json
-from freelunch.results.memory_errors import explained, out_of_memory
+from freelunch.results.stage import explained, out_of_memory
 from freelunch.runner import Runner
 from one_of_each import SHARDED, SPECS, above, small_config
 from stage_runs import EXECUTION, prepare, run, tiny_plan, upstream
 from tiny import FAMILIES, random_model, random_tokens
 
-UNSEEN = {"models", "data", "questions", "calibration", "images", "export"}
+UNSEEN = {"models", "data", "questions", "calibration", "images", "exported"}
 """Stages that compute nothing on a device."""
 EXACT = EXECUTION.model_copy(update={"products": "float32"})
 

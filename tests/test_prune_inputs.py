@@ -175,7 +175,7 @@ def test_interleaved_masks_are_those_on_the_recovered_prefix(window: Any, root: 
 def test_an_interrupted_interleaved_recovery_ends_with_the_same_bits(
     stop_after: int, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from freelunch.stages import reconstruct as module
+    from freelunch.stages import reconstructed as module
 
     spec = find(criterion="wanda", prune_inputs="recovered", window="attention_mlp")
     whole = need(spec, root)

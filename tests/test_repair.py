@@ -26,7 +26,7 @@ from freelunch.prune.statistics import Statistics
 from freelunch.recover.repair import Mode, Moments, moments, scales
 from freelunch.results.artifacts import Artifact
 from freelunch.results.stage import Stage
-from freelunch.stages import repair as module
+from freelunch.stages import repaired as module
 from freelunch.stages.network import MASKS, open_source
 from merging import tensors
 from stage_runs import EXECUTION, prepare, run, tiny_config, tiny_plan

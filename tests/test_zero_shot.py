@@ -28,10 +28,10 @@ from freelunch.plan.specs import DataSpec, EvaluationSpec, ModelSpec, QuestionsS
 from freelunch.results.artifacts import Artifact
 from freelunch.results.stage import Stage
 from freelunch.stages.collect import rows_of
-from freelunch.stages.evaluate import evaluate
-from freelunch.stages.prepare_data import prepare_data
-from freelunch.stages.prepare_model import prepare_model
-from freelunch.stages.questions import questions
+from freelunch.stages.data import make as prepare_data
+from freelunch.stages.evaluation import make as evaluate
+from freelunch.stages.models import make as prepare_model
+from freelunch.stages.questions import make as questions
 from test_questions import config_of
 from tiny import random_model
 
@@ -359,7 +359,7 @@ def test_a_task_that_cannot_be_loaded_stops_the_job_before_anything_is_computed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (dense,) = plan(tmp_path, tasks=["article_topic", "arc_esay"]).runs["tiny"]
-    monkeypatch.setattr("freelunch.stages.evaluate.open_network", None)
+    monkeypatch.setattr("freelunch.stages.evaluation.open_network", None)
     with pytest.raises(FreelunchError, match="arc_esay: lm-eval has no such task"):
         run(tmp_path, dense.evaluation)
     assert not (tmp_path / dense.evaluation.manifest).exists()

@@ -108,7 +108,7 @@ def test_a_value_that_an_axis_cannot_have_is_named_with_what_it_can(path: str, v
         ("suites.study.tables", ["perplexty"], ["[0]: there is no 'perplexty'; did you mean 'perplexity'? ", "cost"]),
         ("suites.study.figures", ["gain", "gian"], ["[1]", "did you mean 'gain'?"]),
         ("suites.study.include", ["study"], ["[0]: study includes study"]),
-        ("suites.prune", BASE["suites"]["study"], [": a suite cannot have the name of a rule or of a folder"]),
+        ("suites.pruned", BASE["suites"]["study"], [": a suite cannot have the name of a rule or of a folder"]),
         (f"{EVALUATE}.0.data", "untested", ["splits: data.untested has no split 'test'"]),
         (f"{EVALUATE}.0.splits", ["tset"], ["splits[0]: 'tset' is not possible; did you mean 'test'?"]),
         (f"{EVALUATE}.0.length", 129, ["129 tokens exceed the context of small, 128"]),

@@ -14,16 +14,7 @@ from typing import Any, get_origin
 import yaml
 
 from freelunch.errors import FreelunchError, suggest
-from freelunch.plan.config import (
-    LOSSES,
-    Axes,
-    Config,
-    EvaluationTask,
-    SuiteConfig,
-    TextTask,
-    Wheel,
-    ZeroShotTask,
-)
+from freelunch.plan.config import LOSSES, Axes, Config, EvaluationTask, SuiteConfig, TextTask, Wheel, ZeroShotTask
 from freelunch.plan.section import Section, validate
 from freelunch.plan.spec import STAGES, MeasuredSpec, Spec
 from freelunch.plan.specs import (
@@ -149,7 +140,7 @@ def walk(spec: Spec) -> Iterator[Spec]:
 
 def rules() -> list[str]:
     """Rules of the workflow: those of stages, and what comes before and after them."""
-    return ["fetch", *(spec.rule for spec in STAGES.values()), "collect", "table", "figure", "report"]
+    return ["fetch", *STAGES, "collect", "table", "figure", "report"]
 
 
 def make_plan(config: Config) -> Plan:
@@ -162,7 +153,7 @@ def make_plan(config: Config) -> Plan:
     for model in config.models:
         check_model(config, model)
     plan = Plan(config)
-    reserved = {"all", *rules(), *STAGES, "wheels", "logs", "benchmarks"}
+    reserved = {"all", "export", *rules(), "wheels", "logs", "benchmarks"}
     for name, suite in config.suites.items():
         if name in reserved:
             raise FreelunchError(f"suites.{name}: a suite cannot have the name of a rule or of a folder of results")

@@ -14,7 +14,7 @@ from freelunch.stages.dense import KeptStates
 from freelunch.stages.network import open_network
 
 
-def grams(stage: Stage) -> None:
+def make(stage: Stage) -> None:
     """Run the stage: a file per block, with one matrix for all that share an input, by the name of the first."""
     spec = stage.spec
     assert isinstance(spec, GramsSpec)

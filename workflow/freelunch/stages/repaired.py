@@ -21,7 +21,7 @@ from freelunch.stages.network import MASKS, TRAINED, open_source
 from freelunch.stages.pruning import DenseStatistics, read_gram
 
 
-def repair(stage: Stage) -> None:
+def make(stage: Stage) -> None:
     """Run the stage: per block a file of scaled weights; the scales of every matrix in short.
 
     A scale applies to ``W x``: biases are left alone, and so are norms.

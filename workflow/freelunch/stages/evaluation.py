@@ -29,7 +29,7 @@ class _Text:
     about: dict[str, Any]
 
 
-def evaluate(stage: Stage) -> None:
+def make(stage: Stage) -> None:
     """Run the stage: ``metrics.json``, with one entry per perplexity, two per block for every drift, and those of
     zero-shot tasks.
 

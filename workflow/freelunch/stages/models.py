@@ -41,7 +41,7 @@ _SENTENCES = (
 )
 
 
-def prepare_model(stage: Stage) -> None:
+def make(stage: Stage) -> None:
     """Write ``config.json``, the tokenizer and safetensors files, and compare the config with the plan's facts.
 
     Raises:

@@ -35,7 +35,7 @@ from freelunch.stages.window_files import Record, adopt_shards, finished_window,
 log = logging.getLogger(__name__)
 
 
-def reconstruct(stage: Stage) -> None:
+def make(stage: Stage) -> None:
     """Run the stage: per window a file of trained tensors, and a record of its losses by which a job is resumed."""
     spec = stage.spec
     assert isinstance(spec, ReconstructedSpec)
@@ -64,8 +64,8 @@ def _peaks(stage: Stage, shards: Iterable[ShardSpec]) -> dict[str, float]:
     return {name: max(manifest.get(name, 0.0) for manifest in manifests) for name in names}
 
 
-def shard(stage: Stage) -> None:
-    """Run stage ``shards``: an equal part of the windows, cut between blocks."""
+def make_shard(stage: Stage) -> None:
+    """Train an equal part of the windows, cut between blocks."""
     spec = stage.spec
     assert isinstance(spec, ShardSpec)
     job = _Job(stage, spec.reconstructed)

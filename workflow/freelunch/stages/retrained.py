@@ -16,7 +16,7 @@ from freelunch.stages.dense import SPLITS, KeptStates
 from freelunch.stages.network import MASKS, open_network, open_source
 
 
-def retrain(stage: Stage) -> None:
+def make(stage: Stage) -> None:
     """Run the stage: a file of trained tensors per block."""
     spec = stage.spec
     assert isinstance(spec, RetrainedSpec)

@@ -36,7 +36,7 @@ _TYPES = {
 log = logging.getLogger(__name__)
 
 
-def run_export(stage: Stage, shard_bytes: int = SHARD_BYTES) -> None:
+def make(stage: Stage, shard_bytes: int = SHARD_BYTES) -> None:
     """Run the stage: ``config.json``, safetensors files of at most ``shard_bytes`` (or one tensor), the tokenizer,
     packed masks where all shapes stayed, and a card.
 

@@ -24,7 +24,7 @@ from freelunch.plan.specs import DataSpec
 from freelunch.results.stage import Stage
 
 
-def prepare_data(stage: Stage) -> None:
+def make(stage: Stage) -> None:
     """Write ``<split>.jsonl`` for every split of the config, one ``{"id", "text"}`` a line.
 
     Fractions deal the source's documents out; names take the records of the source's own splits or files unchanged,

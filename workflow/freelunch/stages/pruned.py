@@ -9,7 +9,7 @@ from freelunch.results.stage import Stage
 from freelunch.stages.pruning import PruningJob, summary
 
 
-def prune(stage: Stage) -> None:
+def make(stage: Stage) -> None:
     """Run the stage: per block a file of bit-packed masks and one of changed tensors; the sparsity of every matrix."""
     spec = stage.spec
     assert isinstance(spec, PrunedSpec)

@@ -20,7 +20,7 @@ VALIDATION_STREAM = 2**31
 """Added to the seed of the validation crops; seeds are smaller, so no calibration stream is ever the same."""
 
 
-def calibrate(stage: Stage) -> None:
+def make(stage: Stage) -> None:
     """Write ``tokens.safetensors`` (``calibration`` and ``validation``, ``[sequences, length]`` int32) and
     ``crops.json`` (the documents of each crop, and a hash of the tokens).
 
