@@ -12,6 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
+from transformers.models.llama import modeling_llama
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 from freelunch.costs import Cost, cost
 from freelunch.engine.overlays import unpack
@@ -22,6 +24,7 @@ from freelunch.plan.specs import EvaluationSpec, PrunedSpec, ReconstructedSpec
 from freelunch.prune.method import parse_method
 from freelunch.results.artifacts import Artifact, checksum
 from merging import lay_over, tensors
+from one_of_each import small_config
 from stage_runs import need, run, subjects, tiny_config, tiny_plan
 
 EXECUTION = ExecutionConfig(device="cpu", stream_tokens=128)
@@ -303,3 +306,35 @@ def test_the_plan_counts_what_pruning_takes() -> None:
     apart = parse_spec(interleaved.model_dump() | {"pruned": pruned})
     assert cost(interleaved, PLAN.config).operations > cost(apart, PLAN.config).operations
     assert cost(interleaved, PLAN.config).disk > cost(apart, PLAN.config).disk
+
+
+@pytest.mark.parametrize("inputs", ["dense", "sparse", "recovered"])
+def test_a_matrix_that_is_never_called_is_named_and_counts_as_dense(
+    inputs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Spare(LlamaMLP):
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            self.spare = torch.nn.Linear(config.hidden_size, 40, bias=False)
+
+    monkeypatch.setattr(modeling_llama, "LlamaMLP", Spare)
+    raw = small_config()
+    raw["suites"]["tiny"]["runs"] = [
+        {"criterion": "wanda", "pattern": "50%", "prune_inputs": inputs, "window": "block"}
+        | ({} if inputs == "recovered" else {"recovery": "none"})
+    ]
+    (spec,) = subjects(tiny_plan(raw))
+    with caplog.at_level("WARNING"):
+        manifest = need(spec, tmp_path).manifest
+    names = [f"model.layers.{block}.mlp.spare" for block in range(2)]
+    assert manifest["uncalled_matrices"] == names and all(f"{name} is never called" in caplog.text for name in names)
+    source = load_file(tmp_path / spec.base.folder / "model.safetensors")
+    sizes = {name.removesuffix(".weight"): tensor.numel() for name, tensor in source.items() if ".layers." in name}
+    masks = tensors(Artifact(tmp_path / spec.folder, spec), "masks-")
+    lost = sum(sizes[name.removesuffix(".weight")] // 2 for name in masks)
+    total = sum(sizes[name] for name in manifest["matrix_sparsity"])
+    assert {f"{name}.weight" for name in manifest["matrix_sparsity"]} - masks.keys() == {
+        f"{name}.weight" for name in names
+    }
+    assert manifest["achieved_sparsity"] == lost / total < 0.5
+    assert [manifest["matrix_sparsity"][name] for name in names] == [0, 0]
