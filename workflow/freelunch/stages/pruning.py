@@ -106,13 +106,9 @@ class PruningJob:
         uncalled: dict[int, dict[str, int]] = {}
         for weight in self._source.names:
             name = weight.removesuffix(".weight")
-            shape = self._source.shape(weight)
-            if (
-                weight.startswith(f"{prefix}.")
-                and name != weight
-                and len(shape) == 2
-                and name not in self.matrices.shapes
-            ):
+            if name == weight or name in self.matrices.shapes or not weight.startswith(f"{prefix}."):
+                continue
+            if len(shape := self._source.shape(weight)) == 2:
                 uncalled.setdefault(int(name[len(prefix) + 1 :].split(".")[0]), {})[name] = math.prod(shape)
         if not uncalled:
             return {}
