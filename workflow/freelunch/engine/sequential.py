@@ -9,7 +9,8 @@ from torch import Tensor
 from freelunch.engine.activations import check_finite, forward, run_states
 from freelunch.engine.blocks import matrices
 from freelunch.engine.streaming import Network
-from freelunch.prune.statistics import Collector, Statistics
+from freelunch.prune.matrix import Statistics
+from freelunch.prune.statistics import Collector
 
 
 class Prefix:

@@ -18,10 +18,9 @@ from freelunch.engine.activations import States
 from freelunch.engine.blocks import matrices
 from freelunch.errors import FreelunchError
 from freelunch.plan.specs import ReconstructedSpec, ShardSpec
-from freelunch.recover.fit import totals
 from freelunch.recover.flows import FLOWS
-from freelunch.recover.reconstruct import reconstruct_window
-from freelunch.recover.solve import solve_window
+from freelunch.recover.reconstruct import reconstruct_window, solve_window
+from freelunch.recover.training import totals
 from freelunch.recover.windows import MATRICES, Window, check_targets, completed, tile
 from freelunch.results.artifacts import SEAL
 from freelunch.results.stage import Stage

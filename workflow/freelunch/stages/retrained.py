@@ -7,8 +7,8 @@ from torch import Tensor
 from freelunch.engine.blocks import matrices
 from freelunch.engine.overlays import Masked
 from freelunch.plan.specs import RetrainedSpec
-from freelunch.recover.fit import totals
 from freelunch.recover.retrain import retrain as train
+from freelunch.recover.training import totals
 from freelunch.recover.windows import check_targets
 from freelunch.results.checkpoint import Checkpoint
 from freelunch.results.stage import Stage
