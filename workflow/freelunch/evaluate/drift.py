@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from freelunch.engine.activations import batches
+from freelunch.engine.states import batches
 from freelunch.engine.streaming import Network
 from freelunch.errors import FreelunchError
 

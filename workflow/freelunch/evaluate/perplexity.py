@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from freelunch.engine.activations import advance, batches
+from freelunch.engine.states import advance, batches
 from freelunch.engine.streaming import Network
 from freelunch.engine.transfers import arriving
 from freelunch.errors import FreelunchError

@@ -22,7 +22,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch import Tensor
 from tqdm import tqdm
 
-from freelunch.engine.activations import advance
+from freelunch.engine.states import advance
 from freelunch.engine.streaming import Network
 from freelunch.errors import FreelunchError
 from freelunch.evaluate.sizes import LOGITS, STATES

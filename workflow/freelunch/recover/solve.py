@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from freelunch.engine.activations import batches
+from freelunch.engine.states import batches
 from freelunch.engine.streaming import Network
 from freelunch.plan.specs import Training
 from freelunch.prune.hessian import masked_least_squares, solvable

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from freelunch.engine.activations import batches
+from freelunch.engine.states import batches
 from freelunch.engine.transfers import ahead
 from freelunch.errors import FreelunchError, naming
 from freelunch.plan.specs import Training

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from freelunch.engine.activations import States, advance, batches, caught_states
 from freelunch.engine.blocks import matrices
 from freelunch.engine.overlays import InMemory
+from freelunch.engine.states import States, advance, batches, caught_states
 from freelunch.engine.streaming import Network
 from freelunch.engine.transfers import SLOTS, Downloads, Uploads, arriving, copies_for
 from freelunch.errors import FreelunchError

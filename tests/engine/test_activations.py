@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from freelunch.engine.activations import States, batches, check_finite, create, load, scratch
 from freelunch.engine.blocks import find_halves
 from freelunch.engine.overlays import InMemory
+from freelunch.engine.states import States, batches, check_finite, create, load, scratch
 from freelunch.engine.streaming import Network
 from freelunch.errors import FreelunchError
 from freelunch.recover.windows import boundaries_to_keep

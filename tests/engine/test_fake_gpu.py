@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 import fake_gpu
 from fake_gpu import MEMORY, GpuTensor, Watch, watched
 from freelunch.costs import cost
-from freelunch.engine.activations import States, advance, forward
 from freelunch.engine.blocks import matrices
 from freelunch.engine.overlays import InMemory
+from freelunch.engine.states import States, advance, forward
 from freelunch.engine.streaming import Network
 from freelunch.errors import FreelunchError
 from freelunch.evaluate.perplexity import perplexities
