@@ -435,7 +435,7 @@ class EvaluationSpec(MeasuredSpec):
     @property
     def modules(self) -> list[str]:
         """Modules of the package that ask zero-shot tasks, if there are any."""
-        return ["stages.zero_shot"] if any(isinstance(task, ZeroShotTask) for task in self.tasks) else []
+        return ["evaluate.zero_shot"] if any(isinstance(task, ZeroShotTask) for task in self.tasks) else []
 
     def upstream(self) -> list[Spec]:
         return [*self.overlays, self.base, *self.data]
