@@ -21,10 +21,10 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from freelunch.costs import cost
-from freelunch.engine.activations import States, forward, run_states, scratch
 from freelunch.engine.blocks import matrices
 from freelunch.engine.device import products
 from freelunch.engine.overlays import InMemory
+from freelunch.engine.states import States, forward, run_states, scratch
 from freelunch.engine.streaming import Network
 from freelunch.engine.transfers import Copies
 from freelunch.plan.config import Config, ExecutionConfig

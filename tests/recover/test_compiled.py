@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from freelunch.doctor import find_compiler
-from freelunch.engine.activations import States
 from freelunch.engine.overlays import InMemory
+from freelunch.engine.states import States
 from freelunch.engine.streaming import Network
 from freelunch.errors import FreelunchError
 from freelunch.plan.specs import Training

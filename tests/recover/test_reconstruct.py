@@ -18,9 +18,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from freelunch.engine.activations import States
 from freelunch.engine.blocks import find_halves, run_part
 from freelunch.engine.overlays import InMemory, Replaced
+from freelunch.engine.states import States
 from freelunch.engine.streaming import Network
 from freelunch.errors import FreelunchError
 from freelunch.plan.specs import Training

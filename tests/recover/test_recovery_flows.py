@@ -16,8 +16,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from freelunch.engine.activations import States
 from freelunch.engine.overlays import InMemory, Masked, Replaced, pack
+from freelunch.engine.states import States
 from freelunch.engine.streaming import Network
 from freelunch.plan.specs import Training
 from freelunch.recover.flows import FLOWS, DenseFlow, Pairs

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from freelunch.plan.config import ZeroShotTask
@@ -72,6 +72,7 @@ def test_what_is_computed_counts(old: str, new: str, digest) -> None:
     assert old in SOURCE and digest(SOURCE) != digest(SOURCE.replace(old, new))
 
 
+@settings(deadline=None)  # large files take long to parse
 @given(st.sampled_from([path for room in COMPUTING for path in sorted((PACKAGE / room).rglob("*.py"))]), st.data())
 def test_any_number_of_any_file_counts(path: Path, data: st.DataObject) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -107,7 +108,6 @@ def test_every_stage_has_code_and_only_what_a_spec_uses_counts() -> None:
 def test_perplexities_do_not_depend_on_zero_shot_tasks() -> None:
     evaluation = SPECS["evaluation"]
     plain = evaluation.changed(tasks=[task for task in evaluation.tasks if not isinstance(task, ZeroShotTask)])
-    assert evaluation.modules == ["stages.zero_shot"] and plain.modules == []
-    assert "evaluate/harness.py" in names("stages.zero_shot") and "evaluate/harness.py" not in names(
-        "stages.evaluation"
-    )
+    assert evaluation.modules == ["evaluate.zero_shot"] and plain.modules == []
+    zero_shot = {"evaluate/zero_shot.py", "evaluate/lm.py", "inputs/questions.py"}
+    assert zero_shot <= names("evaluate.zero_shot") and not zero_shot & names("stages.evaluate")

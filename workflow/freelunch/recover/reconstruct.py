@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from freelunch.engine.activations import batches
 from freelunch.engine.blocks import Halves, part_parameters, run_part, run_until
+from freelunch.engine.states import batches
 from freelunch.engine.streaming import Network
 from freelunch.engine.transfers import Sent, Uploads
 from freelunch.errors import FreelunchError, naming

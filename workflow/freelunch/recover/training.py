@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from tqdm import tqdm
 
-from freelunch.engine.activations import batches
+from freelunch.engine.states import batches
 from freelunch.engine.transfers import ahead
 from freelunch.errors import FreelunchError, naming
 from freelunch.recover.schedule import best_rate, learning_rate, search_rate, trial_steps, validation_steps

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from freelunch.engine.activations import batches, check_finite, create, forward, load, scratch
 from freelunch.engine.blocks import matrices
+from freelunch.engine.states import batches, check_finite, create, forward, load, scratch
 from freelunch.engine.streaming import Network
 from freelunch.plan.specs import DenseSpec
 from freelunch.prune.statistics import Collector

@@ -6,8 +6,7 @@ from __future__ import annotations
 
 from tqdm import tqdm
 
-from freelunch.engine.activations import States
-from freelunch.engine.sequential import Prefix
+from freelunch.engine.states import Prefix, States
 from freelunch.plan.specs import GramsSpec
 from freelunch.results.stage import Stage
 from freelunch.stages.dense import KeptStates

@@ -14,8 +14,8 @@ from functools import partial
 
 from tqdm import tqdm
 
-from freelunch.engine.activations import States
 from freelunch.engine.blocks import matrices
+from freelunch.engine.states import States
 from freelunch.errors import FreelunchError
 from freelunch.plan.specs import ReconstructedSpec, ShardSpec
 from freelunch.recover.flows import FLOWS

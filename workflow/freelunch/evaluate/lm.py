@@ -1,7 +1,8 @@
-"""A streamed network as a model of lm-eval, for models that do not fit into the device's memory.
+"""Networks as models of lm-eval: streamed, for those that do not fit into the device's memory, or held as a whole.
 
-Requests are sorted by length and cut into waves, whose hidden states lie in the host's memory. For every wave each
-block is read once, and run on batches of the wave. Sequences are padded on the right, which a causal model cannot see.
+Streamed, requests are sorted by length and cut into waves, whose hidden states lie in the host's memory. For every wave
+each block is read once, and run on batches of the wave. Sequences are padded on the right, which a causal model cannot
+see.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 from lm_eval.api.model import TemplateLM
+from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import (
     handle_stop_sequences,
     has_bos_prefix,
@@ -21,8 +23,9 @@ from lm_eval.models.utils import (
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch import Tensor
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
-from freelunch.engine.activations import advance
+from freelunch.engine.states import advance
 from freelunch.engine.streaming import Network
 from freelunch.errors import FreelunchError
 from freelunch.evaluate.sizes import LOGITS, STATES
@@ -30,7 +33,7 @@ from freelunch.evaluate.sizes import LOGITS, STATES
 MULTIPLE = 8
 """Lengths are padded to a multiple of this: the call arguments of blocks are kept for every shape of a batch."""
 NEW_TOKENS = 256
-"""Most tokens of an answer, where the task does not say; as in lm-eval's own model."""
+"""Most tokens of an answer, where the task does not say, as in lm-eval's own model; room for one in whole batches."""
 
 
 class StreamingLM(TemplateLM):  # type: ignore[misc]
@@ -105,14 +108,14 @@ class StreamingLM(TemplateLM):  # type: ignore[misc]
         inputs = list(same)
         counts = [max(len(requests[index][2]) for index in same[tokens]) for tokens in inputs]
         results: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
-        for which, logits in self._last_logits(inputs, counts, disable_tqdm):
+        for number, logits in self._last_logits(inputs, counts, disable_tqdm):
             predicted, greedy = logits.float().log_softmax(-1), logits.argmax(-1)
-            for index in same[inputs[which]]:
-                wanted = torch.tensor(requests[index][2], device=logits.device)
-                value = predicted[-len(wanted) :].gather(1, wanted[:, None]).sum().item()
+            for index in same[inputs[number]]:
+                answer = torch.tensor(requests[index][2], device=logits.device)
+                value = predicted[-len(answer) :].gather(1, answer[:, None]).sum().item()
                 if not abs(value) < float("inf"):
                     raise FreelunchError("the log-likelihood of an answer is NaN or infinite; try dtype: float32")
-                results[index] = (value, bool((greedy[-len(wanted) :] == wanted).all()))
+                results[index] = (value, bool((greedy[-len(answer) :] == answer).all()))
         return results
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
@@ -121,81 +124,72 @@ class StreamingLM(TemplateLM):  # type: ignore[misc]
         Raises:
             FreelunchError: a task asks for samples, or for more tokens than the context has.
         """
-        stop: list[list[str]] = []
-        room: list[int] = []
+        stops: list[list[str]] = []
+        rooms: list[int] = []
         prompts: list[list[int]] = []
         end = self.tokenizer.decode(self.eot_token_id, skip_special_tokens=False)
         for request in requests:
-            context, given = request.args
-            options = normalize_gen_kwargs(given, NEW_TOKENS)
+            context, options = request.args[0], normalize_gen_kwargs(request.args[1], NEW_TOKENS)
+            room = options["max_gen_toks"]
             if options["do_sample"]:
                 raise FreelunchError("a task asks for sampled answers, and streamed ones are greedy; "
                                      "use execution.zero_shot: whole")  # fmt: skip
-            if options["max_gen_toks"] >= self.max_length:
-                raise FreelunchError(f"a task asks for answers of {options['max_gen_toks']} tokens, and the context of "
-                                     f"the model is {self.max_length}")  # fmt: skip
-            stop.append(handle_stop_sequences(options["until"], eos=end))
-            room.append(options["max_gen_toks"])
+            if room >= self.max_length:
+                raise FreelunchError(f"a task asks for answers of {room} tokens, and the context of the model is "
+                                     f"{self.max_length}")  # fmt: skip
+            stops.append(handle_stop_sequences(options["until"], eos=end))
+            rooms.append(room)
             special = {"add_special_tokens": False} if has_bos_prefix(context, self.tokenizer.bos_token) else {}
-            prompts.append(self.tokenizer.encode(context, **special)[-(self.max_length - room[-1]) :])
+            prompts.append(self.tokenizer.encode(context, **special)[-(self.max_length - room) :])
         answers: list[list[int]] = [[] for _ in requests]
-        open_ = list(range(len(requests)))
-        progress = tqdm(total=max(room, default=0), desc="answers", unit="token", disable=disable_tqdm)
-        while open_:
-            inputs = [tuple(prompts[index] + answers[index]) for index in open_]
-            going = []
-            for which, logits in self._last_logits(inputs, [1] * len(inputs), disable_tqdm=True):
-                index, token = open_[which], int(logits[-1].float().argmax())
-                answers[index].append(token)
-                text = self.tokenizer.decode(answers[index], skip_special_tokens=False)
-                stopped = token in self._ends or any(each in text for each in stop[index] if each)
-                if not stopped and len(answers[index]) < room[index]:
-                    going.append(index)
-            open_ = sorted(going)
-            progress.update()
-        progress.close()
-        return [
-            postprocess_generated_text(self.tokenizer.decode(answer, skip_special_tokens=True), stops, None)
-            for answer, stops in zip(answers, stop, strict=True)
-        ]
+        unfinished = list(range(len(requests)))
+        with tqdm(total=max(rooms, default=0), desc="answers", unit="token", disable=disable_tqdm) as progress:
+            while unfinished:
+                inputs = [tuple(prompts[index] + answers[index]) for index in unfinished]
+                going = []
+                for number, logits in self._last_logits(inputs, [1] * len(inputs), disable_tqdm=True):
+                    index, token = unfinished[number], int(logits[-1].float().argmax())
+                    answers[index].append(token)
+                    text = self.tokenizer.decode(answers[index], skip_special_tokens=False)
+                    stopped = token in self._ends or any(stop in text for stop in stops[index] if stop)
+                    if not stopped and len(answers[index]) < rooms[index]:
+                        going.append(index)
+                unfinished = sorted(going)
+                progress.update()
+        texts = [self.tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
+        return [postprocess_generated_text(text, stop, None) for text, stop in zip(texts, stops, strict=True)]
 
-    # --- the passes ------------------------------------------------------------------------------------------------
+    # --- the passes --------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def _last_logits(
         self, inputs: Sequence[tuple[int, ...]], counts: Sequence[int], disable_tqdm: bool
     ) -> Iterator[tuple[int, Tensor]]:
         """Logits ``[count, vocabulary]`` behind the last ``count`` tokens of each sequence; not in their order."""
-        waves = list(self._waves(inputs))
-        blocks = len(self.network.blocks)
+        waves, blocks = list(self._waves(inputs)), len(self.network.blocks)
         with tqdm(total=blocks * len(waves), desc="zero-shot", unit="block", disable=disable_tqdm) as progress:
             for wave in waves:
                 with self.network.embedding() as embed:
                     states = [embed(self._padded([inputs[i] for i in batch])).cpu() for batch in wave]
-                for number in range(blocks):
-                    with self.network.block(number) as block:
-                        advance(self.network, number, block, states)
+                for index in range(blocks):
+                    with self.network.block(index) as block:
+                        advance(self.network, index, block, states)
                     progress.update()
-                yield from self._heads(wave, states, inputs, counts)
-
-    def _heads(
-        self, wave: list[list[int]], states: list[Tensor], inputs: Sequence[tuple[int, ...]], counts: Sequence[int]
-    ) -> Iterator[tuple[int, Tensor]]:
-        with self.network.head() as head:
-            for batch, state in zip(wave, states, strict=True):
-                rows = [each[len(inputs[i]) - counts[i] : len(inputs[i])] for i, each in zip(batch, state, strict=True)]
-                for members in _within([len(row) for row in rows], LOGITS // self._vocabulary):
-                    # every position as a sequence of its own: what is behind the blocks looks at each alone
-                    logits = head(torch.cat([rows[at] for at in members])[:, None])[:, 0]
-                    split = logits.split([len(rows[at]) for at in members])
-                    yield from ((batch[at], part) for at, part in zip(members, split, strict=True))
+                with self.network.head() as head:
+                    for batch, state in zip(wave, states, strict=True):
+                        rows = [state[row, len(inputs[i]) - counts[i] : len(inputs[i])] for row, i in enumerate(batch)]
+                        for members in _within([counts[i] for i in batch], LOGITS // self._vocabulary):
+                            # every position as a sequence of its own: what is behind the blocks looks at each alone
+                            logits = head(torch.cat([rows[row] for row in members])[:, None])[:, 0]
+                            parts = logits.split([counts[batch[row]] for row in members])
+                            yield from ((batch[row], part) for row, part in zip(members, parts, strict=True))
 
     def _waves(self, inputs: Sequence[tuple[int, ...]]) -> Iterator[list[list[int]]]:
         """Batches of sequences, the longest first, in waves whose states fit into memory."""
         order = sorted(range(len(inputs)), key=lambda index: (-len(inputs[index]), inputs[index]))
         batches, sizes = [], []
         while order:
-            length = self._length(len(inputs[order[0]]))
+            length = self._padded_length(len(inputs[order[0]]))
             rows = max(1, self.stream_tokens // length)
             batches.append(order[:rows])
             sizes.append(length * len(batches[-1]))
@@ -203,18 +197,18 @@ class StreamingLM(TemplateLM):  # type: ignore[misc]
         for members in _within(sizes, self._wave_tokens):
             yield [batches[at] for at in members]
 
-    def _length(self, length: int) -> int:
+    def _padded_length(self, length: int) -> int:
         return min(-(-length // MULTIPLE) * MULTIPLE, self.max_length)
 
     def _padded(self, sequences: list[tuple[int, ...]]) -> Tensor:
-        tokens = torch.zeros(len(sequences), self._length(max(map(len, sequences))), dtype=torch.long)
+        tokens = torch.zeros(len(sequences), self._padded_length(max(map(len, sequences))), dtype=torch.long)
         for row, sequence in zip(tokens, sequences, strict=True):
             row[: len(sequence)] = torch.tensor(sequence)
         return tokens
 
 
 def _within(sizes: Sequence[int], limit: int) -> Iterator[list[int]]:
-    """Places of consecutive sizes that add up to at most ``limit``, one at least."""
+    """Indices of consecutive sizes that add up to at most ``limit``, one at least."""
     members: list[int] = []
     total = 0
     for at, size in enumerate(sizes):
@@ -225,3 +219,27 @@ def _within(sizes: Sequence[int], limit: int) -> Iterator[list[int]]:
         total += size
     if members:
         yield members
+
+
+class WholeLM(HFLM):  # type: ignore[misc]
+    """``HFLM`` with log-likelihoods in float32, and batches of so many sequences as ``stream_tokens`` has room for."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: Any, stream_tokens: int) -> None:
+        super().__init__(pretrained=model, tokenizer=tokenizer, softmax_dtype="float32", batch_size=1)
+        self._stream_tokens = stream_tokens
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[tuple[Any, list[int], list[int]]], *arguments: Any, **options: Any
+    ) -> list[tuple[float, bool]]:
+        self._fit(max((len(context) + len(answer) for _, context, answer in requests), default=1))
+        results: list[tuple[float, bool]] = super()._loglikelihood_tokens(requests, *arguments, **options)
+        return results
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        """Greedy, or as the task says."""
+        self._fit(max((len(self.tok_encode(request.args[0])) for request in requests), default=1) + NEW_TOKENS)
+        answers: list[str] = super().generate_until(requests, disable_tqdm=disable_tqdm)
+        return answers
+
+    def _fit(self, longest: int) -> None:
+        self.batch_size_per_gpu = max(1, self._stream_tokens // longest)

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from freelunch.engine.activations import States, batches, check_finite, create, load, scratch
 from freelunch.engine.blocks import find_halves
 from freelunch.engine.overlays import InMemory
+from freelunch.engine.states import States, batches, check_finite, create, load, scratch
 from freelunch.engine.streaming import Network
 from freelunch.errors import FreelunchError
 from freelunch.recover.windows import boundaries_to_keep
@@ -28,23 +28,18 @@ BLOCKS, SEQUENCES, LENGTH, BATCH = 3, 5, 12, 2
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_what_is_written_into_a_created_file_is_loaded(tmp_path, dtype):
-    path = tmp_path / "states.safetensors"
-    values = torch.randn(3, 5, 7).to(dtype)
-    room = create(path, values.shape, dtype)
-    assert room.shape == values.shape and room.dtype == dtype
-    for rows in batches(3, 2):
-        room[rows] = values[rows]
-    loaded = load(path)
-    assert loaded.dtype == dtype and torch.equal(loaded, values)
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 7), (2, 4, 64)], ids=str)
-def test_a_created_file_is_a_safetensors_file(tmp_path, dtype, shape):
+def test_what_is_written_into_a_created_file_is_in_a_safetensors_file(tmp_path, dtype, shape):
     path = tmp_path / "states.safetensors"
+    path.write_bytes(bytes(10_000))  # to be replaced
     values = torch.randn(shape).to(dtype)
-    create(path, shape, dtype).copy_(values)
+    room = create(path, shape, dtype)
+    assert room.shape == values.shape and room.dtype == dtype
+    for rows in batches(shape[0], 2):
+        room[rows] = values[rows]
+    del room
+    gc.collect()
+    assert load(path).dtype == dtype and torch.equal(load(path), values)
     with safe_open(path, framework="pt") as file:
         assert list(file.keys()) == ["hidden"]
         assert torch.equal(file.get_tensor("hidden"), values)
@@ -52,22 +47,6 @@ def test_a_created_file_is_a_safetensors_file(tmp_path, dtype, shape):
     start = 8 + int.from_bytes(content[:8], "little")
     assert start % 64 == 0 and len(content) == start + values.numel() * dtype.itemsize
     assert json.loads(content[8:start])["hidden"]["data_offsets"] == [0, values.numel() * dtype.itemsize]
-
-
-def test_a_created_file_replaces_what_was_there(tmp_path):
-    path = tmp_path / "states.safetensors"
-    path.write_bytes(bytes(10_000))
-    create(path, (2, 2, 2), torch.float32).fill_(1)
-    assert torch.equal(load(path), torch.ones(2, 2, 2))
-
-
-def test_states_outlive_the_tensor_they_were_written_through(tmp_path):
-    path = tmp_path / "states.safetensors"
-    room = create(path, (2, 2, 2), torch.float32)
-    room.fill_(3)
-    del room
-    gc.collect()
-    assert bool((load(path) == 3).all())
 
 
 def test_scratch_room_has_no_file_and_holds_what_is_written(tmp_path):
@@ -88,20 +67,15 @@ def test_batches_cover_every_sequence_once_in_order(count, size):
 # --- what is kept ----------------------------------------------------------------------------------------------------
 
 
-@given(st.integers(1, 100), st.integers(1, 10_000), st.integers(2, 200), st.integers(0, 9_999))
-def test_kept_boundaries_fill_the_budget_evenly_from_end_to_end(blocks, each, hold, rest):
-    budget = hold * each + rest % each
-    kept = boundaries_to_keep(blocks, each, budget)
+@given(st.integers(1, 100), st.integers(1, 10_000), st.integers(0, 200), st.integers(0, 9_999))
+def test_kept_boundaries_fill_the_budget_evenly_from_end_to_end_and_both_ends_are_kept_whatever_it_is(
+    blocks, each, hold, rest
+):
+    kept = boundaries_to_keep(blocks, each, hold * each + rest % each)
     assert kept[0] == 0 and kept[-1] == blocks and kept == sorted(set(kept))
-    assert len(kept) == min(hold, blocks + 1) and len(kept) * each <= budget
+    assert len(kept) == min(max(hold, 2), blocks + 1)
     gaps = [after - before for before, after in pairwise(kept)]
     assert max(gaps) - min(gaps) <= 1
-
-
-@given(st.integers(1, 100), st.integers(1, 10_000), st.data())
-def test_both_ends_are_kept_whatever_the_budget(blocks, each, data):
-    budget = data.draw(st.integers(0, 2 * each - 1))
-    assert boundaries_to_keep(blocks, each, budget) == [0, blocks]
 
 
 # --- dense states ----------------------------------------------------------------------------------------------------
@@ -175,23 +149,16 @@ def test_states_at_the_input_of_the_network_are_required(dense, tmp_path):
         dense.states((1, 2), tmp_path)
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("sequence", [0, 16, 39])
-def test_states_that_are_not_finite_are_reported_with_the_place(bad, sequence):
-    states = torch.zeros(40, 2, 3)
-    check_finite(states, "here")
-    states[sequence, 1, 2] = bad
-    with pytest.raises(FreelunchError, match=r"^here: hidden states contain NaN or infinity; try dtype: bfloat16"):
+def test_states_that_are_not_finite_are_reported_and_large_ones_are_not(dtype, sequence):
+    inf = float("inf")
+    for bad in ([float("nan"), 0], [inf, 0], [-inf, 0], [inf, -inf]):
+        states = torch.full((40, 2, 3), torch.finfo(dtype).max, dtype=dtype)
         check_finite(states, "here")
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_states_whose_sum_is_too_large_are_finite_and_infinities_do_not_cancel(dtype):
-    states = torch.full((40, 2, 3), torch.finfo(dtype).max, dtype=dtype)
-    check_finite(states, "here")
-    states[7, 0, :2] = torch.tensor([float("inf"), -float("inf")])
-    with pytest.raises(FreelunchError, match="NaN or infinity"):
-        check_finite(states, "here")
+        states[sequence, 1, :2] = torch.tensor(bad)
+        with pytest.raises(FreelunchError, match=r"^here: hidden states contain NaN or infinity; try dtype: bfloat16"):
+            check_finite(states, "here")
 
 
 def test_computed_states_that_are_not_finite_name_the_block(tmp_path):

@@ -15,8 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from freelunch.engine.overlays import InMemory
 from freelunch.engine.streaming import Network
 from freelunch.errors import FreelunchError
-from freelunch.evaluate.streaming_lm import StreamingLM
-from freelunch.evaluate.whole_lm import WholeLM
+from freelunch.evaluate.lm import StreamingLM, WholeLM
 from freelunch.inputs.models import byte_tokenizer
 from tiny import FAMILIES, random_model, random_tokens
 

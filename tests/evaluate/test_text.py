@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from freelunch.evaluate.text import FIRST, MARGIN, first_tokens
+from freelunch.evaluate.perplexity import FIRST, MARGIN, first_tokens
 from freelunch.inputs.models import byte_tokenizer
 
 WORDS = ("alpha", "beta", "gammagamma", "a", "ab", "abab", "ababab", "\n", "  ", "é", "!?", "delta-9")

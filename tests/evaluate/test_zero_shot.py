@@ -6,7 +6,7 @@ import json
 import math
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import datasets
 import lm_eval.tasks
@@ -19,8 +19,8 @@ from lm_eval.tasks import TaskManager
 from freelunch.engine.overlays import InMemory
 from freelunch.engine.streaming import Network
 from freelunch.errors import FreelunchError
-from freelunch.evaluate import harness
-from freelunch.evaluate.streaming_lm import StreamingLM
+from freelunch.evaluate import zero_shot
+from freelunch.evaluate.lm import StreamingLM
 from freelunch.inputs.models import byte_tokenizer
 from freelunch.plan.config import ExecutionConfig, parse_config
 from freelunch.plan.plan import Plan, make_plan, walk
@@ -53,7 +53,7 @@ def some_tasks(include_path: Path, include_defaults: bool) -> TaskManager:
 @pytest.fixture(autouse=True)
 def _one_index(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The index is read once; the cache of data sets is this test's own."""
-    monkeypatch.setattr(harness, "TaskManager", some_tasks)
+    monkeypatch.setattr(zero_shot, "TaskManager", some_tasks)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
@@ -136,28 +136,23 @@ def paper(hub: Path) -> Path:
     return hub
 
 
-class Question(NamedTuple):
-    """Contexts, each with what is to be likely behind it; the choices, by whose length is normalised; the right one."""
+def written_out(name: str) -> list[tuple[list[tuple[str, str]], list[str], int]]:
+    """The questions that ``paper`` has under a name, by hand.
 
-    asked: list[tuple[str, str]]
-    choices: list[str]
-    answer: int
-
-
-def written_out(name: str) -> list[Question]:
-    """The questions that ``paper`` has under a name, by hand."""
+    Of each the contexts with what is to be likely behind them, the choices that are weighed, and the right one.
+    """
     shown = ("cuts it twice.", "sits.", "reads a letter to the heron, and leaves.", "waits for rain.")
-    found = []
+    questions = []
     for i in range(10 if name == "winogrande" else 11):
         if name == "winogrande":
             begun = [f"Cup {i} is not in the box, for the {word}" for word in ("box", WORDS[i % 5])]
-            found.append(Question([(context, " is too small .") for context in begun], begun, i % 2))
+            questions.append(([(context, " is too small .") for context in begun], begun, i % 2))
             continue
         choices = [shown[(i + j) % 4] if name == "hellaswag" else WORDS[(i + j) % 5] for j in range(4)]
         context = f"Cutting {i}: How to cut {i}. Take a knife. A man"
         context = context if name == "hellaswag" else f"Plant {i} grows towards"
-        found.append(Question([(context, f" {choice}") for choice in choices], choices, i // 3 % 4))
-    return found
+        questions.append(([(context, f" {choice}") for choice in choices], choices, i // 3 % 4))
+    return questions
 
 
 def log_likelihood(model: Any, context: str, continuation: str) -> float:
@@ -178,58 +173,62 @@ def tiny_model() -> StreamingLM:
     return StreamingLM(network, byte_tokenizer(), 256)
 
 
+def by_task(entries: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(entry["dataset"], entry["metric"]): entry for entry in entries}
+
+
 def test_stock_tasks_give_accuracies_chance_and_their_mean(hub: Path) -> None:
-    tasks = harness.load_tasks(["arc_easy", "boolq"], {}, hub)
-    scores = harness.ask(tiny_model(), tasks, limit=None)
-    found = {(score.task, score.metric): score for score in scores}
+    tasks = zero_shot.load_tasks(["arc_easy", "boolq"], {}, hub)
+    entries = zero_shot.ask(tiny_model(), tasks, limit=None)
+    found = by_task(entries)
     assert found.keys() == {
         ("arc_easy", "acc"), ("arc_easy", "acc_norm"), ("arc_easy", "chance"), ("boolq", "acc"), ("boolq", "chance")
     }  # fmt: skip
-    assert found["boolq", "chance"].value == 0.5
-    assert found["arc_easy", "chance"].value == pytest.approx((1 / 3 + 4 / 4 + 1 / 5) / 6)
-    boolq = found["boolq", "acc"]
-    assert (boolq.split, boolq.examples, boolq.shots, boolq.filter) == ("validation", 5, 0, None)
-    assert found["arc_easy", "acc"].split == "test"
-    hits = round(boolq.value * 5)
-    assert boolq.value == hits / 5 and boolq.stderr == pytest.approx(math.sqrt(hits / 5 * (1 - hits / 5) / 4))
-    value, spread = harness.mean_accuracy(scores) or (None, None)
-    arc = found["arc_easy", "acc"]
-    assert value == pytest.approx((arc.value + boolq.value) / 2)
-    assert spread == pytest.approx(math.hypot(arc.stderr or 0, boolq.stderr or 0) / 2)
-    about = harness.about_tasks(tasks)["tasks"]
+    assert found["boolq", "chance"]["value"] == 0.5
+    assert found["arc_easy", "chance"]["value"] == pytest.approx((1 / 3 + 4 / 4 + 1 / 5) / 6)
+    arc, boolq = found["arc_easy", "acc"], found["boolq", "acc"]
+    hits = round(boolq["value"] * 5)
+    assert boolq == {
+        "metric": "acc", "dataset": "boolq", "split": "validation", "length": None, "position": None,
+        "value": hits / 5, "stderr": pytest.approx(math.sqrt(hits / 5 * (1 - hits / 5) / 4)), "examples": 5, "shots": 0,
+    }  # fmt: skip
+    assert arc["split"] == "test"
+    mean = (arc["value"] + boolq["value"]) / 2, math.hypot(arc["stderr"], boolq["stderr"]) / 2
+    assert zero_shot.mean_accuracy(entries) == pytest.approx(mean)
+    about = zero_shot.about_tasks(tasks)["tasks"]
     assert about["arc_easy"]["data"] == ["allenai/ai2_arc", "ARC-Easy"] and about["boolq"]["version"] == 2.0
 
 
 def test_all_tasks_of_the_paper_are_asked(paper: Path) -> None:
-    scores = harness.ask(tiny_model(), harness.load_tasks(PAPER, {}, paper), limit=None)
-    found = {(score.task, score.metric): score for score in scores}
+    entries = zero_shot.ask(tiny_model(), zero_shot.load_tasks(PAPER, {}, paper), limit=None)
+    found = by_task(entries)
     assert {task for task, metric in found if metric == "acc"} == set(PAPER)
     assert {task for task, metric in found if metric == "acc_norm"} == {
         "hellaswag", "arc_easy", "arc_challenge", "openbookqa"
     }  # fmt: skip
-    chance = {task: score.value for (task, metric), score in found.items() if metric == "chance"}
+    chance = {task: entry["value"] for (task, metric), entry in found.items() if metric == "chance"}
     assert chance.keys() == set(PAPER) and chance["winogrande"] == chance["rte"] == chance["boolq"] == 0.5
     assert chance["hellaswag"] == chance["openbookqa"] == chance["arc_challenge"] == 0.25
-    splits = {task: found[task, "acc"].split for task in PAPER}
+    splits = {task: found[task, "acc"]["split"] for task in PAPER}
     of_test = ("arc_easy", "arc_challenge", "openbookqa")
     assert splits == {task: "test" if task in of_test else "validation" for task in PAPER}
-    value, _ = harness.mean_accuracy(scores) or (None, None)
-    assert value == pytest.approx(sum(found[task, "acc"].value for task in PAPER) / 7)
+    value, _ = zero_shot.mean_accuracy(entries) or (None, None)
+    assert value == pytest.approx(sum(found[task, "acc"]["value"] for task in PAPER) / 7)
 
 
 @pytest.mark.parametrize("name", ["hellaswag", "openbookqa", "winogrande"])
 def test_accuracies_are_those_of_the_likeliest_answers(name: str, paper: Path) -> None:
-    tasks = harness.load_tasks([name], {}, paper)
-    scores = {score.metric: score.value for score in harness.ask(tiny_model(), tasks, limit=None)}
+    tasks = zero_shot.load_tasks([name], {}, paper)
+    scores = {entry["metric"]: entry["value"] for entry in zero_shot.ask(tiny_model(), tasks, limit=None)}
     questions, model = written_out(name), random_llama()
     # for winogrande the contexts differ, and what is to be likely behind them is the same
-    assert [each.args for each in tasks[name].instances] == [pair for question in questions for pair in question.asked]
+    assert [each.args for each in tasks[name].instances] == [pair for asked, _, _ in questions for pair in asked]
     right: dict[str, list[bool]] = {"acc": [], "acc_norm": []}
-    for question in questions:
-        values = [log_likelihood(model, *pair) for pair in question.asked]
-        by_length = [value / len(choice) for value, choice in zip(values, question.choices, strict=True)]
-        right["acc"].append(values.index(max(values)) == question.answer)
-        right["acc_norm"].append(by_length.index(max(by_length)) == question.answer)
+    for asked, choices, answer in questions:
+        values = [log_likelihood(model, *pair) for pair in asked]
+        by_length = [value / len(choice) for value, choice in zip(values, choices, strict=True)]
+        right["acc"].append(values.index(max(values)) == answer)
+        right["acc_norm"].append(by_length.index(max(by_length)) == answer)
     wanted = {metric: sum(hits) / len(questions) for metric, hits in right.items()}
     assert 0 < wanted["acc"] < 1 and wanted["acc"] != wanted["acc_norm"]
     assert scores["acc"] == pytest.approx(wanted["acc"])
@@ -238,11 +237,9 @@ def test_accuracies_are_those_of_the_likeliest_answers(name: str, paper: Path) -
 
 
 def test_a_limit_takes_the_first_examples(hub: Path) -> None:
-    tasks = harness.load_tasks(["arc_easy"], {}, hub)
-    scores = harness.ask(tiny_model(), tasks, limit=3)
-    assert {score.examples for score in scores} == {3}
-    chance = next(score for score in scores if score.metric == "chance")
-    assert chance.value == pytest.approx((1 / 3 + 2 / 4) / 3)
+    entries = by_task(zero_shot.ask(tiny_model(), zero_shot.load_tasks(["arc_easy"], {}, hub), limit=3))
+    assert {entry["examples"] for entry in entries.values()} == {3}
+    assert entries["arc_easy", "chance"]["value"] == pytest.approx((1 / 3 + 2 / 4) / 3)
 
 
 def test_written_answers_are_scored_in_every_way_that_a_task_reads_them(
@@ -250,12 +247,12 @@ def test_written_answers_are_scored_in_every_way_that_a_task_reads_them(
 ) -> None:
     model = tiny_model()
     monkeypatch.setattr(model, "generate_until", lambda requests: ["So it is #### 3"] * len(requests))
-    scores = harness.ask(model, harness.load_tasks(["gsm8k"], {}, hub, shots=0), limit=4)
-    assert [(score.metric, score.filter, score.shots) for score in scores] == [
-        ("exact_match", "strict-match", 0), ("exact_match", "flexible-extract", 0)
+    entries = zero_shot.ask(model, zero_shot.load_tasks(["gsm8k"], {}, hub, shots=0), limit=4)
+    # of 1, 2, 3 and 4 the third
+    assert [(entry["metric"], entry["position"], entry["shots"], entry["value"]) for entry in entries] == [
+        ("exact_match", "strict-match", 0, 0.25), ("exact_match", "flexible-extract", 0, 0.25)
     ]  # fmt: skip
-    assert {score.value for score in scores} == {0.25}  # of 1, 2, 3 and 4 the third
-    assert harness.mean_accuracy(scores) is None
+    assert zero_shot.mean_accuracy(entries) is None
 
 
 @pytest.mark.parametrize(
@@ -274,7 +271,7 @@ def test_what_cannot_be_asked_is_one_line_with_the_task(
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(FreelunchError) as caught:
-        harness.load_tasks([name], {}, tmp_path, **options)
+        zero_shot.load_tasks([name], {}, tmp_path, **options)
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -282,7 +279,7 @@ def test_a_data_set_without_a_split_is_named(hub: Path) -> None:
     card = hub / "aps/super_glue/README.md"
     card.write_text(card.read_text(encoding="utf-8").replace("split: train", "split: other"), encoding="utf-8")
     with pytest.raises(FreelunchError, match="task boolq: data set aps/super_glue/boolq lacks 'train'"):
-        harness.load_tasks(["boolq"], {}, hub)
+        zero_shot.load_tasks(["boolq"], {}, hub)
 
 
 def test_failures_of_the_hub_and_of_packages_are_told_apart(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,7 +297,7 @@ def test_failures_of_the_hub_and_of_packages_are_told_apart(hub: Path, monkeypat
 
         monkeypatch.setattr(datasets, "load_dataset", fail)
         with pytest.raises(FreelunchError, match=message):
-            harness.load_tasks(["boolq"], {}, hub)
+            zero_shot.load_tasks(["boolq"], {}, hub)
 
 
 # --- local tasks, through the stages -----------------------------------------------------------------------------
@@ -374,5 +371,5 @@ def test_shots_of_a_task_that_has_no_place_for_them_are_refused(tmp_path: Path) 
 def test_auto_holds_the_model_where_it_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (dense,) = plan(tmp_path, tasks=["article_last_word"], limit=2).runs["tiny"]
     assert run(tmp_path, dense.evaluation).manifest["zero_shot"]["model"] == "whole"
-    monkeypatch.setattr("freelunch.stages.zero_shot.free_memory", lambda device: 2**20)
+    monkeypatch.setattr("freelunch.evaluate.zero_shot.free_memory", lambda device: 2**20)
     assert run(tmp_path, dense.evaluation).manifest["zero_shot"]["model"] == "streaming"

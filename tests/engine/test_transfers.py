@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
+from itertools import cycle
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from freelunch.engine.activations import States, advance, batches, caught_states
 from freelunch.engine.blocks import matrices
 from freelunch.engine.overlays import InMemory
+from freelunch.engine.states import States, advance, batches, caught_states
 from freelunch.engine.streaming import Network
-from freelunch.engine.transfers import SLOTS, Downloads, Uploads, arriving, copies_for
+from freelunch.engine.transfers import SLOTS, Downloads, Uploads, arriving
 from freelunch.errors import FreelunchError
 from freelunch.evaluate.perplexity import perplexities
 from freelunch.plan.specs import Training
@@ -119,19 +120,14 @@ def test_what_was_written_is_there_when_the_context_closes(count, size):
     assert len(copies.sizes) <= SLOTS and threading.active_count() == threads
 
 
-def test_buffers_grow_with_batches():
+def test_buffers_grow_with_batches_and_the_host_is_at_most_two_batches_ahead_of_the_computation():
     copies = Late()
     uploads = Uploads(copies)
     for size in (1, 2, 3, 4, 2, 1):
         states = torch.randn(size, 5)
         assert torch.equal(uploads.send(states, slice(None), torch.float32).received(), states)
     assert copies.sizes == [20, 40, 60, 80]
-
-
-def test_the_host_is_at_most_two_batches_ahead_of_the_computation():
-    copies, states = Late(), torch.randn(9, 5)
-    for _ in arriving(copies, [(states, rows) for rows in batches(9, 1)], torch.float32):
-        pass
+    assert len(list(arriving(copies, [(torch.randn(9, 5), rows) for rows in batches(9, 1)], torch.float32))) == 9
     assert [event.then for event in copies.waited] == [2, 3, 4, 5, 6, 7, 8, None, None]
 
 
@@ -175,13 +171,9 @@ def test_a_failure_to_write_comes_through():
 def network_of(family, copies=None):
     model = random_model(family, dtype=torch.bfloat16)
     network = Network(model.config, InMemory(dict(model.state_dict())), torch.bfloat16)
-    if copies is not None:
-        network.copies = copies
+    assert network.copies is None  # the CPU copies nothing
+    network.copies = copies
     return network
-
-
-def test_the_cpu_copies_nothing():
-    assert network_of("llama").copies is None and copies_for(torch.device("cpu")) is None
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -206,9 +198,8 @@ def test_passes_give_the_same_bits(family, tmp_path):
     assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
 
 
-@pytest.mark.parametrize("flow", FLOWS)
-@pytest.mark.parametrize("family", FAMILIES)
-def test_trainings_give_the_same_bits(family, flow, tmp_path):
+@pytest.mark.parametrize(("flow", "family"), list(zip(FLOWS, cycle(FAMILIES), strict=False)))
+def test_trainings_give_the_same_bits(flow, family, tmp_path):
     kind = "matrix" if flow == "official_matrix" else "attention_mlp"
     training = Training(epochs=2, batch_size=2, learning_rate=1e-3, accumulation=2)
     found = []
@@ -217,7 +208,7 @@ def test_trainings_give_the_same_bits(family, flow, tmp_path):
         states = {"calibration": network.embed(random_tokens(5, 12)), "validation": network.embed(random_tokens(3, 12))}
         walks = {split: States(network, {0: hidden}, 2, tmp_path) for split, hidden in states.items()}
         inside = [BlockMatrices(tuple(matrices(network.blocks[0])))] * len(network.blocks)
-        windows = tile(kind, len(network.blocks), inside)[:7]
+        windows = tile(kind, len(network.blocks), inside)[: 7 if kind == "matrix" else 4]
         work = FLOWS[flow](walks, network, states, windows, 2, tmp_path)
         found.append([])
         for window in windows:

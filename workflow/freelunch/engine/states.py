@@ -1,4 +1,6 @@
-"""Hidden states on disk: real safetensors files, written and read through memory maps, never whole in memory."""
+"""Hidden states: memory-mapped safetensors files, never whole in memory, and how blocks of a network turn them into
+others.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +15,18 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from freelunch.engine.blocks import Halves, caught, run_part
+from freelunch.engine.blocks import Halves, caught, matrices, run_part
 from freelunch.engine.streaming import Network
 from freelunch.engine.transfers import Downloads, arriving
 from freelunch.errors import FreelunchError
-from freelunch.prune.matrix import finite
+from freelunch.prune.matrix import Statistics, finite
+from freelunch.prune.statistics import Collector
 from freelunch.results.artifacts import disk_state
 
 TENSOR = "hidden"
 _NAMES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
+
+# --- files -----------------------------------------------------------------------------------------------------------
 
 
 def create(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -54,7 +59,7 @@ def load(path: Path) -> Tensor:
 
 
 def scratch(folder: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Memory-mapped room without a name: it goes when the tensor goes, or when the process is killed."""
+    """A memory-mapped tensor without a file name: its disk space is free when it goes, or the process is killed."""
     try:
         handle, name = tempfile.mkstemp(dir=folder, suffix=".part", prefix=".")
         os.close(handle)
@@ -79,33 +84,34 @@ def check_finite(states: Tensor, where: str) -> None:
             raise FreelunchError(f"{where}: hidden states contain NaN or infinity; try dtype: bfloat16 or float32")
 
 
+# --- passes through a block ------------------------------------------------------------------------------------------
+
+
+def taken(network: Network, source: Tensor, batch: int) -> Iterator[tuple[slice, Tensor]]:
+    """Rows and batches of states ``[sequences, length, width]``, on the device and in the dtype of the products."""
+    rows = list(batches(source.shape[0], batch))
+    return zip(rows, arriving(network.copies, [(source, each) for each in rows], network.products), strict=True)
+
+
 @torch.no_grad()
 def forward(
     network: Network, index: int, block: nn.Module, part: str, halves: Halves | None, source: Tensor,
     target: Tensor | None, batch: int,
 ) -> None:  # fmt: skip
     """Run a part of the loaded block ``index`` over ``source`` ``[sequences, length, width]``, into any ``target``."""
-    with Downloads(network.copies) as results:
+    with Downloads(network.copies) as downloads:
         for rows, hidden in taken(network, source, batch):
-            call = network.calls(*hidden.shape[:2])[index]
-            output = run_part(block, part, halves, hidden, call)
+            output = run_part(block, part, halves, hidden, network.calls(*hidden.shape[:2])[index])
             if target is not None:
-                results.write(output, target, rows)
-
-
-def taken(network: Network, source: Tensor, batch: int) -> Iterator[tuple[slice, Tensor]]:
-    """Batches of states ``[sequences, length, width]`` where, and as what, a network computes them; with their rows."""
-    rows = list(batches(source.shape[0], batch))
-    return zip(rows, arriving(network.copies, [(source, each) for each in rows], network.products), strict=True)
+                downloads.write(output, target, rows)
 
 
 def advance(network: Network, index: int, block: nn.Module, states: Sequence[Tensor]) -> None:
     """Replace batches of hidden states ``[sequences, length, width]`` by what the loaded block ``index`` gives."""
-    everything = slice(None)
-    with Downloads(network.copies) as results:
-        arrived = arriving(network.copies, [(state, everything) for state in states], network.products)
+    with Downloads(network.copies) as downloads:
+        arrived = arriving(network.copies, [(state, slice(None)) for state in states], network.products)
         for state, hidden in zip(states, arrived, strict=True):
-            results.write(network.run_block(index, block, hidden), state, everything)
+            downloads.write(network.run_block(index, block, hidden), state, slice(None))
 
 
 def run_states(
@@ -117,8 +123,7 @@ def run_states(
     At block boundaries they are rounded to the model's dtype, as kept ones are. Between the halves they are not, so
     that the halves in a row give the bits of the block.
     """
-    dtype = network.products if part == "attention" else network.dtype
-    target = scratch(folder, tuple(source.shape), dtype)
+    target = scratch(folder, tuple(source.shape), network.products if part == "attention" else network.dtype)
     forward(network, index, block, part, halves, source, target, batch)
     return target
 
@@ -129,22 +134,23 @@ def caught_states(
     folder: Path,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Inputs and outputs ``[sequences, length, ·]`` of a linear layer when a part of its block is run on ``source``."""
-    rooms: list[Tensor] = []
-    with network.block(index) as block, Downloads(network.copies) as results:
+    targets: list[Tensor] = []
+    with network.block(index) as block, Downloads(network.copies) as downloads:
         for rows, hidden in taken(network, source, batch):
             call = network.calls(*hidden.shape[:2])[index]
-            found = caught(block, matrix, partial(run_part, block, part, halves, hidden, call))
-            # some layers flatten batch and length before their MLP
-            shaped = [each.reshape(*hidden.shape[:2], each.shape[-1]) for each in found]
-            rooms = rooms or [
-                scratch(folder, (*source.shape[:2], each.shape[-1]), network.products) for each in shaped
-            ]  # fmt: skip
-            for room, each in zip(rooms, shaped, strict=True):
-                results.write(each, room, rows)
-    inputs, outputs = rooms
-    for kind, room in (("input", inputs), ("output", outputs)):
-        check_finite(room, f"{kind} of {matrix} in block {index}")
+            pair = caught(block, matrix, partial(run_part, block, part, halves, hidden, call))
+            for kind, states in enumerate(pair):
+                if len(targets) == kind:
+                    targets.append(scratch(folder, (*source.shape[:2], states.shape[-1]), network.products))
+                # some layers flatten batch and length before their MLP
+                downloads.write(states.reshape(*hidden.shape[:2], -1), targets[kind], rows)
+    inputs, outputs = targets
+    check_finite(inputs, f"input of {matrix} in block {index}")
+    check_finite(outputs, f"output of {matrix} in block {index}")
     return inputs, outputs
+
+
+# --- states anywhere in a network ------------------------------------------------------------------------------------
 
 
 class States:
@@ -157,19 +163,14 @@ class States:
         network: the dense model, or a pruned one whose blocks before the positions that were asked for do not change.
         kept: for each kept block boundary, its states ``[sequences, length, width]``; looked up when needed.
         batch: sequences per forward pass.
-        folder: where computed states find room on disk.
+        folder: where computed states are written.
     """
 
     def __init__(self, network: Network, kept: Mapping[int, Tensor], batch: int, folder: Path) -> None:
         if 0 not in kept:
             raise FreelunchError("the dense cache lacks the states at the first block's input")
-        self._network, self._kept, self._batch, self._folder = network, kept, batch, folder
+        self.network, self._kept, self._batch, self._folder = network, kept, batch, folder
         self._held: dict[int, Tensor] = {}
-
-    @property
-    def network(self) -> Network:
-        """The network they are states of."""
-        return self._network
 
     def drop_before(self, position: int) -> None:
         """Let go of states at earlier positions."""
@@ -177,15 +178,14 @@ class States:
 
     def at(self, position: int, halves: Halves | None = None) -> Tensor:
         """States at a position; ``halves`` is needed for odd ones."""
-        if position in self._held:
-            return self._held[position]
-        if position % 2 == 0 and position // 2 in self._kept:
-            states = self._kept[position // 2]
-        else:
-            states = self._computed(position, halves)
-            check_finite(states, f"in block {(position - 1) // 2}")
-        self._held[position] = states
-        return states
+        if position not in self._held:
+            if position % 2 == 0 and position // 2 in self._kept:
+                self._held[position] = self._kept[position // 2]
+            else:
+                states = self._computed(position, halves)
+                check_finite(states, f"in block {(position - 1) // 2}")
+                self._held[position] = states
+        return self._held[position]
 
     def _computed(self, position: int, halves: Halves | None) -> Tensor:
         kept = max(2 * boundary for boundary in self._kept if 2 * boundary < position)
@@ -196,10 +196,47 @@ class States:
         while start < position:
             stop = min(start + 2 - start % 2, position)
             part = "block" if stop - start == 2 else ("mlp" if start % 2 else "attention")
-            states = self._run(start // 2, part, halves, states)
+            with self.network.block(start // 2) as block:
+                states = run_states(
+                    self.network, start // 2, block, part, halves, states, self._batch, self._folder
+                )  # fmt: skip
             start = stop
         return states
 
-    def _run(self, index: int, part: str, halves: Halves | None, states: Tensor) -> Tensor:
-        with self._network.block(index) as block:
-            return run_states(self._network, index, block, part, halves, states, self._batch, self._folder)
+
+class Prefix:
+    """Hidden states ``[sequences, length, width]`` at the input of the next block, behind all blocks before it.
+
+    For sequential flows: the states go through a network block by block as it changes.
+
+    Args:
+        states: at the first block's input.
+        batch: sequences per forward pass.
+        folder: where computed states are written.
+    """
+
+    def __init__(self, states: Tensor, batch: int, folder: Path) -> None:
+        self._states, self._batch, self._folder = states, batch, folder
+
+    def copy(self) -> Prefix:
+        """A prefix of the same states; advancing one leaves the other as it is."""
+        return Prefix(self._states, self._batch, self._folder)
+
+    def statistics(self, network: Network, index: int, gram: bool) -> dict[str, Statistics]:
+        """Statistics of the matrices of a network's block that reads these states, by full name."""
+        with network.block(index) as block:
+            collector = Collector(matrices(block), gram)
+            with collector.watching():
+                forward(network, index, block, "block", None, self._states, None, self._batch)
+        return {f"{network.block_name(index)}.{name}": found for name, found in collector.results().items()}
+
+    def advance(self, network: Network, index: int) -> None:
+        """Go through a network's block.
+
+        Raises:
+            FreelunchError: a state behind it is NaN or infinite.
+        """
+        with network.block(index) as block:
+            states = run_states(network, index, block, "block", None, self._states, self._batch, self._folder)
+        check_finite(states, f"states behind the pruned block {index}")
+        self._states = states

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from freelunch.engine.blocks import call_block, find_halves, matrices, part_parameters, run_part
 from freelunch.engine.device import products
@@ -80,26 +81,16 @@ def test_halves_in_a_row_equal_the_block(family):
         assert sorted(first + second) == sorted(part_parameters(block, "block", None))
         linear = set(matrices(block))
         assert {name for name in linear if f"{name}.weight" in first} == {n for n in linear if "attn" in n}
-
-
-def test_gradients_of_a_half_stay_in_the_half():
-    network = network_of(random_model("llama"))
-    hidden = network.embed(random_tokens(2, 8))
-    with network.block(1) as block:
-        call = network.calls(2, 8)[1]
-        halves = find_halves(block, hidden, call)
+        # gradients of a half stay in the half
         block.requires_grad_(True)
-        for part in ("attention", "mlp"):
+        for part, names in (("attention", first), ("mlp", second)):
             block.zero_grad(set_to_none=True)
             run_part(block, part, halves, hidden, call).square().mean().backward()
-            touched = {name for name, parameter in block.named_parameters() if parameter.grad is not None}
-            assert touched == set(part_parameters(block, part, halves))
+            gradients = {name: value.grad for name, value in block.named_parameters() if value.grad is not None}
+            assert set() < {name for name, gradient in gradients.items() if gradient.any()} <= set(names)
 
 
 def test_a_parallel_block_is_refused():
-    model = random_model("llama")
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     config = AutoConfig.for_model(
         "gpt_neox", vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48
     )
@@ -119,18 +110,3 @@ def test_only_one_block_is_in_memory():
         loaded = [any(not p.is_meta for p in block.parameters()) for block in network.blocks]
     assert loaded == [False, True, False]
     assert all(p.is_meta for block in network.blocks for p in block.parameters())
-
-
-def test_a_checkpoint_without_a_tensor_is_named():
-    model = random_model("llama")
-    state = {k: v for k, v in model.state_dict().items() if "layers.1.mlp.up_proj" not in k}
-
-    class Files(InMemory):
-        def load(self, name):
-            if name not in self:
-                raise FreelunchError(f"no tensor {name}")
-            return super().load(name)
-
-    network = Network(model.config, Files(state), torch.float32)
-    with pytest.raises(FreelunchError, match=r"model.layers.1.mlp.up_proj.weight"), network.block(1):
-        pass

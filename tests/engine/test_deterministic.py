@@ -8,41 +8,32 @@ import torch
 from freelunch.engine.device import deterministic
 from freelunch.errors import FreelunchError
 from freelunch.results.stage import Stage
-from freelunch.stages import function_of
-from stage_runs import EXECUTION, prepare, subjects, tiny_plan, upstream
+from one_of_each import SHARDED, SPECS
+from stage_runs import EXECUTION, STAGES, upstream
 
-STRICT = EXECUTION.model_copy(update={"deterministic": True})
+STRICT = SHARDED.model_copy(update={"deterministic": True, "shards": 1})
 MISSING = "kthvalue CUDA does not have a deterministic implementation, but you set 'x'. You can turn it off."
 
 
-def compute(spec, root, execution):
-    """Run a stage as a job does."""
-    stage = Stage(spec, root, execution, "code")
-    with stage.computing():
-        assert torch.are_deterministic_algorithms_enabled() == execution.deterministic
-        function_of(spec)(stage)
-
-
-def tensors(root, specs):
-    files = [path for spec in specs for path in (root / spec.folder).glob("**/*.safetensors")]
-    return {str(path.relative_to(root)): path.read_bytes() for path in files}
-
-
-def test_stages_compute_in_deterministic_mode_what_they_do_without(tmp_path):
-    spec = next(each for each in subjects(tiny_plan()) if each.stage == "reconstructed")
+def test_stages_compute_in_deterministic_mode_what_they_do_without(made, tmp_path):
+    spec = SPECS["reconstructed"]
     specs = [*upstream(spec), spec]
-    prepare(spec, tmp_path / "plain")
-    compute(spec, tmp_path / "plain", EXECUTION)
     for each in specs:
-        compute(each, tmp_path / "strict", STRICT)
-    assert not torch.are_deterministic_algorithms_enabled()
-    found = tensors(tmp_path / "strict", specs)
-    assert len(found) > 10 and found == tensors(tmp_path / "plain", specs)
+        # as a job does
+        stage = Stage(each, tmp_path, STRICT, "code")
+        with stage.computing():
+            assert torch.are_deterministic_algorithms_enabled()
+            STAGES[each.stage](stage, **({"max_gib": 1.0} if each.stage == "dense" else {}))
+        assert not torch.are_deterministic_algorithms_enabled()
+    folders = [tmp_path / each.folder for each in specs]
+    files = [path.relative_to(tmp_path) for folder in folders for path in folder.glob("**/*.safetensors")]
+    assert len(files) > 10
+    assert [path for path in files if (tmp_path / path).read_bytes() != (made / path).read_bytes()] == []
 
 
 @pytest.mark.parametrize("changed", ["deterministic", "compile"])
 def test_a_partial_result_of_the_other_mode_is_not_taken(changed, tmp_path):
-    spec = upstream(subjects(tiny_plan())[0])[0]
+    spec = SPECS["models"]
     changed = EXECUTION.model_copy(update={changed: True})
     first = Stage(spec, tmp_path, EXECUTION, "code").signature
     assert Stage(spec, tmp_path, EXECUTION, "code").signature == first
@@ -51,11 +42,9 @@ def test_a_partial_result_of_the_other_mode_is_not_taken(changed, tmp_path):
 
 def test_what_has_no_deterministic_algorithm_is_said_in_one_line(monkeypatch):
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
-    with pytest.raises(FreelunchError) as found, deterministic(True):
+    message = "^execution.deterministic: kthvalue CUDA does not have a deterministic implementation, but you set 'x'$"
+    with pytest.raises(FreelunchError, match=message), deterministic(True):
         raise RuntimeError(MISSING)
-    assert str(found.value).startswith("execution.deterministic: kthvalue CUDA does not have") and "turn" not in str(
-        found.value
-    )
     assert not torch.are_deterministic_algorithms_enabled()
     with pytest.raises(FreelunchError, match="set CUBLAS_WORKSPACE_CONFIG=:4096:8 before"), deterministic(True):
         raise RuntimeError("Deterministic behavior was enabled ... set CUBLAS_WORKSPACE_CONFIG=:4096:8 ...")

@@ -6,7 +6,7 @@ import gc
 import math
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,14 @@ from safetensors.torch import load_file
 import fake_gpu
 from fake_gpu import MEMORY, GpuTensor, Watch, watched
 from freelunch.costs import cost
-from freelunch.engine.activations import States, advance, forward
 from freelunch.engine.blocks import matrices
 from freelunch.engine.overlays import InMemory
+from freelunch.engine.states import States, advance, forward
 from freelunch.engine.streaming import Network
 from freelunch.errors import FreelunchError
 from freelunch.evaluate.perplexity import perplexities
 from freelunch.job import foreseen
-from freelunch.plan.spec import STAGES, Spec
+from freelunch.plan.spec import STAGES
 from freelunch.plan.specs import Training
 from freelunch.prune import statistics
 from freelunch.prune.statistics import Collector
@@ -37,7 +37,7 @@ from freelunch.results.artifacts import read_json
 from freelunch.results.stage import explained, out_of_memory
 from freelunch.runner import Runner
 from one_of_each import SHARDED, SPECS, above, small_config
-from stage_runs import EXECUTION, prepare, run, tiny_plan, upstream
+from stage_runs import EXECUTION, run, tiny_plan, upstream
 from tiny import FAMILIES, random_model, random_tokens
 
 UNSEEN = {"models", "data", "questions", "calibration", "images", "exported"}
@@ -154,88 +154,57 @@ def test_what_needs_gram_matrices_runs_where_they_have_room(
     assert (redone(stage, made, tmp_path).peak > 0) == (stage == "grams")
 
 
-METHODS = [
-    {"criterion": "magnitude", "pattern": "50% global", "recovery": "none"},
-    {"criterion": "random", "pattern": "50% per matrix", "allocation": "erk", "recovery": "none"},
-    {"criterion": "ria", "pattern": "50%", "allocation": "owl", "refinement": "dsnot + bias", "recovery": "none"},
-    {"criterion": "wanda", "pattern": "2:4", "refinement": "admm", "recovery": "none"},
-    {"criterion": "wanda", "pattern": "50% global", "refinement": "exact", "recovery": "none"},
-    {"criterion": "sparsegpt", "pattern": "50%", "allocation": "lamp", "recovery": "none"},
-    {"criterion": "wanda", "pattern": "50%", "allocation": "repairability", "recovery": "none"},
-    {"criterion": "flap", "pattern": "25% structured", "refinement": "bias", "recovery": "none"},
-    {"criterion": "flap", "pattern": "25% structured global", "prune_inputs": "sparse", "recovery": "none"},
-    {"criterion": "wanda", "pattern": "50%", "window": "matrix", "parametrization": "scale_lora + biases(add=1)"},
-    {"criterion": "wanda", "pattern": "50%", "window": "matrix_exact", "parametrization": "full + biases(add=1)"},
-    {"criterion": "wanda", "pattern": "50%", "window": "key_up", "loss": "cosine", "optimizer": "sgd"},
-    {"criterion": "wanda", "pattern": "50%", "window": "block", "flow": "sparse_local", "learning_rate": "auto"},
-    {"criterion": "wanda", "pattern": "2:4", "window": 2, "flow": "sparse_dense", "parametrization": "spp + norms"},
-    {"criterion": "wanda", "pattern": "2:4", "window": "matrix", "flow": "official_matrix", "clip": 1.0},
-    {"criterion": "sparsegpt", "pattern": "2:4", "window": "block", "prune_inputs": "recovered"},
-    {"criterion": "wanda", "pattern": "50%", "recovery": "repair", "repair": "channel"},
-    {"criterion": "wanda", "pattern": "50%", "recovery": "retrain", "parametrization": "lora_prune", "patience": 1},
+METHODS: list[tuple[str, dict[str, Any]]] = [
+    ("opt", {"criterion": "magnitude", "pattern": "50% global", "recovery": "repair", "repair": "channel"}),
+    ("mistral", {"criterion": "random", "pattern": "50% per matrix", "allocation": "erk", "window": "key_up",
+                 "loss": "cosine", "optimizer": "sgd"}),
+    ("qwen3", {"criterion": "ria", "pattern": "50%", "allocation": "owl", "refinement": "dsnot + bias",
+               "window": "matrix", "parametrization": "scale_lora + biases(add=1)"}),
+    ("gemma2", {"criterion": "wanda", "pattern": "2:4", "refinement": "admm", "window": 2, "flow": "sparse_dense",
+                "parametrization": "spp + norms"}),
+    ("phi3", {"criterion": "wanda", "pattern": "50% global", "refinement": "exact", "recovery": "retrain",
+              "parametrization": "lora_prune", "patience": 1}),
+    ("opt", {"criterion": "sparsegpt", "pattern": "50%", "allocation": "lamp", "window": "matrix_exact",
+             "parametrization": "full + biases(add=1)"}),
+    ("gemma2", {"criterion": "wanda", "pattern": "50%", "allocation": "repairability", "window": "attention_mlp",
+                "flow": "sparse_local", "learning_rate": "auto"}),
+    ("llama", {"criterion": "flap", "pattern": "25% structured", "refinement": "bias", "recovery": "none"}),
+    ("llama", {"criterion": "flap", "pattern": "25% structured global", "prune_inputs": "sparse", "recovery": "none"}),
+    ("llama", {"criterion": "wanda", "pattern": "2:4", "window": "matrix", "flow": "official_matrix", "clip": 1.0}),
+    ("qwen3", {"criterion": "sparsegpt", "pattern": "2:4", "window": "block", "prune_inputs": "recovered"}),
 ]  # fmt: skip
+"""Every option once at least, each on one family."""
 
 
-@pytest.mark.parametrize("axes", METHODS, ids=lambda axes: "-".join(str(value) for value in axes.values()))
-def test_every_method_computes_there_what_it_computes_on_the_cpu(
-    axes: dict[str, Any], made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("family", "axes"), METHODS, ids=lambda value: "-".join(map(str, value.values()))
+                         if isinstance(value, dict) else value)  # fmt: skip
+def test_every_method_and_family_computes_there_what_it_computes_on_the_cpu(
+    family: str, axes: dict[str, Any], request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if axes.get("window") == "matrix_exact":  # whose Gram matrices come from the host
+        request.getfixturevalue("no_room")
     raw = small_config()
+    if family != "llama":
+        sizes = {"model_type": family, "vocab_size": 320, "num_hidden_layers": 2, "max_position_embeddings": 128}
+        raw["models"]["tiny"]["random"]["config"] = FAMILIES[family] | sizes
     raw["suites"]["tiny"]["runs"] = [axes]
-    raw["suites"]["tiny"]["evaluate"] = [{"data": "documents", "length": 24, "sequences": 4, "metric": "drift"}]
-    (*_, planned) = tiny_plan(raw).runs["tiny"]
-    folders = both([planned.evaluation], made, tmp_path, monkeypatch)
-    same_results(*(root / planned.evaluation.subject.folder for root in folders))
-    same_results(*(root / planned.evaluation.folder for root in folders))
-
-
-@pytest.mark.parametrize("axes", [axes for axes in METHODS if {"recovered", "matrix_exact"} & {*axes.values()}])
-def test_windows_that_need_gram_matrices_have_them_from_the_host(
-    axes: dict[str, Any], no_room: None, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    test_every_method_computes_there_what_it_computes_on_the_cpu(axes, made, tmp_path, monkeypatch)
-
-
-@pytest.mark.parametrize("family", ["qwen3", "gemma2", "opt", "phi3", "mistral"])
-def test_every_family_computes_there_what_it_computes_on_the_cpu(
-    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    raw = small_config()
-    sizes = {"model_type": family, "vocab_size": 320, "num_hidden_layers": 2, "max_position_embeddings": 128}
-    raw["models"]["tiny"]["random"]["config"] = FAMILIES[family] | sizes
-    raw["suites"]["tiny"]["runs"] = [
-        {"criterion": "wanda", "pattern": "50%", "window": "attention_mlp"},
-        {"criterion": "wanda", "pattern": "50%", "recovery": "retrain"},
-    ]
     text = {"data": "documents", "length": 24, "sequences": 4}
     raw["suites"]["tiny"]["evaluate"] = [text, text | {"metric": "drift"}]
-    specs = [planned.evaluation for planned in tiny_plan(raw).runs["tiny"][1:]]
-    folders = both(specs, None, tmp_path, monkeypatch)
-    for spec in [each for evaluation in specs for each in (*upstream(evaluation), evaluation)]:
-        same_results(*(root / spec.folder for root in folders))
-
-
-def both(specs: Sequence[Spec], made: Path | None, root: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Results with all that they build on, on the CPU and on the device; what is in ``made`` is taken from there."""
-    folders = [root / "cpu", root / "gpu"]
-    for folder in folders:
-        folder.mkdir()
-        for each in [each for spec in specs for each in upstream(spec)]:
-            there = (folder / each.manifest).exists()
-            if (
-                not there
-                and made is not None
-                and (made / each.manifest).exists()
-                and each.stage not in ("pruned", "reconstructed")
-            ):
-                shutil.copytree(made / each.folder, folder / each.folder)
-        if folder.name == "gpu":
+    (*_, planned) = tiny_plan(raw).runs["tiny"]
+    specs = [*upstream(planned.evaluation), planned.evaluation]
+    roots = [tmp_path / "cpu", tmp_path / "gpu"]
+    for root in roots:
+        root.mkdir()
+        if root.name == "gpu":
             fake_gpu.use(monkeypatch)
         # without autocast the kernels are the same, and what differs is a mistake
         for spec in specs:
-            prepare(spec, folder, EXACT)
-            run(spec, folder, EXACT)
-    return folders
+            if spec.stage in UNSEEN and root.name == "gpu":
+                shutil.copytree(roots[0] / spec.folder, root / spec.folder)
+            else:
+                run(spec, root, EXACT)
+    for spec in specs:
+        same_results(*(root / spec.folder for root in roots))
 
 
 # --- memory that is full ---------------------------------------------------------------------------------------------
@@ -297,10 +266,10 @@ def test_the_plan_predicts_the_memory_of_a_gpu(gpu: torch.device, tmp_path: Path
     raw["models"]["tiny"]["random"]["config"] |= sizes | {"num_key_value_heads": 4}
     suite = raw["suites"]["tiny"]
     suite["defaults"] |= {"sequences": 4, "validation_sequences": 4, "length": 64}
-    wanda = {"criterion": "wanda", "pattern": "2:4"}
     suite["runs"] = [
-        wanda | {"window": ["attention_mlp", "block"]}, wanda | {"window": "block", "parametrization": "mask_lora"},
-        wanda | {"recovery": "retrain", "loss": "kl"}, {"criterion": "sparsegpt", "pattern": "50%", "recovery": "none"},
+        {"criterion": "wanda", "pattern": "2:4", "window": "block"},
+        {"criterion": "wanda", "pattern": "2:4", "recovery": "retrain", "loss": "kl"},
+        {"criterion": "sparsegpt", "pattern": "50%", "recovery": "none"},
     ]  # fmt: skip
     suite["evaluate"] = [{"data": "documents", "length": 64, "sequences": 4, "splits": ["test"]}]
     plan, execution = tiny_plan(raw), EXECUTION.model_copy(update={"device": "cuda"})
@@ -315,8 +284,7 @@ def test_the_plan_predicts_the_memory_of_a_gpu(gpu: torch.device, tmp_path: Path
             ratios[f"{spec.stage} {spec.label}"] = cost(spec, config).device / watch.peak
         # a stage leaves nothing behind, and Python looks after its garbage as before
         assert MEMORY.live == before and gc.get_freeze_count() == 0, spec.label
-    print("predicted over counted:", *(f"{ratio:.2f} {name}" for name, ratio in ratios.items()), sep="\n")
-    assert len(ratios) == 9 and all(0.95 < ratio < 2 for ratio in ratios.values()), ratios
+    assert len(ratios) == 7 and all(0.95 < ratio < 2 for ratio in ratios.values()), ratios
 
 
 # --- waits -----------------------------------------------------------------------------------------------------------
@@ -380,23 +348,22 @@ def head_of_sequences(count: int, folder: Path) -> None:
     ("work", "each"),
     [
         (partial(reconstruct_steps, "matrix"), 1),
-        (partial(reconstruct_steps, "attention_mlp"), 1),
         (partial(reconstruct_steps, "block"), 1),
-        (partial(reconstruct_steps, "block", parametrization="mask_lora + norms", loss="cosine"), 1),
+        (partial(reconstruct_steps, "attention_mlp", parametrization="mask_lora + norms", loss="cosine"), 1),
         (partial(retrain_steps, "cross_entropy"), 1),
         (partial(retrain_steps, "kl"), 1),
         (pass_of_batches, 0),
         (head_of_sequences, 0),
     ],
-    ids=["matrix", "attention_mlp", "block", "mask_lora", "cross_entropy", "kl", "dense pass", "perplexity"],
+    ids=["matrix", "block", "attention_mlp", "cross_entropy", "kl", "dense pass", "perplexity"],
 )
 def test_a_step_waits_for_its_losses_alone_and_streaming_for_nothing(
     work: Callable[..., None], each: int, gpu: torch.device, tmp_path: Path
 ) -> None:
     waits = []
-    for count in (4, 8):
+    for count in (2, 4):
         with watched() as watch:
             work(count, tmp_path)
         waits.append(watch.waits)
     more = waits[1] - waits[0]
-    assert more.total() == 4 * each and waits[0].total() > 0, more
+    assert more.total() == 2 * each and waits[0].total() > 0, more
