@@ -11,8 +11,7 @@ import pytest
 import torch
 import yaml
 
-from freelunch.__main__ import main
-from freelunch.commands import find
+from freelunch.__main__ import find, main
 from freelunch.doctor import (
     Finding,
     check_compiler,
