@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from pydantic import BaseModel
 from freelunch.plan.config import Axes, config_type
 from freelunch.plan.plan import RUN_KINDS
 from freelunch.plan.yaml_files import read_yaml
-from freelunch.reference import _nested, printed
+from freelunch.reference import PAGES, sections
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = json.loads((ROOT / "workflow/config.schema.json").read_text())
@@ -25,18 +24,12 @@ VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
     ("page", "path"), [("config", "docs/configuration.md"), ("schema", "workflow/config.schema.json")]
 )
 def test_committed_files_are_what_the_command_prints(page: str, path: str) -> None:
-    assert (ROOT / path).read_text(encoding="utf-8") == printed(page), "run `make reference`"
-
-
-def sections() -> Iterator[type[BaseModel]]:
-    yield config_type()
-    yield from {section: None for _, section in _nested(config_type(), "")}
-    yield Axes
-    yield from (kind.axes for kind in RUN_KINDS.values())
+    assert (ROOT / path).read_text(encoding="utf-8") == PAGES[page](), "run `make reference`"
 
 
 def test_every_key_is_described() -> None:
-    known = list(sections())
+    axes: list[type[BaseModel]] = [Axes, *(kind.axes for kind in RUN_KINDS.values())]
+    known = {config_type(), *(section for _, section in sections()), *axes}
     assert {"Wheel", "Train", "ZeroShotTask", "ImagesConfig", "ClassifierAxes"} <= {each.__name__ for each in known}
     for section in known:
         for name, field in section.model_fields.items():

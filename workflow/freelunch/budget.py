@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from freelunch.vision import costs as _of_classifiers  # noqa: F401  (it registe
 TFLOPS = 396.0
 """Default of what a GPU does: 40 % of the 989 TFLOP/s of dense bfloat16 products that the data sheet of an H100 SXM
 gives (1,979 with sparsity). 38 to 43 % is what Llama 3 was trained at (arXiv:2407.21783, table 4)."""
+GIB = 2**30
 
 
 def budget(plan: Plan, suite: str, match: str = "*") -> DataFrame:
@@ -71,75 +72,74 @@ def hours(operations: Any, tflops: float) -> Any:
 
 def warnings(jobs: DataFrame, root: Path) -> list[str]:
     """What is more than the machine has: free disk under ``root``, and memory (of the host; GPUs are not looked at)."""
-    free, memory = shutil.disk_usage(root).free, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    disk, host = (float(each) / 2**30 for each in (jobs["disk"].sum(), jobs["host"].max()))
-    found = []
-    if disk > free / 2**30:
-        found.append(f"the results take {disk:,.0f} GiB of disk, {free / 2**30:,.0f} are free here")
-    if host > memory / 2**30:
-        found.append(f"the largest job takes {host:,.0f} GiB of memory, this machine has {memory / 2**30:,.0f}")
-    return found
+    free, memory = shutil.disk_usage(root).free / GIB, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+    disk, host = float(jobs["disk"].sum()) / GIB, float(jobs["host"].max()) / GIB
+    lines = {
+        f"the results take {disk:,.0f} GiB of disk, {free:,.0f} are free here": disk > free,
+        f"the largest job takes {host:,.0f} GiB of memory, this machine has {memory:,.0f}": host > memory,
+    }
+    return [line for line, exceeded in lines.items() if exceeded]
 
 
 def as_text(jobs: DataFrame, tflops: float, states: Mapping[str, str] | None = None) -> str:
     """Tables by model if there are several, and by stage; by run too if the ``states`` of runs are given."""
-    parts = []
-    if states is not None:
-        table = _shown(summed(jobs, "run"), tflops)
-        shared = jobs["operations"].where(jobs["shared"], 0).groupby(jobs["run"], sort=False).sum()
-        # stages that it shares are in its numbers too; those that an earlier run in the list has are not
-        table["shared"] = hours(shared, tflops).map(_hours)
-        parts.append(_table("run", table.assign(state=table.index.map(states))))
-    if jobs["model"].nunique() > 1:
-        table = _shown(summed(jobs, "model"), tflops)
-        table.insert(0, "runs", jobs.groupby("model", sort=False)["run"].nunique())
-        parts.append(_table("model", table))
-    needs = pd.concat([summed(jobs, "stage").reindex(list(STAGES)).dropna(), summed(jobs, lambda row: "total")])
-    counts = needs[["jobs", "done"]].astype(int)
-    parts.append(_table("stage", pd.concat([counts, _shown(needs, tflops)], axis="columns")))
-    parts.append(
+    stages = pd.concat([summed(jobs, "stage").reindex(list(STAGES)).dropna(), summed(jobs, lambda row: "total")])
+    parts = [
+        _table("stage", pd.concat([stages[["jobs", "done"]].astype(int), _units(stages, tflops)], axis="columns")),
         f"{jobs['run'].nunique()} runs. Sums over jobs, 2 operations per multiply-add; memory is that of the largest "
         "job.\n"
         "GPU GiB: memory of a GPU, 0 where jobs are planned for the CPU (execution.device), whose memory it is then.\n"
-        f"GPU hours: operations at {tflops:g} TFLOP/s (--tflops), an estimate without downloads, reading and idling."
-    )
+        f"GPU hours: operations at {tflops:g} TFLOP/s (--tflops), an estimate without downloads, reading and idling.",
+    ]
+    if jobs["model"].nunique() > 1:
+        models = _units(summed(jobs, "model"), tflops)
+        models.insert(0, "runs", jobs.groupby("model", sort=False)["run"].nunique())
+        parts.insert(0, _table("model", models))
     if states is not None:
+        runs = _units(summed(jobs, "run"), tflops)
+        # stages that it shares are in its numbers too; those that an earlier run in the list has are not
+        shared = jobs["operations"].where(jobs["shared"], 0).groupby(jobs["run"], sort=False).sum()
+        parts.insert(0, _table("run", runs.assign(shared=hours(shared, tflops), state=runs.index.map(states))))
         parts[-1] += "\nA stage that several runs need counts for the first of them; shared: GPU hours of such stages."
     return "\n\n".join(parts)
 
 
 def as_csv(jobs: DataFrame, tflops: float, done: Mapping[str, bool]) -> str:
     """One line per run, all digits; what it shares with other runs and is the first to need in columns of its own."""
-    columns = {"operations": 1.0, "gpu_hours": 1.0, "disk": 2**30, "host": 2**30, "device": 2**30}
-    names = {"disk": "disk_gib", "host": "memory_gib", "device": "gpu_gib"}
+    names = {
+        "operations": "operations", "gpu_hours": "gpu_hours", "disk": "disk_gib", "host": "memory_gib",
+        "device": "gpu_gib",
+    }  # fmt: skip
     table = summed(jobs, ["run", "model"])[[]].reset_index()
     table["done"] = table["run"].map(done).astype(int)
     for shared, prefix in ((False, ""), (True, "shared_")):
-        needs = summed(jobs[jobs["shared"] == shared], "run").reindex(table["run"]).fillna(0.0)
+        needs = summed(jobs[jobs["shared"] == shared], "run").reindex(table["run"]).fillna(0.0).reset_index(drop=True)
         needs["gpu_hours"] = hours(needs["operations"], tflops)
-        for column, unit in columns.items():
-            table[prefix + names.get(column, column)] = (needs[column] / unit).to_numpy()
+        needs[["disk", "host", "device"]] /= GIB
+        table = table.join(needs[list(names)].rename(columns=names).add_prefix(prefix))
     return table.to_csv(index=False, lineterminator="\n")
 
 
-def _shown(needs: DataFrame, tflops: float) -> DataFrame:
-    return DataFrame(
-        {
-            "operations": needs["operations"].map("{:.2e}".format),
-            "GPU hours": hours(needs["operations"], tflops).map(_hours),
-            "disk GiB": (needs["disk"] / 2**30).map("{:,.3f}".format),
-            "memory GiB": (needs["host"] / 2**30).map("{:.2f}".format),
-            "GPU GiB": (needs["device"] / 2**30).map("{:.2f}".format),
-        }
-    )
+def _units(needs: DataFrame, tflops: float) -> DataFrame:
+    """Sums in the units that are shown."""
+    gib = {"disk": "disk GiB", "host": "memory GiB", "device": "GPU GiB"}
+    table = needs[["operations"]].assign(**{"GPU hours": hours(needs["operations"], tflops)})
+    return table.join((needs[list(gib)] / GIB).rename(columns=gib))
 
 
 def _hours(value: float) -> str:
     return "<0.01" if 0 < value < 0.01 else f"{value:,.2f}"
 
 
+_FORMATS: dict[str, Callable[[Any], str]] = {
+    "operations": "{:.2e}".format, "GPU hours": _hours, "shared": _hours, "disk GiB": "{:,.3f}".format,
+    "memory GiB": "{:.2f}".format, "GPU GiB": "{:.2f}".format,
+}  # fmt: skip
+
+
 def _table(name: str, table: DataFrame) -> str:
-    return table.rename_axis(index=None, columns=name).to_string()
+    formats = {column: _FORMATS[column] for column in table.columns if column in _FORMATS}
+    return table.rename_axis(index=None, columns=name).to_string(formatters=formats)
 
 
 # --- what fits -------------------------------------------------------------------------------------------------------
@@ -148,13 +148,7 @@ GPUS, HOSTS = (24, 48, 80), (64, 128)
 """GiB of common cards and hosts."""
 USABLE = 0.9
 """Share of a memory that may be planned with: of a card, CUDA itself and gaps take the rest; of a host, the system."""
-_NAMES: dict[str | int, str] = {"matrix": "matrix", "attention_mlp": "attention_mlp", "block": "block"}
-_NAMES |= {blocks: f"{blocks} blocks" for blocks in (2, 4, 8)}
-"""Windows that are shown, and what they are called."""
-_ORDER = (
-    "dense", "grams", "prune (wanda)", "prune (sparsegpt)", *(f"reconstruct ({name})" for name in _NAMES.values()),
-    "perplexity", "zero-shot",
-)  # fmt: skip
+_WINDOWS: tuple[str | int, ...] = ("matrix", "attention_mlp", "block", 2, 4, 8)
 
 
 def peaks(config: Config, suite: str, models: Sequence[str]) -> dict[str, dict[str, Cost]]:
@@ -173,25 +167,26 @@ def peaks(config: Config, suite: str, models: Sequence[str]) -> dict[str, dict[s
     measured = [task for task in config.suites[suite].evaluate if isinstance(task, PerplexityTask)]
     if not measured:
         raise FreelunchError(f"suites.{suite}.evaluate: measures no perplexity")
-    task = measured[0].model_copy(update={"only": {}})
-    defaults = config.suites[suite].defaults | {"model": list(models), "recovery": "none", "criterion": "wanda"}
-    runs: list[dict[str, Any]] = [
-        {"criterion": ["wanda", "sparsegpt"]},
-        {"recovery": "reconstruct", "window": list(_NAMES)},
-    ]
-    planned = config.model_copy(
-        update={
-            "suites": {"memory": SuiteConfig(defaults=defaults, runs=runs, evaluate=(task,))},
-            "default_suite": "memory",
-            "execution": config.execution.model_copy(update={"device": "cuda"}),
-        }
+    varied = SuiteConfig(
+        defaults=config.suites[suite].defaults | {"model": list(models), "recovery": "none", "criterion": "wanda"},
+        runs=[{"criterion": ["wanda", "sparsegpt"]}, {"recovery": "reconstruct", "window": list(_WINDOWS)}],
+        evaluate=(measured[0].model_copy(update={"only": {}}),),
     )
-    found: dict[str, dict[str, Cost]] = {label: {} for label in _ORDER}
+    execution = config.execution.model_copy(update={"device": "cuda"})
+    changes = {"suites": {"memory": varied}, "default_suite": "memory", "execution": execution}
+    planned = config.model_copy(update=changes)
+    costs: dict[str, dict[str, Cost]] = {}
     for spec in make_plan(planned).needed("memory"):
         model = next((above.model for above in walk(spec) if isinstance(above, ModelSpec)), "")
         for label, each in _labelled(spec):
-            found[label].setdefault(model, cost(each, planned))
-    return found
+            costs.setdefault(label, {}).setdefault(model, cost(each, planned))
+    windows = (_label(window) for window in _WINDOWS)
+    order = ("dense", "grams", "prune (wanda)", "prune (sparsegpt)", *windows, "perplexity", "zero-shot")
+    return {label: costs[label] for label in order}
+
+
+def _label(window: str | int) -> str:
+    return f"reconstruct ({window})" if isinstance(window, str) else f"reconstruct ({window} blocks)"
 
 
 def _labelled(spec: Spec) -> Iterator[tuple[str, Spec]]:
@@ -201,26 +196,27 @@ def _labelled(spec: Spec) -> Iterator[tuple[str, Spec]]:
     elif isinstance(spec, PrunedSpec):
         yield f"prune ({spec.criterion})", spec
     elif isinstance(spec, ReconstructedSpec):
-        yield f"reconstruct ({_NAMES[spec.window]})", spec
+        yield _label(spec.window), spec
     elif isinstance(spec, EvaluationSpec) and spec.overlays:
         yield "perplexity", spec
         asked = ZeroShotTask(metric="zero_shot", tasks=("hellaswag",))
         yield "zero-shot", EvaluationSpec(subject=spec.subject, data=(), tasks=(asked,))
 
 
-def as_markdown(found: Mapping[str, Mapping[str, Cost]]) -> str:
+def as_markdown(costs: Mapping[str, Mapping[str, Cost]]) -> str:
     """Two tables: GiB by stage, and what fits where."""
-    models = list(next(iter(found.values())))
+    models = list(next(iter(costs.values())))
     lines = ["GiB of the GPU + of the host:", "", _row(["stage", *models]), _row(["---", *("---:" for _ in models)])]
-    for label, costs in found.items():
-        cells = (f"{costs[model].device / 2**30:.1f} + {costs[model].host / 2**30:.1f}" for model in models)
-        lines.append(_row([label, *cells]))
+    for label, of_models in costs.items():
+        lines.append(
+            _row([label, *(f"{each.device / GIB:.1f} + {each.host / GIB:.1f}" for each in of_models.values())])
+        )
     lines += ["", f"What fits, with {USABLE:.0%} of a memory to plan with:", ""]
     lines += [_row(["memory", *models]), _row(["---", *("---" for _ in models)])]
     for kind, attribute, size in [*(("GPU", "device", size) for size in GPUS), *(("host", "host", n) for n in HOSTS)]:
         row = [f"{kind} of {size} GB"]
         for model in models:
-            without = [label for label in found if getattr(found[label][model], attribute) > USABLE * size * 2**30]
+            without = [label for label in costs if getattr(costs[label][model], attribute) > USABLE * size * GIB]
             row.append(f"all but {', '.join(without)}" if without else "all")
         lines.append(_row(row))
     return "\n".join(lines)

@@ -6,24 +6,21 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from freelunch.budget import budget, warnings
 from freelunch.errors import FreelunchError
 from freelunch.plan.plan import Plan
 from freelunch.plan.spec import RESULTS
 from freelunch.results.artifacts import check_writable
-from freelunch.results.code import PACKAGE
+from freelunch.results.code import LIBRARIES, PACKAGE
 
 LOCK = PACKAGE.parents[1] / "requirements.lock"
-_NEEDED = ("torch", "transformers", "tokenizers", "safetensors", "datasets", "numpy", "snakemake", "pydantic")
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """What a check found; a warning lets a suite run, a problem does not."""
 
     check: str
@@ -47,23 +44,20 @@ def examine(plan: Plan, suite: str, root: Path) -> Iterator[Finding]:
 
 def check_versions(lock: Path = LOCK, installed: Callable[[str], str] = version) -> Iterator[Finding]:
     """Installed versions against the lock."""
-    pins = (
-        dict(re.findall(r"^([\w.-]+)==([^\s;]+)", lock.read_text(encoding="utf-8"), re.MULTILINE))
-        if lock.is_file()
-        else {}
-    )
+    text = lock.read_text(encoding="utf-8") if lock.is_file() else ""
+    pins = dict(re.findall(r"^([\w.-]+)==([^\s;+]+)", text, re.MULTILINE))
     if not pins:
         yield Finding("versions", "warning", f"{lock} is not there to compare with")
         return
     different = []
-    for name in _NEEDED:
+    for name in (*LIBRARIES, "pydantic"):
         try:
-            found = installed(name).split("+")[0]
+            there = installed(name).split("+")[0]
         except PackageNotFoundError:
             yield Finding("versions", "problem", f"{name} is not installed; run `make venv`")
             continue
-        if name in pins and found != pins[name].split("+")[0]:
-            different.append(f"{name} {found} (the lock has {pins[name]})")
+        if there != pins.get(name, there):
+            different.append(f"{name} {there} (the lock has {pins[name]})")
     if different:
         yield Finding("versions", "warning", f"{', '.join(different)}; `make venv` installs the lock's")
     else:
@@ -76,10 +70,10 @@ def check_torch(plan: Plan) -> Finding:
         import torch
 
         from freelunch.engine.device import choose, products
+
+        device = choose(plan.config.execution.device)
     except ImportError as error:
         return Finding("torch", "problem", f"cannot be imported ({error}); run `make venv`")
-    try:
-        device = choose(plan.config.execution.device)
     except FreelunchError as error:
         return Finding("torch", "problem", str(error))
     build = f"torch {torch.__version__} on {device.type}"
@@ -98,20 +92,19 @@ def check_compiler(plan: Plan) -> Finding:
     """Whether there is what ``execution.compile`` takes."""
     if not plan.config.execution.compile:
         return Finding("compiler", "ok", "none is needed")
-    found = find_compiler()
-    if found is None:
-        return Finding("compiler", "problem", "execution.compile needs a C++ compiler, and there is none; install g++")
-    return Finding("compiler", "ok", found)
+    if compiler := find_compiler():
+        return Finding("compiler", "ok", compiler)
+    return Finding("compiler", "problem", "execution.compile needs a C++ compiler, and there is none; install g++")
 
 
 def check_needs(plan: Plan, suite: str, root: Path) -> Iterator[Finding]:
     """Disk and memory against the plan."""
     jobs = budget(plan, suite)
-    found = warnings(jobs, root)
-    for text in found:
+    lacking = warnings(jobs, root)
+    for text in lacking:
         level: Literal["warning", "problem"] = "warning" if jobs["done"].any() else "problem"
         yield Finding("needs", level, f"{text}; `freelunch plan --runs` shows which runs take it")
-    if not found:
+    if not lacking:
         disk, memory = jobs["disk"].sum() / 2**30, jobs["host"].max() / 2**30
         yield Finding("needs", "ok", f"{disk:.2f} GiB of disk and {memory:.2f} GiB of memory")
 
@@ -123,18 +116,16 @@ def check_hub(plan: Plan, suite: str) -> Finding:
     if not names:
         return Finding("hub", "ok", f"suite {suite} needs none")
     cache = Path(os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or "~/.cache/huggingface", "hub"))
-    there = {path.name for path in cache.expanduser().glob("*--*")}
-    missing = [
-        name for name in names if not {f"{kind}--{name.replace('/', '--')}" for kind in ("models", "datasets")} & there
-    ]
+    there = {path.name.partition("--")[2] for path in cache.expanduser().glob("*--*")}
+    missing = [name for name in names if name.replace("/", "--") not in there]
     if not missing:
         return Finding("hub", "ok", f"{cache} has all {len(names)} repositories (revisions are not compared)")
     listed = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
         return Finding("hub", "problem", f"HF_HUB_OFFLINE is set and {cache} lacks {listed}; unset it or set HF_HOME")
-    token = os.environ.get("HF_TOKEN") or (cache.expanduser().parent / "token").is_file()
-    hint = "" if token else "; gated ones need HF_TOKEN, which is not set"
-    return Finding("hub", "ok" if token else "warning", f"will be fetched: {listed}{hint}")
+    if os.environ.get("HF_TOKEN") or (cache.expanduser().parent / "token").is_file():
+        return Finding("hub", "ok", f"will be fetched: {listed}")
+    return Finding("hub", "warning", f"will be fetched: {listed}; gated ones need HF_TOKEN, which is not set")
 
 
 def check_locks(root: Path) -> Finding:
@@ -146,9 +137,8 @@ def check_locks(root: Path) -> Finding:
 
 def check_writing(root: Path) -> Finding:
     """Whether results can be written."""
-    folder = root / RESULTS
     try:
-        check_writable(folder)
+        check_writable(root / RESULTS)
     except FreelunchError as error:
         return Finding("results", "problem", str(error))
-    return Finding("results", "ok", f"{folder} can be written to")
+    return Finding("results", "ok", f"{root / RESULTS} can be written to")

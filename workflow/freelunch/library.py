@@ -6,6 +6,9 @@ in a working directory. What is there already is taken.
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from freelunch.errors import FreelunchError
-from freelunch.given import directory, dtype_of, name_of, store
+from freelunch.inputs.models import read_object
 from freelunch.plan.config import parse_config
-from freelunch.plan.plan import Plan, Run, make_plan
-from freelunch.plan.spec import Spec
-from freelunch.plan.specs import ExportSpec, ModelSpec
+from freelunch.plan.plan import Plan, make_plan
+from freelunch.plan.spec import RESULTS, Spec
+from freelunch.plan.specs import ExportSpec, ModelSpec, OverlaySpec
 from freelunch.results.artifacts import Artifact, read_json, replacing
 from freelunch.runner import Runner
 
@@ -42,17 +45,25 @@ class Pruned:
     @property
     def folder(self) -> Path:
         """Where its masks and weights lie, beside a manifest that says what was done."""
-        return self.work / _subject(self._plan()).folder
+        return self.work / self._planned()[1].folder
 
     @property
     def manifest(self) -> dict[str, Any]:
         """The manifest: sparsity, losses, seconds, versions."""
-        found: dict[str, Any] = read_json(self.folder / "manifest.json")
-        return found
+        return dict(read_json(self.folder / "manifest.json"))
 
-    def _plan(self) -> Plan:
+    def _planned(self) -> tuple[Plan, OverlaySpec]:
+        """A plan of its run, and the network in it."""
         task = {"data": "texts", "splits": ["validation"], "length": self.axes["length"]}
-        return _plan(self.raw, [self.axes], task)
+        plan = _plan(self.raw, [self.axes], task)
+        subject = plan.runs[_SUITE][-1].subject
+        assert subject is not None and not isinstance(subject, ModelSpec)  # every run of axes prunes
+        return plan, subject
+
+    def _made(self) -> Pruned:
+        """This network, with what it lacks made."""
+        _need(self.work, *self._planned())
+        return self
 
 
 def prune(
@@ -91,25 +102,19 @@ def prune(
     Raises:
         FreelunchError: a value is not possible, or the model or the texts cannot be used.
     """
-    work, source = Path(work), directory(model)
+    work, (name, source) = Path(work), _source(model, dtype)
     if not 0 < validation < 1:
         raise FreelunchError(f"validation: {validation} is no share between 0 and 1")
+    splits = {"calibration": 1 - validation, "validation": validation}
     raw = {
-        "models": {name_of(source): {"path": str(source), "dtype": dtype or dtype_of(source)}},
-        "data": {
-            "texts": {
-                "path": store(work, texts, "texts.jsonl"),
-                "splits": {"calibration": 1 - validation, "validation": validation},
-            }
-        },
+        "models": {name: source},
+        "data": {"texts": {"path": _stored(work, texts, "texts.jsonl"), "splits": splits}},
         "execution": execution or {},
     }
     chosen = {"criterion": criterion, "pattern": pattern, "allocation": allocation, "refinement": refinement}
     drawn = {"sequences": sequences, "validation_sequences": max(1, sequences // 4), "length": length}
-    known = {"model": name_of(source), "calibration": "texts", "sampling": "packed", "recovery": "none"}
-    pruned = Pruned(work, raw, known | chosen | drawn | axes)
-    _need(work, pruned._plan(), _subject(pruned._plan()))
-    return pruned
+    known = {"model": name, "calibration": "texts", "sampling": "packed", "recovery": "none"}
+    return Pruned(work, raw, known | chosen | drawn | axes)._made()
 
 
 def reconstruct(pruned: Pruned, *, window: str | int = "attention_mlp", flow: str = "dense", **axes: Any) -> Pruned:
@@ -125,9 +130,7 @@ def reconstruct(pruned: Pruned, *, window: str | int = "attention_mlp", flow: st
         FreelunchError: a value is not possible, or the training fails.
     """
     changes = {"recovery": "reconstruct", "window": window, "flow": flow}
-    found = Pruned(pruned.work, pruned.raw, pruned.axes | changes | axes)
-    _need(found.work, found._plan(), _subject(found._plan()))
-    return found
+    return Pruned(pruned.work, pruned.raw, pruned.axes | changes | axes)._made()
 
 
 def perplexity(
@@ -155,15 +158,13 @@ def perplexity(
     if isinstance(model, Pruned):
         work, raw, runs, defaults = model.work, model.raw, [model.axes], {}
     else:
-        work, source, runs = Path(work), directory(model), []
-        raw = {"models": {name_of(source): {"path": str(source), "dtype": dtype or dtype_of(source)}}, "data": {}}
-        defaults = {"model": name_of(source)}
-    folder = Path(store(work, texts, "test.jsonl")).parent
+        work, (name, source) = Path(work), _source(model, dtype)
+        raw, runs, defaults = {"models": {name: source}, "data": {}}, [], {"model": name}
+    folder = Path(_stored(work, texts, "test.jsonl")).parent
     data = raw["data"] | {"measured": {"path": str(folder), "splits": {"test": "test.jsonl"}}}
     task = {"data": "measured", "length": length, "sequences": sequences}
     plan = _plan(raw | {"data": data}, runs, task, defaults)
-    run = _run(plan)
-    (metric,) = read_json(_need(work, plan, run.evaluation).file("metrics.json"))
+    (metric,) = read_json(_need(work, plan, plan.runs[_SUITE][-1].evaluation).file("metrics.json"))
     return float(metric["value"])
 
 
@@ -180,9 +181,8 @@ def save(model: Pruned, folder: str | Path) -> Path:
     target = Path(folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise FreelunchError(f"{target}: is there already; save to a new or an empty directory")
-    plan = model._plan()
-    subject = _subject(plan)
-    artifact = _need(model.work, plan, ExportSpec(subject=subject))  # type: ignore[arg-type]
+    plan, subject = model._planned()
+    artifact = _need(model.work, plan, ExportSpec(subject=subject))
     for name in [*artifact.files, "manifest.json"]:
         with replacing(target / name) as part:
             shutil.copyfile(artifact.folder / name, part)
@@ -196,17 +196,31 @@ def _plan(
     return make_plan(parse_config(raw | {"default_suite": _SUITE, "suites": {_SUITE: suite}}))
 
 
-def _run(plan: Plan) -> Run:
-    """The run of a plan: the only one that is not dense, or the dense one."""
-    return plan.runs[_SUITE][-1]
-
-
-def _subject(plan: Plan) -> Spec:
-    subject = _run(plan).subject
-    if subject is None or isinstance(subject, ModelSpec):
-        raise FreelunchError("this network is dense")
-    return subject
-
-
 def _need(work: Path, plan: Plan, spec: Spec) -> Artifact:
     return Runner.of(plan.config, work).need(spec)
+
+
+def _source(model: str | Path, dtype: str | None) -> tuple[str, dict[str, str]]:
+    """Name and entry of a model directory, as a config has them."""
+    path = Path(model).expanduser().resolve()
+    if not (path / "config.json").is_file():
+        raise FreelunchError(f"{path}: is no model directory (it has no config.json)")
+    name = re.sub(r"^[^A-Za-z0-9]+|[^A-Za-z0-9._-]", "-", path.name).lstrip("-._")[:100] or "model"
+    if not dtype:
+        config = read_object(path / "config.json")
+        dtype = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+    return name, {"path": str(path), "dtype": dtype}
+
+
+def _stored(work: Path, texts: Sequence[str], name: str) -> str:
+    """Write texts to a file in a folder that is named by its contents; returns its path below ``work``."""
+    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+        raise FreelunchError("texts: are a list of strings")
+    if not texts:
+        raise FreelunchError("texts: there are none")
+    lines = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts).encode()
+    path = Path(RESULTS, "texts", hashlib.sha256(lines).hexdigest()[:16], name)
+    if not (work / path).is_file():
+        with replacing(work / path) as part:
+            part.write_bytes(lines)
+    return str(path)

@@ -19,18 +19,17 @@ from pydantic import BaseModel
 
 from freelunch.plan.config import Axes, catalogue, config_type
 from freelunch.plan.facts import Facts
-from freelunch.plan.plan import RUN_KINDS
-from freelunch.report.views import FIGURES, TABLES
+from freelunch.plan.plan import RUN_KINDS, VIEWS
 
 CONFIGURATION = Path(__file__).parents[2] / "docs" / "configuration.md"
 MARK = "<!-- All below is written by `make reference`. -->\n"
-_SECTIONS = {"Args": "Arguments", "Attributes": "Attributes", "Raises": "Fails with"}
+_SECTIONS = {"Args:": "Arguments", "Attributes:": "Attributes", "Raises:": "Fails with"}
 
 
 # --- the config ------------------------------------------------------------------------------------------------------
 
 
-def schema() -> dict[str, Any]:
+def schema() -> str:
     """JSON schema of a ``config.yaml``, in which every axis is a value or a list of values."""
     whole = config_type().model_json_schema()
     sections = whole["$defs"]
@@ -40,16 +39,18 @@ def schema() -> dict[str, Any]:
         del axes["required"]  # one may be in `defaults`, another in `runs`
         axes["properties"] = {name: _value_or_list(each) for name, each in axes["properties"].items()}
         sections[kind.__name__] = axes
-    of_models, *others = [{"$ref": f"#/$defs/{kind.__name__}"} for kind in kinds]
-    whole["properties"]["defaults"] |= of_models
+    any_kind = [{"$ref": f"#/$defs/{kind.__name__}"} for kind in kinds]
+    whole["properties"]["defaults"] |= any_kind[0]
     suite = sections["SuiteConfig"]["properties"]
-    suite["defaults"] |= {"anyOf": [of_models, *others]}
-    suite["runs"]["items"] = {"anyOf": [of_models, *others]}
-    suite["tables"]["items"], suite["figures"]["items"] = {"enum": [*TABLES]}, {"enum": [*FIGURES]}
+    suite["defaults"]["anyOf"] = any_kind
+    suite["runs"]["items"] = {"anyOf": any_kind}
+    for key, views in VIEWS.items():
+        suite[key]["items"] = {"enum": [*views]}
     for section in sections.values():
         if "only" in section.get("properties", ()):
-            section["properties"]["only"] = of_models | {"description": section["properties"]["only"]["description"]}
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_tidied(whole)}
+            section["properties"]["only"] = any_kind[0] | {"description": section["properties"]["only"]["description"]}
+    whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", **_tidied(whole)}
+    return json.dumps(whole, indent=1) + "\n"
 
 
 def _value_or_list(axis: dict[str, Any]) -> dict[str, Any]:
@@ -76,43 +77,16 @@ def _tidied(node: Any) -> Any:
 def configuration() -> str:
     """The page of the config: its prose as it is, then tables of all keys."""
     prose, _, _ = CONFIGURATION.read_text(encoding="utf-8").partition(MARK)
-    return prose + MARK + "\n" + "\n".join(_reference())
+    return prose + MARK + "\n" + "\n".join(_tables())
 
 
-def _reference() -> Iterator[str]:
-    config = config_type()
-    yield "## All keys\n"
-    yield from _table(config)
-    seen: set[type[BaseModel]] = set()
-    for path, section in _nested(config, ""):
-        if section not in seen:
-            seen.add(section)
-            metric = section.model_fields.get("metric")
-            yield f"### `{path}`{f', {get_args(metric.annotation)[0]}' if metric is not None else ''}\n"
-            yield from _table(section)
-    yield "### Axes\n"
-    yield from _table(Axes)
-    for axis, kind in RUN_KINDS.items():
-        yield f"### Axes with `{axis}`\n"
-        yield from _table(kind.axes)
-    yield "## Known models and data\n\nThey need no entry in a config; `workflow/references` has theirs.\n"
-    yield "| section | name | source | parameters | licence |\n|---|---|---|---:|---|"
-    for name in config.model_fields:
-        for entry, raw in catalogue(name).items():
-            source = raw["hub"]["id"] if "hub" in raw else raw["path"]
-            parameters = Facts.model_validate(raw["shape"]).parameters / 1e9 if "shape" in raw else None
-            size = "" if parameters is None else f"{parameters:.1f} B" if parameters >= 1 else f"{parameters:.2f} B"
-            yield f"| `{name}` | `{entry}` | {source} | {size} | {raw['licence']} |"
-    yield ""
-
-
-def _nested(kind: type[BaseModel], path: str) -> Iterator[tuple[str, type[BaseModel]]]:
-    """Sections below a section, with their paths."""
-    for name, field in kind.model_fields.items():
+def sections(kind: type[BaseModel] | None = None, path: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
+    """Sections below a section, that of the whole config by default, with their paths."""
+    for name, field in (kind or config_type()).model_fields.items():
         for suffix, section in _sections_in(field.annotation):
             below = f"{path}.{name}".lstrip(".") + suffix
             yield below, section
-            yield from _nested(section, below)
+            yield from sections(section, below)
 
 
 def _sections_in(annotation: Any) -> Iterator[tuple[str, type[BaseModel]]]:
@@ -123,16 +97,37 @@ def _sections_in(annotation: Any) -> Iterator[tuple[str, type[BaseModel]]]:
         yield from ((suffix + rest, section) for rest, section in _sections_in(argument))
 
 
+def _tables() -> Iterator[str]:
+    titles: dict[type[BaseModel], str] = {config_type(): "## All keys\n"}
+    for path, section in sections():
+        metric = section.model_fields.get("metric")
+        titles.setdefault(section, f"### `{path}`{f', {get_args(metric.annotation)[0]}' if metric else ''}\n")
+    titles[Axes] = "### Axes\n"
+    titles |= {kind.axes: f"### Axes with `{axis}`\n" for axis, kind in RUN_KINDS.items()}
+    for section, title in titles.items():
+        yield title
+        yield from _table(section)
+    yield "## Known models and data\n\nThey need no entry in a config; `workflow/references` has theirs.\n"
+    yield "| section | name | source | parameters | licence |\n|---|---|---|---:|---|"
+    for name in config_type().model_fields:
+        for entry, raw in catalogue(name).items():
+            source = raw["hub"]["id"] if "hub" in raw else raw["path"]
+            parameters = Facts.model_validate(raw["shape"]).parameters / 1e9 if "shape" in raw else None
+            size = "" if parameters is None else f"{parameters:.1f} B" if parameters >= 1 else f"{parameters:.2f} B"
+            yield f"| `{name}` | `{entry}` | {source} | {size} | {raw['licence']} |"
+    yield ""
+
+
 def _table(section: type[BaseModel]) -> Iterator[str]:
-    yield _markdown(inspect.getdoc(section) or "").split("\n\n")[0] + "\n"
+    yield _markdown(section).split("\n\n")[0] + "\n"
     yield "| key | type | default | meaning |\n|---|---|---|---|"
     about = section.model_json_schema()
-    required = about.get("required", ())
     for name, key in about["properties"].items():
         if key.get("type") == "null":
             continue  # only there for the keys of results
         everything = key.get("default") == key.get("items", {}).get("enum", 0)
-        default = "required" if name in required else "all" if everything else _value(key.get("default"))
+        default = "all" if everything else _value(key.get("default"))
+        default = "required" if name in about.get("required", ()) else default
         yield f"| `{name}` | {_type(key)} | {default} | {' '.join(key['description'].split())} |"
     yield ""
 
@@ -141,11 +136,8 @@ def _value(value: Any) -> str:
     """A default."""
     if isinstance(value, int | float):
         return json.dumps(value)
-    if isinstance(value, str) and value.strip():
-        return f"`{value}`"
-    if isinstance(value, list) and value:
-        return ", ".join(f"`{each}`" for each in value)
-    return "two newlines" if value == "\n\n" else "none"
+    texts = [value] if isinstance(value, str) and value.strip() else value if isinstance(value, list) else []
+    return ", ".join(f"`{each}`" for each in texts) or ("two newlines" if value == "\n\n" else "none")
 
 
 def _type(key: dict[str, Any]) -> str:
@@ -157,8 +149,7 @@ def _type(key: dict[str, Any]) -> str:
     if "enum" in key or "const" in key:
         return ", ".join(f"`{each}`" for each in key.get("enum", [key.get("const")]))
     if "anyOf" in key:
-        kinds = [_type(each) for each in key["anyOf"] if each.get("type") != "null"]
-        return " or ".join(dict.fromkeys(kinds))
+        return " or ".join(dict.fromkeys(_type(each) for each in key["anyOf"] if each.get("type") != "null"))
     kind = key.get("type")
     if kind == "array":
         return f"list of {_type(key['items'])}"
@@ -181,67 +172,40 @@ def _type(key: dict[str, Any]) -> str:
 def api() -> str:
     """The page of the functions for Python; imports torch."""
     from freelunch import library
-    from freelunch.library import Pruned, perplexity, prune, reconstruct, save
 
     parts = [
         "# Reference: freelunch from Python",
         "Written by `make reference` from the docstrings of `workflow/freelunch/library.py`. Import from `freelunch`.",
-        _markdown(inspect.getdoc(library) or ""),
-        *(_function(each) for each in (prune, reconstruct, perplexity, save)),
-        "## Pruned",
-        _markdown(inspect.getdoc(Pruned) or ""),
+        _markdown(library),
     ]
-    for name, member in vars(Pruned).items():
-        if isinstance(member, property):
-            parts.append(f"`{name}`: {_markdown(inspect.getdoc(member) or '')}")
+    for function in (library.prune, library.reconstruct, library.perplexity, library.save):
+        parts += [f"## {function.__name__}", _signature(function), _markdown(function)]
+    parts += ["## Pruned", _markdown(library.Pruned)]
+    members = vars(library.Pruned).items()
+    parts += [f"`{name}`: {_markdown(member)}" for name, member in members if isinstance(member, property)]
     return "\n\n".join(parts) + "\n"
 
 
-def _function(function: object) -> str:
-    assert inspect.isfunction(function)
+def _signature(function: Callable[..., Any]) -> str:
     signature = inspect.signature(function)
-    lines = "".join(f"    {_parameter(each)},\n" for each in _with_star(list(signature.parameters.values())))
-    head = f"```python\n{function.__name__}(\n{lines}) -> {signature.return_annotation}\n```"
-    return f"## {function.__name__}\n\n{head}\n\n{_markdown(inspect.getdoc(function) or '')}"
+    lines: list[str] = []
+    for parameter in signature.parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY and "*" not in lines:
+            lines.append("*")
+        lines.append(re.sub(r": '([^']*)'", r": \1", str(parameter)))
+    inner = "".join(f"    {line},\n" for line in lines)
+    return f"```python\n{function.__name__}(\n{inner}) -> {signature.return_annotation}\n```"
 
 
-def _with_star(parameters: list[inspect.Parameter]) -> list[inspect.Parameter | str]:
-    first = next((i for i, each in enumerate(parameters) if each.kind is each.KEYWORD_ONLY), None)
-    return [*parameters] if first is None else [*parameters[:first], "*", *parameters[first:]]
+def _markdown(documented: object) -> str:
+    """A docstring: paragraphs as they are, sections of arguments as lists."""
+    text = re.sub(r":\w+:`([^`]+)`", r"`\1`", inspect.getdoc(documented) or "").replace("``", "`")
+    text = re.sub(r"^(\w+:)$", lambda line: f"**{_SECTIONS[line[1]]}**\n", text, flags=re.MULTILINE)
+    return re.sub(r"^    (\w+): ", r"- `\1`: ", text, flags=re.MULTILINE)
 
 
-def _parameter(parameter: inspect.Parameter | str) -> str:
-    text = str(parameter)
-    return re.sub(r": '([^']*)'", r": \1", text)
-
-
-def _markdown(docstring: str) -> str:
-    """Paragraphs as they are, sections of arguments as lists."""
-    text = re.sub(r":\w+:`([^`]+)`", r"`\1`", docstring).replace("``", "`")
-    lines = []
-    for line in text.splitlines():
-        if (title := line.removesuffix(":")) in _SECTIONS and line.endswith(":"):
-            lines += [f"**{_SECTIONS[title]}**", ""]
-        elif line.startswith("    "):
-            lines.append(re.sub(r"^    (\w+): ", r"- `\1`: ", line))
-        else:
-            lines.append(line)
-    return "\n".join(lines)
-
-
-def printed(what: str) -> str:
-    """What the command prints.
-
-    Raises:
-        KeyError: it prints no such thing.
-    """
-    pages: dict[str, Callable[[], str]] = {
-        "api": api,
-        "config": configuration,
-        "schema": lambda: json.dumps(schema(), indent=1) + "\n",
-    }
-    return pages[what]()
-
+PAGES: dict[str, Callable[[], str]] = {"api": api, "config": configuration, "schema": schema}
+"""What the command prints."""
 
 if __name__ == "__main__":
-    print(printed(sys.argv[1]), end="")
+    print(PAGES[sys.argv[1]](), end="")

@@ -96,19 +96,14 @@ def facts_of_file(path: Path) -> Facts:
         FreelunchError: the file cannot be read, or is none.
     """
     try:
-        return validate(Facts, json.loads(path.read_text(encoding="utf-8")), str(path))
-    except FreelunchError:
-        raise
+        raw = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise FreelunchError(f"cannot read {path}: {error}") from None
+    return validate(Facts, raw, str(path))
 
 
 def facts_of(config: Config, name: str) -> Facts:
-    """Facts of a model of the config.
-
-    Raises:
-        FreelunchError: the model is not in the config, or nothing is known of it.
-    """
+    """Facts of a model of the config; fails as :func:`facts_of_source` does."""
     return facts_of_source(name, config.models[name])
 
 

@@ -5,8 +5,9 @@ Imports neither torch nor transformers; thousands of runs expand in seconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import islice, product
 from math import prod
 from typing import Any, get_origin
@@ -33,10 +34,11 @@ from freelunch.plan.specs import (
     Training,
 )
 from freelunch.plan.validity import check_distinct, check_model, check_name, check_run, check_task
-from freelunch.report.views import FIGURES, TABLES
 
 LARGEST = 100_000
 """Runs of a suite; every axis that is a list multiplies them."""
+VIEWS: dict[str, Mapping[str, Any]] = {"tables": {}, "figures": {}}
+"""Tables and figures that a suite may name, by the key that lists them; ``report.views`` puts its own here."""
 
 
 @dataclass(frozen=True)
@@ -107,17 +109,25 @@ class Plan:
         """Specs a suite needs, upstream first."""
         specs: dict[str, Spec] = {}
         for run in self.runs[suite]:
-            specs.update(self.needed_by(run))
+            self._add(run.evaluation, specs)
         return list(specs.values())
 
     def needed_by(self, run: Run) -> dict[str, Spec]:
         """Specs a run needs, by manifest, upstream first."""
         specs: dict[str, Spec] = {}
-        for spec in walk(run.evaluation):
-            if isinstance(spec, ReconstructedSpec):
-                specs.update({shard.manifest: shard for shard in spec.split(self.config.execution.shards)})
-            specs[spec.manifest] = spec
+        self._add(run.evaluation, specs)
         return specs
+
+    def _add(self, spec: Spec, specs: dict[str, Spec]) -> None:
+        """Add a spec behind what it builds on, unless it is there with all that."""
+        manifest = spec.manifest
+        if manifest in specs:
+            return
+        for above in spec.upstream():
+            self._add(above, specs)
+        if isinstance(spec, ReconstructedSpec):
+            specs.update({shard.manifest: shard for shard in spec.split(self.config.execution.shards)})
+        specs[manifest] = spec
 
     def exports(self, suite: str) -> list[ExportSpec]:
         """The pruned and recovered networks of a suite as models of their own: targets that no suite needs."""
@@ -152,16 +162,16 @@ def make_plan(config: Config) -> Plan:
     check_name("default_suite", config.default_suite, config.suites)
     for model in config.models:
         check_model(config, model)
-    plan = Plan(config)
-    reserved = {"all", "export", *rules(), "wheels", "logs", "benchmarks"}
+    plan, specs = Plan(config), _Specs(config)
+    reserved = {"all", *rules(), *STAGES, "wheels", "logs", "benchmarks"}
     for name, suite in config.suites.items():
         if name in reserved:
             raise FreelunchError(f"suites.{name}: a suite cannot have the name of a rule or of a folder of results")
         check_distinct(name, suite)
-        for kind, known, wanted in (("tables", TABLES, suite.tables), ("figures", FIGURES, suite.figures)):
-            for i, view in enumerate(wanted):
-                check_name(f"suites.{name}.{kind}[{i}]", view, known)
-        plan.runs[name] = list(_runs(config, name, suite))
+        for key, views in VIEWS.items():
+            for i, view in enumerate(getattr(suite, key)):
+                check_name(f"suites.{name}.{key}[{i}]", view, views)
+        plan.runs[name] = list(_runs(specs, name, suite))
         for spec in [*plan.needed(name), *plan.exports(name)]:
             if plan.specs.setdefault(spec.manifest, spec) != spec:
                 raise FreelunchError(f"suites.{name}: two different specs share the name {spec.name}")
@@ -204,14 +214,63 @@ def resolved(plan: Plan, suite: str) -> str:
 # --- runs ------------------------------------------------------------------------------------------------------------
 
 
-def _runs(config: Config, name: str, suite: SuiteConfig) -> Iterator[Run]:
+class _Specs:
+    """The specs of language models that a config is expanded to, each made and hashed once."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.data, self.model, self.subject = cache(self._data), cache(self._model), cache(self._subject)
+
+    def _data(self, name: str) -> DataSpec:
+        return DataSpec(data=name, source=self.config.data[name])
+
+    def _model(self, name: str) -> ModelSpec:
+        source = self.config.models[name]
+        data = None if source.train is None else self.data(source.train.data)
+        return ModelSpec(model=name, source=source, data=data)
+
+    def questions(self, name: str) -> QuestionsSpec:
+        fields = self.config.data[name].questions
+        assert fields is not None
+        return QuestionsSpec(data=self.data(name), fields=fields)
+
+    def _subject(self, axes: Axes) -> OverlaySpec:
+        """The network that a run measures."""
+        calibration = CalibrationSpec(
+            model=self.model(axes.model), data=self.data(axes.calibration), sequences=axes.sequences,
+            validation_sequences=axes.validation_sequences, length=axes.length, sampling=axes.sampling, seed=axes.seed,
+        )  # fmt: skip
+        pruned = PrunedSpec(
+            dense=DenseSpec(calibration=calibration), criterion=axes.criterion,
+            pattern=axes.pattern, allocation=axes.allocation, refinement=axes.refinement,
+            prune_inputs=axes.prune_inputs, seed=axes.seed,
+        )  # fmt: skip
+        if axes.recovery == "none":
+            return pruned
+        if axes.recovery == "repair":
+            return RepairedSpec(pruned=pruned, repair=axes.repair)
+        if axes.training_sequences is not None:
+            calibration = calibration.changed(sequences=axes.training_sequences)
+        closed_form = axes.recovery == "reconstruct" and axes.window == "matrix_exact"
+        counted = ("parametrization", "targets") if closed_form else Training.model_fields
+        training = Training(
+            **{key: getattr(axes, key) for key in counted} | {"loss": axes.loss or LOSSES[axes.recovery][0]}
+        )
+        if axes.recovery == "retrain":
+            return RetrainedSpec(pruned=pruned, calibration=calibration, training=training)
+        dense = DenseSpec(calibration=calibration)
+        return ReconstructedSpec(pruned=pruned, dense=dense, window=axes.window, flow=axes.flow, training=training)
+
+
+def _runs(specs: _Specs, name: str, suite: SuiteConfig) -> Iterator[Run]:
     """For every model its dense run, then those that the entries multiply out to, each once; then other kinds."""
+    config = specs.config
     expanded = list(islice(_expand(config, name), LARGEST + 1))
     if len(expanded) > LARGEST:
         raise FreelunchError(f"suites.{name}.runs: are more than {LARGEST:,}; split the suite")
     of_models = [(path, axes) for path, axes in expanded if isinstance(axes, Axes)]
     models = [axes.model for _, axes in of_models] or ([] if expanded else _models_of_defaults(config, name, suite))
-    yield from _model_runs(config, name, suite, of_models, models)
+    yield from _model_runs(specs, name, suite, of_models, models)
     for kind in RUN_KINDS.values():
         for spec, axes in kind.runs(config, [each for each in expanded if isinstance(each[1], kind.axes)]):
             yield Run(name, spec, axes)
@@ -228,16 +287,18 @@ def _expand(config: Config, name: str, within: tuple[str, ...] = ()) -> Iterator
         yield from _expand(config, other, (*within, name))
     for i, entry in enumerate(suite.runs):
         path = f"suites.{name}.runs[{i}]"
-        kinds = [kind.axes for axis, kind in RUN_KINDS.items() if axis in suite.defaults | entry]
-        kind = kinds[0] if kinds else Axes
         layers = {f"suites.{name}.defaults": suite.defaults, path: entry}
+        kind = next((kind.axes for axis, kind in RUN_KINDS.items() if axis in suite.defaults | entry), Axes)
         if kind is Axes:
             layers = {"defaults": config.defaults} | layers
-        merged: dict[str, Any] = {}
+        lists: dict[str, list[Any]] = {}
         for at, axes in layers.items():
-            _check_axes(axes, at, kind)
-            merged |= axes
-        lists = {axis: value if _multiplied(kind, axis, value) else [value] for axis, value in merged.items()}
+            for axis, value in axes.items():
+                if axis not in kind.model_fields:
+                    raise FreelunchError(f"{at}.{axis}: unknown key; {suggest(str(axis), kind.model_fields)}")
+                # the value of an axis that is a tuple is a list itself
+                multiplied = isinstance(value, list) and get_origin(kind.model_fields[axis].annotation) is not tuple
+                lists[axis] = value if multiplied else [value]
         for axis, values in lists.items():
             if not values:
                 raise FreelunchError(f"{path}.{axis}: the list is empty")
@@ -247,41 +308,36 @@ def _expand(config: Config, name: str, within: tuple[str, ...] = ()) -> Iterator
             yield path, validate(kind, dict(zip(lists, combination, strict=True)), path)
 
 
-def _multiplied(kind: type[Section], axis: str, value: Any) -> bool:
-    """Whether a value lists those of several runs."""
-    return isinstance(value, list) and get_origin(kind.model_fields[axis].annotation) is not tuple
-
-
-def _check_axes(axes: dict[str, Any], path: str, kind: type[Section]) -> None:
-    for axis in axes:
-        if axis not in kind.model_fields:
-            raise FreelunchError(f"{path}.{axis}: unknown key; {suggest(str(axis), kind.model_fields)}")
-
-
 # --- runs of language models -----------------------------------------------------------------------------------------
 
 
 def _model_runs(
-    config: Config, name: str, suite: SuiteConfig, runs: Sequence[tuple[str, Axes]], models: Sequence[str]
+    specs: _Specs, name: str, suite: SuiteConfig, runs: Sequence[tuple[str, Axes]], models: Sequence[str]
 ) -> Iterator[Run]:
-    for path, axes in runs:
-        check_run(config, path, axes)
+    config, path = specs.config, f"suites.{name}.evaluate"
+    for entry, axes in runs:
+        check_run(config, entry, axes)
     if runs and not suite.evaluate:
-        raise FreelunchError(f"suites.{name}.evaluate: this key is missing; runs of language models need a task")
+        raise FreelunchError(f"{path}: this key is missing; runs of language models need a task")
     for i, task in enumerate(suite.evaluate):
         if runs and not any(_measures(task, axes) for _, axes in runs):
-            raise FreelunchError(f"suites.{name}.evaluate[{i}].only: no run of the suite is so")
+            raise FreelunchError(f"{path}[{i}].only: no run of the suite is so")
     for model in dict.fromkeys(models):
-        dense = _model(config, model)
-        yield _run(config, name, suite, dense, [], model)
+        tasks = [task for i, task in enumerate(suite.evaluate) if check_task(config, task, f"{path}[{i}]", model)]
+        if not tasks:
+            raise FreelunchError(f"{path}: every task is too long for {model}; add one that it can be measured with")
+        dense = specs.model(model)
+        of_dense = [task for task in tasks if model in task.only.get("model", [model])]
+        yield Run(name, _evaluation(specs, path, dense, of_dense), None)
         # runs that differ in what their recovery does not look at are one
         subjects: dict[str, tuple[OverlaySpec, list[Axes]]] = {}
         for _, axes in runs:
             if axes.model == model:
-                subject = _subject(config, dense, axes)
+                subject = specs.subject(axes)
                 subjects.setdefault(subject.manifest, (subject, []))[1].append(axes)
         for subject, same in subjects.values():
-            yield _run(config, name, suite, subject, same, model)
+            of_runs = [task for task in tasks if any(_measures(task, axes) for axes in same)]
+            yield Run(name, _evaluation(specs, path, subject, of_runs), same[-1])
 
 
 def _models_of_defaults(config: Config, name: str, suite: SuiteConfig) -> list[str]:
@@ -298,73 +354,15 @@ def _measures(task: EvaluationTask, axes: Axes) -> bool:
     return all(getattr(axes, axis) in values for axis, values in task.only.items())
 
 
-def _run(
-    config: Config, name: str, suite: SuiteConfig, subject: ModelSpec | OverlaySpec, same: list[Axes], model: str
-) -> Run:
-    """A run that all of ``same`` are; none of the dense model."""
-    path = f"suites.{name}.evaluate"
-    tasks = [task for i, task in enumerate(suite.evaluate) if check_task(config, task, f"{path}[{i}]", model)]
-    if not tasks:
-        raise FreelunchError(f"{path}: every task is too long for {model}; add one that it can be measured with")
-    if same:
-        tasks = [task for task in tasks if any(_measures(task, axes) for axes in same)]
-    else:
-        tasks = [task for task in tasks if model in task.only.get("model", [model])]
+def _evaluation(
+    specs: _Specs, path: str, subject: ModelSpec | OverlaySpec, tasks: Sequence[EvaluationTask]
+) -> EvaluationSpec:
+    """What a network is measured with, and the data that this takes."""
     if not tasks:
         raise FreelunchError(f"{path}: no task measures {subject.label}; add one that is for all runs")
-    tasks = [task.model_copy(update={"only": {}}) for task in tasks]
     texts = dict.fromkeys(task.data for task in tasks if isinstance(task, TextTask))
     asked = dict.fromkeys(task.data for task in tasks if isinstance(task, ZeroShotTask) and task.data is not None)
-    text_specs, question_specs = [_data(config, each) for each in texts], [_questions(config, each) for each in asked]
-    evaluation = EvaluationSpec(subject=subject, data=(*text_specs, *question_specs), tasks=tuple(tasks))
-    return Run(name, evaluation, same[-1] if same else None)
-
-
-def _subject(config: Config, model: ModelSpec, axes: Axes) -> OverlaySpec:
-    """The network that a run measures."""
-    calibration = CalibrationSpec(
-        model=model, data=_data(config, axes.calibration), sequences=axes.sequences,
-        validation_sequences=axes.validation_sequences, length=axes.length, sampling=axes.sampling, seed=axes.seed,
-    )  # fmt: skip
-    pruned = PrunedSpec(
-        dense=DenseSpec(calibration=calibration), criterion=axes.criterion,
-        pattern=axes.pattern, allocation=axes.allocation, refinement=axes.refinement,
-        prune_inputs=axes.prune_inputs, seed=axes.seed,
-    )  # fmt: skip
-    return _recovered(pruned, axes)
-
-
-def _recovered(pruned: PrunedSpec, axes: Axes) -> OverlaySpec:
-    """What becomes of the pruned model."""
-    if axes.recovery == "none":
-        return pruned
-    if axes.recovery == "repair":
-        return RepairedSpec(pruned=pruned, repair=axes.repair)
-    calibration = pruned.dense.calibration
-    if axes.training_sequences is not None:
-        calibration = calibration.changed(sequences=axes.training_sequences)
-    closed_form = axes.recovery == "reconstruct" and axes.window == "matrix_exact"
-    counted = ("parametrization", "targets") if closed_form else Training.model_fields
-    training = Training(
-        **{key: getattr(axes, key) for key in counted} | {"loss": axes.loss or LOSSES[axes.recovery][0]}
+    data = (*map(specs.data, texts), *map(specs.questions, asked))
+    return EvaluationSpec(
+        subject=subject, data=data, tasks=tuple(task.model_copy(update={"only": {}}) for task in tasks)
     )
-    if axes.recovery == "retrain":
-        return RetrainedSpec(pruned=pruned, calibration=calibration, training=training)
-    dense = DenseSpec(calibration=calibration)
-    return ReconstructedSpec(pruned=pruned, dense=dense, window=axes.window, flow=axes.flow, training=training)
-
-
-def _model(config: Config, name: str) -> ModelSpec:
-    source = config.models[name]
-    data = None if source.train is None else _data(config, source.train.data)
-    return ModelSpec(model=name, source=source, data=data)
-
-
-def _data(config: Config, name: str) -> DataSpec:
-    return DataSpec(data=name, source=config.data[name])
-
-
-def _questions(config: Config, name: str) -> QuestionsSpec:
-    fields = config.data[name].questions
-    assert fields is not None
-    return QuestionsSpec(data=_data(config, name), fields=fields)

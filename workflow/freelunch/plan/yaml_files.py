@@ -44,13 +44,13 @@ def parse_yaml(text: str) -> Any:
         root = loader.get_single_node()
         if root is None:
             return None
-        _count(root, {}, set())
+        _count(root, {})
         return loader.construct_document(root)
     except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" line {where.line + 1}:" if where else ""
-        told = [text for text in (getattr(error, "context", None), getattr(error, "problem", None)) if text]
-        raise FreelunchError(f"{line} {', '.join(told) or first_line(error)}") from None
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}:" if mark else ""
+        parts = [getattr(error, "context", None), getattr(error, "problem", None)]
+        raise FreelunchError(f"{line} {', '.join(filter(None, parts)) or first_line(error)}") from None
     except RecursionError:
         raise FreelunchError(" is nested too deeply") from None
     except FreelunchError:
@@ -60,35 +60,25 @@ def parse_yaml(text: str) -> Any:
         raise FreelunchError(f" a value is not what it is written as: {first_line(error)}") from None
 
 
-def _count(node: yaml.Node, known: dict[int, int], above: set[int]) -> int:
-    """How many values a node stands for; ``known``: those of nodes that were counted before."""
-    place = id(node)
-    if place in known:
-        return known[place]
-    if place in above:
-        raise FreelunchError(f" line {_line(node)}: an anchor stands for something that it is a part of")
-    above.add(place)
-    count = 1
+def _count(node: yaml.Node, counts: dict[int, int]) -> int:
+    """How many values a node stands for; ``counts`` has those of nodes met before, 0 of one that is being counted."""
+    line = f" line {node.start_mark.line + 1}:"
+    if id(node) in counts:
+        if not counts[id(node)]:
+            raise FreelunchError(f"{line} an anchor stands for something that it is a part of")
+        return counts[id(node)]
+    counts[id(node)] = 0
+    values: list[yaml.Node] = node.value if isinstance(node, yaml.SequenceNode) else []
     if isinstance(node, yaml.MappingNode):
-        _check_keys(node)
-        count += sum(_count(key, known, above) + _count(value, known, above) for key, value in node.value)
-    elif isinstance(node, yaml.SequenceNode):
-        count += sum(_count(value, known, above) for value in node.value)
-    above.remove(place)
+        values = [each for pair in node.value for each in pair]
+        keys: set[tuple[str, str]] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if (key.tag, key.value) in keys:
+                at = key.start_mark.line + 1
+                raise FreelunchError(f" line {at}: the key {key.value!r} is there twice; keep one")
+            keys.add((key.tag, key.value))
+    count = 1 + sum(_count(value, counts) for value in values)
     if count > LARGEST:
-        raise FreelunchError(f" line {_line(node)}: its anchors stand for more than {LARGEST:,} values; write fewer")
-    known[place] = count
+        raise FreelunchError(f"{line} its anchors stand for more than {LARGEST:,} values; write fewer")
+    counts[id(node)] = count
     return count
-
-
-def _check_keys(node: yaml.MappingNode) -> None:
-    seen: set[tuple[str, str]] = set()
-    for key, _ in node.value:
-        if isinstance(key, yaml.ScalarNode):
-            if (key.tag, key.value) in seen:
-                raise FreelunchError(f" line {_line(key)}: the key {key.value!r} is there twice; keep one")
-            seen.add((key.tag, key.value))
-
-
-def _line(node: yaml.Node) -> int:
-    return int(node.start_mark.line) + 1

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from freelunch.errors import FreelunchError, suggest
+from freelunch.plan.plan import VIEWS
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -61,6 +62,7 @@ class View:
 
 TABLES: dict[str, View] = {}
 FIGURES: dict[str, View] = {}
+VIEWS |= {"tables": TABLES, "figures": FIGURES}
 
 
 def register(kind: Kind, name: str, view: View) -> None:

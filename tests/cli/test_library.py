@@ -15,8 +15,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from freelunch import FreelunchError, Pruned, perplexity, prune, reconstruct, save
-from freelunch.plan.spec import parse_spec
-from freelunch.reference import printed
+from freelunch.plan.spec import STAGES, parse_spec
+from freelunch.reference import PAGES
 from freelunch.results.artifacts import sealed
 from freelunch.stages import code_of, function_of
 from freelunch.stages import dense as dense_stage
@@ -122,7 +122,7 @@ def test_what_is_not_possible_is_one_line(changes: dict[str, Any], message: str,
 
 
 def test_the_reference_is_that_of_the_docstrings() -> None:
-    assert (ROOT / "docs/api.md").read_text(encoding="utf-8") == printed("api"), "run `make reference`"
+    assert (ROOT / "docs/api.md").read_text(encoding="utf-8") == PAGES["api"](), "run `make reference`"
 
 
 def test_every_stage_has_a_function_and_a_hash_of_its_code() -> None:

@@ -32,7 +32,7 @@ from freelunch.plan.specs import (
 from freelunch.plan.yaml_files import read_yaml
 from freelunch.vision import costs as _of_classifiers  # noqa: F401  (it registers them)
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SMALL = Facts(
     model_type="llama", num_hidden_layers=2, hidden_size=8, intermediate_size=16, num_attention_heads=2,
     num_key_value_heads=1, head_dim=4, vocab_size=32, max_position_embeddings=64,
