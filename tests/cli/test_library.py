@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from freelunch import FreelunchError, Pruned, perplexity, prune, reconstruct, save
-from freelunch.plan.spec import STAGES, parse_spec
+from freelunch.plan.spec import parse_spec
 from freelunch.reference import PAGES
 from freelunch.results.artifacts import sealed
 from freelunch.stages import code_of, function_of
