@@ -281,7 +281,7 @@ def test_a_job_that_outlives_its_snakemake_keeps_its_result_to_itself(tmp_path: 
     job = f"""
 import time
 from pathlib import Path
-from freelunch.results.occupancy import occupy
+from freelunch.results.stage import occupy
 from freelunch.plan.spec import parse_spec
 occupy(Path(), parse_spec({spec.model_dump()!r}))
 print("held", flush=True)

@@ -25,7 +25,7 @@ from freelunch.results import checkpoint as module
 from freelunch.results.artifacts import Artifact, checksum
 from stage_runs import prepare, run, subjects, tiny_config, tiny_plan
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RUNS: dict[str, dict[str, Any]] = {
     "adamw": {"schedule": "cosine", "accumulation": 2},
     "sgd": {"optimizer": "sgd", "learning_rate": 0.3, "clip": 0.5},

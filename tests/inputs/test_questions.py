@@ -31,7 +31,7 @@ from freelunch.results.stage import Stage
 from freelunch.stages.data import make as prepare_data
 from freelunch.stages.questions import make as questions
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TOPICS = ("Rivers", "Birds", "Bridges", "Letters", "Markets")
 
 

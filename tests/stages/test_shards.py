@@ -23,7 +23,7 @@ from freelunch.results.artifacts import SEAL, Artifact, checksum
 from freelunch.stages import reconstructed as module
 from stage_runs import prepare, subjects, tiny_config, tiny_plan
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 BLOCKS = 3
 FLOWS = ["sparse_local", "sparse_dense"]
 RUNS: list[dict[str, Any]] = [
