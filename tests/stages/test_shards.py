@@ -300,7 +300,7 @@ def test_a_job_that_was_killed_for_good_goes_on_with_the_same_bits(
 ) -> None:
     spec = find("attention_mlp", "sparse_local")
     code = f"import conftest, test_shards; test_shards.die_before_window({str(root)!r}, 3)"
-    path = os.pathsep.join([str(ROOT / "workflow"), str(ROOT / "tests")])
+    path = os.pathsep.join(map(str, [ROOT / "workflow", ROOT / "tests", Path(__file__).parent]))
     done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, timeout=120, check=False)
     assert done.returncode == -signal.SIGKILL
     again = run(spec, root)
