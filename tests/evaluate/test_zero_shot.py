@@ -16,6 +16,7 @@ import pytest
 import torch
 from lm_eval.tasks import TaskManager
 
+from articles import config_of
 from freelunch.engine.overlays import InMemory
 from freelunch.engine.streaming import Network
 from freelunch.errors import FreelunchError
@@ -32,7 +33,6 @@ from freelunch.stages.data import make as prepare_data
 from freelunch.stages.evaluation import make as evaluate
 from freelunch.stages.models import make as prepare_model
 from freelunch.stages.questions import make as questions
-from test_questions import config_of
 from tiny import random_model
 
 LETTERS = "ABCD"

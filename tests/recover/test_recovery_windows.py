@@ -18,7 +18,7 @@ from freelunch.errors import FreelunchError
 from freelunch.plan.specs import ReconstructedSpec
 from freelunch.recover.windows import BlockMatrices, Window
 from freelunch.results.stage import Stage
-from freelunch.stages.matrices import find_matrices
+from freelunch.stages.reconstructed import find_matrices
 from stage_runs import EXECUTION, need, run, subjects, tiny_config, tiny_plan
 from tiny import FAMILIES
 
