@@ -43,11 +43,8 @@ class Allocation:
 
 
 ALLOCATIONS: Methods[Allocation] = Methods("allocation")
-
-
-def parse_allocation(text: object) -> Allocation:
-    """The allocation that a text such as ``uniform`` or ``owl(lambda=0.08)`` stands for."""
-    return ALLOCATIONS.parse(text)
+parse_allocation = ALLOCATIONS.parse
+"""The allocation that a text such as ``uniform`` or ``owl(lambda=0.08)`` stands for."""
 
 
 @ALLOCATIONS.register("uniform")

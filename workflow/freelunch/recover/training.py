@@ -74,9 +74,7 @@ class Fit:
         kept = ("rate", "unmerged", "sequences", "searched", "steps", "losses")
         return tensors, {"step": step, "tried": list(self.tried.items()), **{key: getattr(self, key) for key in kept}}
 
-    def restore(
-        self, state: State, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
-    ) -> int:  # fmt: skip
+    def restore(self, state: State, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> int:
         """Go back to a :meth:`state`; its step."""
         tensors, about = state
         self.unmerged, self.sequences, self.searched = about["unmerged"], about["sequences"], about["searched"]
@@ -146,15 +144,12 @@ class Keeper(Protocol):
 
     def load(self) -> State | None:
         """What was saved last, if anything was."""
-        ...
 
     def due(self) -> bool:
         """Whether it is long ago that it was saved."""
-        ...
 
     def save(self, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
         """Replace it."""
-        ...
 
 
 class Objective(Protocol):
@@ -162,19 +157,15 @@ class Objective(Protocol):
 
     def count(self, split: str) -> int:
         """Sequences of a split."""
-        ...
 
     def load(self, split: str, rows: Tensor) -> Any:
         """A batch of sequences, on the device."""
-        ...
 
     def loss(self, batch: Any) -> Tensor:
         """Mean loss over a batch."""
-        ...
 
     def validation_batch(self) -> int:
         """Sequences per batch of a validation pass."""
-        ...
 
 
 class Trainer:
