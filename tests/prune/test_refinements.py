@@ -373,14 +373,6 @@ def test_dsnot_revives_no_weight_of_a_constant_input():
     assert torch.equal(found, literal_dsnot(matrix.weight, inputs, mask, 50, 0.1, COLUMNS)[0])
 
 
-def test_dsnot_starts_from_the_dense_weights():
-    matrix, inputs = random_matrix()
-    updated = prune(matrix, "sparsegpt", "50%", "none")
-    found = prune(matrix, "sparsegpt", "50%", "dsnot")
-    assert torch.equal(found.weight, matrix.weight) and not torch.equal(updated.weight, matrix.weight)
-    assert torch.equal(found.mask, literal_dsnot(matrix.weight, inputs, updated.mask, 50, 0.1, COLUMNS)[0])
-
-
 # --- bias ------------------------------------------------------------------------------------------------------------
 
 

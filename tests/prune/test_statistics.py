@@ -240,7 +240,6 @@ def test_the_factor_of_a_shared_gram_matrix_is_computed_once_for_each_damping(mo
 
 SHARED = {
     "llama": [{"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"}, {"mlp.gate_proj", "mlp.up_proj"}],
-    "qwen2": [{"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"}, {"mlp.gate_proj", "mlp.up_proj"}],
     "gemma2": [{"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"}, {"mlp.gate_proj", "mlp.up_proj"}],
     "opt": [{"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"}],
     "phi3": [],  # its projections are fused already

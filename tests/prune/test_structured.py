@@ -27,7 +27,7 @@ from freelunch.prune.structured import Heads, Units, find_units, keep_highest, k
 from tiny import random_model, random_tokens
 
 quickly = settings(deadline=None, max_examples=60)
-FAMILIES = ["llama", "qwen2", "opt"]
+FAMILIES = ["qwen2", "opt"]
 BLOCKS = 3
 CHANNELS = 48
 QKV = [f"self_attn.{part}_proj" for part in "qkv"]

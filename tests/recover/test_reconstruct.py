@@ -32,14 +32,12 @@ from tiny import magnitude_masks, masked, random_model, random_tokens
 
 BLOCKS, LENGTH, BATCH = 3, 12, 3
 SEQUENCES = {"calibration": 8, "validation": 3}
-FAMILIES = ["llama", "qwen2", "opt", "gemma2"]
-KINDS = ["attention_mlp", "block", 2, 3]
+FAMILIES = ["llama", "opt", "gemma2"]
 TRAINING = Training(epochs=3, batch_size=3, learning_rate=5e-4, warmup=0.2, seed=0)
 ALL = tuple(range(BLOCKS + 1))
 
 FIRST_HALF = {
     "llama": ("self_attn.", "input_layernorm."),
-    "qwen2": ("self_attn.", "input_layernorm."),
     "opt": ("self_attn.", "self_attn_layer_norm."),
     "gemma2": ("self_attn.", "input_layernorm.", "post_attention_layernorm."),
 }
@@ -152,7 +150,10 @@ def assert_same_bits(one, other):
 
 
 families = pytest.mark.parametrize("family", FAMILIES)
-every_window = pytest.mark.parametrize(("family", "kind"), [(family, kind) for family in FAMILIES for kind in KINDS])
+every_window = pytest.mark.parametrize(
+    ("family", "kind"),
+    [("llama", "attention_mlp"), ("llama", 2), ("opt", "block"), ("gemma2", "attention_mlp"), ("gemma2", 3)],
+)
 
 
 # --- what comes out --------------------------------------------------------------------------------------------------
@@ -192,15 +193,6 @@ def test_the_loss_falls_and_the_best_state_is_the_one_returned(family, kind):
         assert record["best_step"] == result.fit.steps[result.fit.losses.index(min(result.fit.losses))]
         assert case.loss(window, {}) == pytest.approx(result.fit.losses[0], rel=1e-5), window.name
         assert case.loss(window, result.tensors) == pytest.approx(record["best_loss"], rel=1e-5), window.name
-
-
-@pytest.mark.parametrize("family", ["llama", "opt"])
-def test_float32_models_are_trained_and_returned_in_float32(family):
-    case, results = trained(family, "attention_mlp", torch.float32)
-    for window, result in results:
-        assert {tensor.dtype for tensor in result.tensors.values()} == {torch.float32}
-        assert min(result.fit.losses) < 0.99 * result.fit.losses[0]
-        assert case.loss(window, result.tensors) == pytest.approx(min(result.fit.losses), rel=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -394,7 +386,6 @@ def test_a_failed_window_leaves_no_weights_in_memory():
 # --- the schedule ----------------------------------------------------------------------------------------------------
 
 totals = st.integers(1, 2000)
-warmups = st.floats(0, 1, exclude_max=True)
 
 
 @given(st.integers(1, 40), st.integers(1, 50), st.integers(1, 4), st.integers(0, 2**31 - 1), st.integers(0, 200))
