@@ -47,12 +47,6 @@ def matrix_of(weight, inputs, name="m", **more):
     return Matrix(name, weight, Statistics(len(inputs), inputs.sum(0), inputs.square().sum(0), gram), **more)
 
 
-def quiet_matrix(weight, norms=None):
-    """A matrix of whose inputs only the squared norms are known."""
-    norms = torch.ones(weight.shape[1], dtype=torch.float64) if norms is None else norms
-    return Matrix("layers.3.q_proj", weight, Statistics(1, norms, norms))
-
-
 def prune(criterion, pattern, matrix, pruned=None):
     method = parse_method(criterion, pattern, "uniform", "none")
     return prune_matrix(method, matrix, PRUNED[pattern] if pruned is None else pruned)

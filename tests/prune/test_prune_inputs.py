@@ -17,7 +17,6 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 
 from freelunch.costs import Cost, cost
 from freelunch.engine.overlays import unpack
-from freelunch.plan.config import ExecutionConfig
 from freelunch.plan.plan import Plan
 from freelunch.plan.spec import parse_spec
 from freelunch.plan.specs import PrunedSpec, ReconstructedSpec
@@ -27,7 +26,6 @@ from merging import lay_over, tensors
 from one_of_each import small_config
 from stage_runs import need, run, subjects, tiny_config, tiny_plan
 
-EXECUTION = ExecutionConfig(device="cpu", stream_tokens=128)
 RUNS: list[dict[str, Any]] = [
     {"criterion": "wanda", "pattern": "50%", "prune_inputs": ["dense", "sparse"], "recovery": "none"},
     {"criterion": "sparsegpt", "pattern": "2:4", "prune_inputs": ["dense", "sparse"], "recovery": "none"},
