@@ -328,7 +328,7 @@ def test_the_order_of_half_block_windows_does_not_change_a_bit(order, family):
 def test_another_process_gives_the_same_bits():
     code = "from test_reconstruct import *; print(digest(Case('llama').train('attention_mlp', [1, 2])))"
     root = Path(__file__).parents[2]
-    path = os.pathsep.join([str(root / "workflow"), str(root / "tests")])
+    path = os.pathsep.join(str(root / folder) for folder in ("workflow", "tests", "tests/recover"))
     threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | threads | {"PYTHONPATH": path, "PYTHONHASHSEED": "7"},

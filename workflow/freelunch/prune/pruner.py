@@ -104,11 +104,7 @@ class Pruner:
 def allocate(
     criterion: Criterion, pattern: Unstructured | NM, allocation: Allocation, matrices: Matrices
 ) -> dict[str, int]:
-    """Weights that each matrix loses: in all exactly what the pattern asks for (mixed N:M: as near as N allows).
-
-    Raises:
-        FreelunchError: the pattern does not fit a matrix; names it.
-    """
+    """Weights that each matrix loses: in all exactly what the pattern asks for (mixed N:M: as near as N allows)."""
     for name, shape in matrices.shapes.items():
         pattern.check(shape[0], shape[1], name)
     sizes = matrices.sizes
@@ -121,11 +117,7 @@ def allocate(
 
 @torch.no_grad()
 def prune_matrix(method: Method, matrix: Matrix, pruned: int) -> Pruned:
-    """Prune ``pruned`` weights of a matrix, and refine what is left.
-
-    Raises:
-        FreelunchError: the pattern does not fit, scores are not finite, or the mask came out wrong; names the matrix.
-    """
+    """Prune ``pruned`` weights of a matrix, and refine what is left; failures name the matrix."""
     assert not isinstance(method.pattern, Structured)
     rows, columns = matrix.weight.shape
     method.pattern.check(rows, columns, matrix.name)

@@ -18,7 +18,7 @@ from freelunch.errors import FreelunchError
 
 @dataclass(frozen=True)
 class Heads:
-    """Shape of an attention: what tells its heads apart."""
+    """Numbers of query heads and of key-value heads of an attention, and their width."""
 
     query: int
     key_value: int
