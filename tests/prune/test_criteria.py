@@ -190,17 +190,6 @@ def test_random_scores_are_the_uniform_numbers_of_the_seed_and_the_name():
     assert torch.equal(prune("random", "37%", matrix).mask, literal_mask(wanted.tolist(), "37%", 22))
 
 
-def test_random_masks_depend_on_seed_and_name_and_on_nothing_else():
-    def mask(name, seed, case=0):
-        return prune("random", "50%", matrix_of(random_weight(case), random_inputs(case), name=name, seed=seed)).mask
-
-    torch.manual_seed(1)
-    first = mask("a", 0)
-    torch.manual_seed(2)
-    assert torch.equal(mask("a", 0, case=5), first)
-    assert not torch.equal(mask("a", 1), first) and not torch.equal(mask("b", 0), first)
-
-
 # --- SparseGPT -------------------------------------------------------------------------------------------------------
 
 
@@ -353,18 +342,6 @@ def test_half_precision_is_computed_in_float32(name, pattern, dtype):
     else:
         assert torch.equal(found.mask, literal_mask(literal_scores(name, weight, inputs), pattern, 30))
     assert found.weight.dtype == torch.float32
-
-
-@pytest.mark.parametrize("pattern", ["50%", "33%", "37%", "2:4", "50% per matrix", "37% per matrix"])
-@pytest.mark.parametrize("name", DETERMINISTIC)
-def test_rows_in_another_order_are_pruned_alike(name, pattern):
-    pruned = PRUNED.get(pattern, 20)
-    for seed in range(2):
-        weight, inputs = random_weight(seed), random_inputs(seed)
-        order = torch.randperm(ROWS, generator=torch.Generator().manual_seed(seed))
-        one, other = (prune(name, pattern, matrix_of(each, inputs), pruned) for each in (weight, weight[order]))
-        assert torch.equal(one.mask[order], other.mask)
-        torch.testing.assert_close(one.weight[order], other.weight, rtol=1e-4, atol=1e-5)
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------

@@ -91,19 +91,6 @@ def literal_exact(weight, inputs, mask, damping):
     return found
 
 
-@pytest.mark.parametrize("damping", [0.01, 0.3])
-@pytest.mark.parametrize("density", [0.1, 0.5, 0.9])
-def test_exact_is_least_squares_on_what_every_row_keeps(density, damping):
-    for seed in range(4):
-        matrix, inputs = random_matrix(seed)
-        mask = random_mask(seed, density=density)
-        assert len(set(mask.sum(1).tolist())) > 1
-        found = Exact(damping).refine(matrix, Pruned(mask, matrix.weight, None), ANY)
-        wanted = literal_exact(matrix.weight, inputs, mask, damping)
-        torch.testing.assert_close(found.weight, wanted.float(), rtol=1e-3, atol=1e-3)
-        assert torch.equal(found.mask, mask) and not found.weight[~mask].any() and found.bias is None
-
-
 @given(
     shape=st.tuples(st.integers(1, 5), st.integers(1, 9)),
     seed=st.integers(0, 10**6),
@@ -184,7 +171,7 @@ def test_exact_takes_the_damping_that_the_factorisation_takes(caplog):
 
 
 def test_exact_copes_with_hardly_any_damping():
-    for seed in range(300):
+    for seed in range(60):
         generator = torch.Generator().manual_seed(seed)
         inputs = torch.randn(4, 50, generator=generator) * 10 ** (3 * torch.rand(50, generator=generator))
         gram = inputs.T @ inputs

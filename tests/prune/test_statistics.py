@@ -65,18 +65,6 @@ def block_statistics(family, dtype=torch.float32, batch=4, gram=False):
 # --- sums ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [(TOKENS, COLUMNS), (4, 5, COLUMNS), (1, 2, 10, COLUMNS)])
-def test_sums_are_those_over_all_tokens(shape):
-    inputs = random_inputs()
-    found = watched([inputs.reshape(shape)])
-    tokens = inputs.double().tolist()
-    assert found.tokens == TOKENS
-    for power, sums in ((1, found.sums), (2, found.squared_norms)):
-        literal = [math.fsum(x[j] ** power for x in tokens) for j in range(COLUMNS)]
-        assert sums.dtype == torch.float64
-        torch.testing.assert_close(sums, torch.tensor(literal, dtype=torch.float64), rtol=1e-6, atol=0)
-
-
 @pytest.mark.parametrize("shape", [(TOKENS, COLUMNS), (4, 5, COLUMNS)])
 def test_gram_matrices_are_sums_of_products_over_all_tokens(shape):
     inputs = random_inputs()
