@@ -294,6 +294,6 @@ def test_its_code_counts_only_where_one_is_trained() -> None:
     assert not only & {file.name for file in sources("stages.models")}
     modules = planned().base.modules
     names = {Path(file).name for module in modules for file in sources(module)}
-    assert only | {"full.py", "norms.py", "biases.py"} <= names
+    assert only | {"parametrizations.py"} <= names
     random = tiny_plan().runs["tiny"][0].evaluation.base
     assert isinstance(random, ModelSpec) and random.modules == [] and not random.resumed
