@@ -362,7 +362,7 @@ def _evaluation(
         raise FreelunchError(f"{path}: no task measures {subject.label}; add one that is for all runs")
     texts = dict.fromkeys(task.data for task in tasks if isinstance(task, TextTask))
     asked = dict.fromkeys(task.data for task in tasks if isinstance(task, ZeroShotTask) and task.data is not None)
-    data = (*map(specs.data, texts), *map(specs.questions, asked))
+    data: tuple[DataSpec | QuestionsSpec, ...] = (*map(specs.data, texts), *map(specs.questions, asked))
     return EvaluationSpec(
         subject=subject, data=data, tasks=tuple(task.model_copy(update={"only": {}}) for task in tasks)
     )
