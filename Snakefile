@@ -5,9 +5,13 @@ snakemake --cores all SUITE      another suite
 snakemake -n                     what would run
 """
 
+import re
 import sys
+from hashlib import sha256
+from os.path import relpath
 from pathlib import Path
 
+from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
 min_version("9.20")
@@ -16,7 +20,17 @@ min_version("9.20")
 PACKAGE_ROOT = Path(workflow.basedir) / "workflow"
 sys.path.insert(0, str(PACKAGE_ROOT))
 
+from freelunch.errors import FreelunchError
 from freelunch.job import put_on_path
+from freelunch.plan.config import parse_config
+from freelunch.plan.plan import make_plan, resolved
+from freelunch.plan.spec import STAGES
+from freelunch.plan.yaml_files import read_yaml
+from freelunch.report.views import REFERENCES, find
+from freelunch.results.artifacts import check_writable
+from freelunch.results.code import code_digest
+from freelunch.stages import code_of, code_of_report, inputs_of, memory_of, threads_of
+from freelunch.vision import costs as vision_costs  # registers those of classifiers
 
 put_on_path(PACKAGE_ROOT)
 
@@ -24,12 +38,47 @@ put_on_path(PACKAGE_ROOT)
 configfile: str(Path(workflow.basedir) / "config.yaml")
 
 
-include: "workflow/rules/common.smk"
+# Snakemake shows this kind of exception without a traceback.
+try:
+    if workflow.is_main_process:
+        # it keeps its notes there, also in a dry run
+        check_writable(Path(".snakemake"))
+        # it has read these, and taken the last of keys that are there twice
+        for path in map(Path, workflow.configfiles):
+            read_yaml(path)
+except FreelunchError as error:
+    raise WorkflowError(str(error)) from None
+try:
+    PLAN = make_plan(parse_config(config))
+except FreelunchError as error:
+    raise WorkflowError(f"config.yaml: {error}") from None
 
 
-rule all:
-    input:
-        suite_targets(PLAN.config.default_suite),
+# The default profile's one GPU is that of this machine: on a cluster it bounds what one job gets, not all jobs together.
+resource_scopes:
+    gpu="local",
+
+
+wildcard_constraints:
+    name=r"[^/]+",
+    suite="|".join(map(re.escape, PLAN.runs)),
+
+
+# By name: rows and report of a suite, which has its tables and figures, and all of its networks as models.
+TARGETS = {}
+for suite in PLAN.runs:
+    TARGETS[suite] = [f"results/{suite}/rows.csv", f"results/{suite}/report.html"]
+    TARGETS[f"export-{suite}"] = [spec.manifest for spec in PLAN.exports(suite)]
+DEFAULT = PLAN.config.default_suite
+TARGETS = {"all": TARGETS[DEFAULT], "export": TARGETS[f"export-{DEFAULT}"]} | TARGETS
+
+for target, files in TARGETS.items():
+
+    rule:
+        name:
+            target
+        input:
+            files,
 
 
 onstart:
@@ -39,13 +88,6 @@ onstart:
         raise WorkflowError(str(error)) from None
 
 
-include: "workflow/rules/suites.smk"
-include: "workflow/rules/prepare.smk"
-include: "workflow/rules/calibrate.smk"
-include: "workflow/rules/dense.smk"
-include: "workflow/rules/prune.smk"
-include: "workflow/rules/recovery.smk"
-include: "workflow/rules/evaluate.smk"
-include: "workflow/rules/export.smk"
-include: "workflow/rules/vision.smk"
+include: "workflow/rules/common.smk"
+include: "workflow/rules/stages.smk"
 include: "workflow/rules/report.smk"

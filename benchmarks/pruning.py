@@ -25,13 +25,12 @@ from freelunch.engine.overlays import SafetensorsFiles
 from freelunch.plan.facts import Facts
 from freelunch.plan.spec import Spec
 from freelunch.plan.specs import GramsSpec
-from freelunch.prune.criteria import NAMES as CRITERIA
-from freelunch.prune.matrix import Matrix
+from freelunch.prune.criteria import CRITERIA
+from freelunch.prune.hessian import inverse_factor
+from freelunch.prune.matrix import Matrix, Pruned, Statistics
 from freelunch.prune.method import parse_method
 from freelunch.prune.pruner import prune_matrix, relative_error
-from freelunch.prune.refinements import NAMES as REFINEMENTS
-from freelunch.prune.refinements.refinement import Pruned
-from freelunch.prune.statistics import Statistics
+from freelunch.prune.refinements import REFINEMENTS
 
 from .runs import alone, pruned_from, random_dense, run, the_demo, write_text
 
@@ -49,7 +48,7 @@ TOO_WIDE = {"admm", "exact"}
 
 def methods() -> list[tuple[str, str]]:
     """All criteria, and all refinements on Wanda."""
-    return [(name, "none") for name in CRITERIA] + [("wanda", name) for name in REFINEMENTS if name != "none"]
+    return [(name, "none") for name in CRITERIA.names] + [("wanda", name) for name in REFINEMENTS.names]
 
 
 def main() -> None:
@@ -183,7 +182,7 @@ def _against_loop(rows: int, columns: int) -> tuple[float, float, float]:
     assert found.gram is not None
     matrix = Matrix("it", weight, Statistics(2048, found.sums, found.squared_norms, found.gram.to(device)))
     method = parse_method("sparsegpt", "50%", "uniform", "none")
-    factor = matrix.inputs.inverse_factor(0.01)  # both need it
+    factor = inverse_factor(matrix.inputs, 0.01)  # both need it
     prune_matrix(method, matrix, weight.numel() // 2)  # warm
     started = time.perf_counter()
     pruned = prune_matrix(method, matrix, weight.numel() // 2)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import sys
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -66,32 +65,17 @@ def _plain(argument: Any) -> Any:
 
 def run(spec: dict[str, Any], root: Path, execution: dict[str, Any]) -> dict[str, Any]:
     """Run one stage and return its manifest."""
-    from functools import partial
-
     from freelunch.job import quiet_libraries
 
     quiet_libraries()
     from freelunch.results.stage import Stage
-    from freelunch.stages.calibrate import calibrate
-    from freelunch.stages.dense import dense
-    from freelunch.stages.evaluate import evaluate
-    from freelunch.stages.grams import grams
-    from freelunch.stages.prepare_data import prepare_data
-    from freelunch.stages.prepare_model import prepare_model
-    from freelunch.stages.prune import prune
-    from freelunch.stages.questions import questions
-    from freelunch.stages.reconstruct import reconstruct, shard
+    from freelunch.stages import function_of
 
-    stages: dict[str, Callable[[Stage], None]] = {
-        "models": prepare_model, "data": prepare_data, "calibration": calibrate, "dense": partial(dense, max_gib=64.0),
-        "grams": grams, "pruned": prune, "reconstructed": reconstruct, "shards": shard,
-        "evaluation": evaluate, "questions": questions,
-    }  # fmt: skip
-    stage = Stage(parse_spec(spec), root, ExecutionConfig.model_validate(execution), code="benchmark")
+    stage = Stage(parse_spec(spec), root, ExecutionConfig.model_validate(execution), code="benchmark", max_gib=64.0)
     with (root / "log").open("a") as log:
         previous, sys.stderr = sys.stderr, log
         try:
-            stages[stage.spec.stage](stage)
+            function_of(stage.spec)(stage)
         finally:
             sys.stderr = previous
     manifest: dict[str, Any] = json.loads((stage.folder / "manifest.json").read_text())

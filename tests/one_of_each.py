@@ -48,7 +48,7 @@ def one_of_each(shape: dict[str, Any] | None = None, dtype: str | None = None) -
     reconstructed = found["reconstructed"]
     assert isinstance(reconstructed, ReconstructedSpec)
     found["shards"] = reconstructed.split(2)[0]
-    found["export"] = ExportSpec(subject=reconstructed)
+    found["exported"] = ExportSpec(subject=reconstructed)
     return {stage: found[stage] for stage in STAGES}
 
 

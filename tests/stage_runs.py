@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,31 +11,10 @@ from freelunch.plan.spec import Spec
 from freelunch.plan.yaml_files import read_yaml
 from freelunch.results.artifacts import Artifact
 from freelunch.results.stage import Stage
-from freelunch.stages.calibrate import calibrate
-from freelunch.stages.classifiers import train_classifier
-from freelunch.stages.dense import dense
-from freelunch.stages.evaluate import evaluate
-from freelunch.stages.export import run_export
-from freelunch.stages.grams import grams
-from freelunch.stages.images import prepare_images
-from freelunch.stages.prepare_data import prepare_data
-from freelunch.stages.prepare_model import prepare_model
-from freelunch.stages.prune import prune
-from freelunch.stages.questions import questions
-from freelunch.stages.reconstruct import reconstruct, shard
-from freelunch.stages.repair import repair
-from freelunch.stages.retrain import retrain
-from freelunch.stages.sparse_classifiers import sparse_classifier
+from freelunch.stages import function_of
 
 ROOT = Path(__file__).parents[1]
 EXECUTION = ExecutionConfig(device="cpu", stream_tokens=128)
-STAGES: dict[str, Callable[..., object]] = {
-    "models": prepare_model, "data": prepare_data, "questions": questions, "calibration": calibrate,
-    "dense": dense, "grams": grams,
-    "pruned": prune, "shards": shard, "reconstructed": reconstruct, "retrained": retrain, "repaired": repair,
-    "evaluation": evaluate, "export": run_export, "images": prepare_images, "classifiers": train_classifier,
-    "sparse_classifiers": sparse_classifier,
-}  # fmt: skip
 
 
 def tiny_config() -> dict[str, Any]:
@@ -61,11 +39,12 @@ def subjects(plan: Plan) -> list[Any]:
     return [run.evaluation.subject for run in plan.runs["tiny"] if run.axes]
 
 
-def run(spec: Spec, root: Path, execution: ExecutionConfig = EXECUTION, code: str = "code", **options: Any) -> Artifact:
+def run(
+    spec: Spec, root: Path, execution: ExecutionConfig = EXECUTION, code: str = "code", max_gib: float = 1.0,
+    **options: Any,
+) -> Artifact:  # fmt: skip
     """Run one stage, whatever is there already; ``options`` are those of its function."""
-    if spec.stage == "dense":
-        options = {"max_gib": 1.0} | options
-    STAGES[spec.stage](Stage(spec, root, execution, code), **options)
+    function_of(spec)(Stage(spec, root, execution, code, max_gib), **options)
     return Artifact(root / spec.folder, spec)
 
 
@@ -74,11 +53,11 @@ def upstream(spec: Spec) -> list[Spec]:
     return list({above.manifest: above for above in walk(spec) if above is not spec}.values())
 
 
-def prepare(spec: Spec, root: Path, execution: ExecutionConfig = EXECUTION, **options: Any) -> None:
-    """Run what a stage builds on, if it is not there yet; ``options`` are those of the dense stage."""
+def prepare(spec: Spec, root: Path, execution: ExecutionConfig = EXECUTION, max_gib: float = 1.0) -> None:
+    """Run what a stage builds on, if it is not there yet."""
     for above in upstream(spec):
         if not (root / above.manifest).exists():
-            run(above, root, execution, **(options if above.stage == "dense" else {}))
+            run(above, root, execution, max_gib=max_gib)
 
 
 def need(spec: Spec, root: Path) -> Artifact:

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from freelunch.engine.activations import create, scratch
+from freelunch.engine.states import create, scratch
 from freelunch.errors import FreelunchError
 from freelunch.plan.config import ExecutionConfig, ModelConfig
 from freelunch.plan.specs import CalibrationSpec, DataSpec, DenseSpec, ModelSpec

@@ -20,9 +20,9 @@ from freelunch.plan.config import DataConfig, ExecutionConfig
 from freelunch.plan.specs import CalibrationSpec, DataSpec, ModelSpec
 from freelunch.results.artifacts import Artifact
 from freelunch.results.stage import Stage
-from freelunch.stages.calibrate import calibrate
-from freelunch.stages.prepare_data import prepare_data
-from freelunch.stages.prepare_model import prepare_model
+from freelunch.stages.calibration import make as calibrate
+from freelunch.stages.data import make as prepare_data
+from freelunch.stages.models import make as prepare_model
 from test_prepare import random_source
 
 TOKENIZER = byte_tokenizer()

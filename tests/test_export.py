@@ -21,7 +21,7 @@ from freelunch.plan.spec import parse_spec
 from freelunch.plan.specs import ExportSpec, PrunedSpec
 from freelunch.prune.structured import Heads, Units, find_units
 from freelunch.results.artifacts import Artifact
-from freelunch.stages.export import _write_tensors
+from freelunch.stages.exported import _write_tensors
 from merging import lay_over, tensors
 from stage_runs import need, run, tiny_config, tiny_plan
 from tiny import FAMILIES, random_model, random_tokens
@@ -497,8 +497,8 @@ def test_smaller_models_have_no_masks(root: Path) -> None:
 def test_every_pruned_or_recovered_network_can_be_exported_and_no_suite_needs_it() -> None:
     subjects = {item.evaluation.subject.name for item in PLAN.runs["tiny"] if item.axes}
     assert {spec.subject.name for spec in EXPORTS} == subjects and len(EXPORTS) == len(subjects) == 15
-    assert not any(spec.stage == "export" for spec in PLAN.needed("tiny"))
-    assert all(spec.manifest == f"results/export/{spec.name}/manifest.json" for spec in EXPORTS)
+    assert not any(spec.stage == "exported" for spec in PLAN.needed("tiny"))
+    assert all(spec.manifest == f"results/exported/{spec.name}/manifest.json" for spec in EXPORTS)
     assert all(up.manifest in PLAN.specs for spec in EXPORTS for up in spec.upstream())
 
 

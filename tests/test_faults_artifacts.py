@@ -91,7 +91,7 @@ def test_results_of_earlier_versions_which_have_no_seal_are_taken(root: Path) ->
         manifest = json.loads(path.read_text())
         del manifest[SEAL]
         path.write_text(json.dumps(manifest))
-    for stage in ("reconstructed", "repaired", "export"):
+    for stage in ("reconstructed", "repaired", "exported"):
         shutil.rmtree(root / SPECS[stage].folder)
         run(SPECS[stage], root, SHARDED)
 
@@ -139,5 +139,5 @@ def test_a_file_list_that_leads_out_of_the_folder_is_no_manifest(tmp_path: Path)
 
 def test_every_stage_is_read_by_another_or_by_rows() -> None:
     # the evaluation here is that of a reconstruction; those of other networks open theirs by the same function
-    last = {"evaluation", "export", "retrained", "repaired", "sparse_classifiers"}
+    last = {"evaluation", "exported", "retrained", "repaired", "sparse_classifiers"}
     assert {read for _, read in READS} == set(STAGES) - last

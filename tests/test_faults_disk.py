@@ -58,7 +58,7 @@ def compute(spec: Spec, root: Path) -> None:
     """As a job does."""
     stage = Stage(spec, root, SHARDED, "code")
     with stage.computing():
-        function_of(spec)(stage, **({"max_gib": 1.0} if spec.stage == "dense" else {}))
+        function_of(spec)(stage)
 
 
 def outcome(made: Path, spec: Spec) -> dict[str, str]:

@@ -30,8 +30,8 @@ from freelunch.plan.config import DataConfig, ExecutionConfig, Hub, ModelConfig,
 from freelunch.plan.specs import DataSpec, ModelSpec
 from freelunch.results.artifacts import Artifact, checksum
 from freelunch.results.stage import Stage
-from freelunch.stages.prepare_data import prepare_data
-from freelunch.stages.prepare_model import prepare_model
+from freelunch.stages.data import make as prepare_data
+from freelunch.stages.models import make as prepare_model
 from test_sources import make_wheel, response
 from tiny import random_model, random_tokens
 

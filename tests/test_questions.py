@@ -28,8 +28,8 @@ from freelunch.plan.specs import QuestionsSpec
 from freelunch.plan.yaml_files import read_yaml
 from freelunch.results.artifacts import Artifact
 from freelunch.results.stage import Stage
-from freelunch.stages.prepare_data import prepare_data
-from freelunch.stages.questions import questions
+from freelunch.stages.data import make as prepare_data
+from freelunch.stages.questions import make as questions
 
 ROOT = Path(__file__).parents[1]
 TOPICS = ("Rivers", "Birds", "Bridges", "Letters", "Markets")

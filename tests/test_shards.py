@@ -20,7 +20,7 @@ from freelunch.plan.plan import Plan
 from freelunch.plan.spec import Spec, parse_spec
 from freelunch.plan.specs import ReconstructedSpec, ShardSpec
 from freelunch.results.artifacts import SEAL, Artifact, checksum
-from freelunch.stages import reconstruct as module
+from freelunch.stages import reconstructed as module
 from stage_runs import prepare, subjects, tiny_config, tiny_plan
 
 ROOT = Path(__file__).parents[1]

@@ -21,12 +21,12 @@ from freelunch.plan.spec import Spec
 from freelunch.plan.specs import EvaluationSpec, PrunedSpec, ReconstructedSpec
 from freelunch.results.artifacts import Artifact, checksum, sealed
 from freelunch.results.stage import Stage
-from freelunch.stages.calibrate import calibrate
+from freelunch.stages.calibration import make as calibrate
 from freelunch.stages.collect import rows_of
-from freelunch.stages.dense import dense
-from freelunch.stages.evaluate import evaluate
-from freelunch.stages.prune import prune
-from freelunch.stages.reconstruct import reconstruct
+from freelunch.stages.dense import make as dense
+from freelunch.stages.evaluation import make as evaluate
+from freelunch.stages.pruned import make as prune
+from freelunch.stages.reconstructed import make as reconstruct
 from merging import tensors
 from stage_runs import EXECUTION, prepare, run, subjects, tiny_plan, upstream
 
@@ -104,7 +104,7 @@ def test_the_cache_budget_does_not_change_a_bit(window: Any, root: Path) -> None
 def test_an_interrupted_recovery_goes_on_and_ends_with_the_same_bits(
     stop_after: int, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from freelunch.stages import reconstruct as module
+    from freelunch.stages import reconstructed as module
 
     spec, real, calls = subject("attention_mlp"), module.reconstruct_window, []
     uninterrupted = run(spec, root)
@@ -131,7 +131,7 @@ def test_an_interrupted_recovery_goes_on_and_ends_with_the_same_bits(
 
 @pytest.mark.parametrize("damage", ["truncate data", "truncate record", "swap", "other code"])
 def test_damaged_or_stale_windows_are_trained_again(damage: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from freelunch.stages import reconstruct as module
+    from freelunch.stages import reconstructed as module
 
     spec, real, calls = subject("block"), module.reconstruct_window, []
 

@@ -22,8 +22,8 @@ from freelunch.inputs.documents import read_documents
 from freelunch.inputs.models import initialised
 from freelunch.plan.config import PerplexityTask, Train, parse_config
 from freelunch.plan.plan import make_plan
-from freelunch.plan.specs import EvaluationSpec, ExportSpec, ModelSpec, ReconstructedSpec
-from freelunch.recover.pretraining import pretrain
+from freelunch.plan.specs import EvaluationSpec, ExportSpec, ModelSpec, ReconstructedSpec, training_of
+from freelunch.recover.retrain import pretrain
 from freelunch.report.html import job, work
 from freelunch.results import checkpoint
 from freelunch.results.artifacts import Artifact, checksum
@@ -121,7 +121,7 @@ def pretrained_names(**changes: Any) -> set[str]:
     tokenizer = train_bpe([TEXT], 300)
     network = initialised(train.config, tokenizer, 0, torch.float32, "x")
     crops = {"calibration": tokens, "validation": tokens}
-    return set(pretrain(network, crops, train, torch.float32, torch.float32, "x").tensors)
+    return set(pretrain(network, crops, training_of(train), torch.float32, torch.float32, "x").tensors)
 
 
 def test_measured_numbers_are_those_of_an_evaluation(model: Artifact, root: Path) -> None:
@@ -213,7 +213,8 @@ def test_one_step_is_that_of_adamw_with_decay_of_matrices_alone(model: Artifact,
     fresh(input_ids=crops.long(), labels=crops.long()).loss.backward()
     before = {name: (weight.detach().clone(), weight.grad) for name, weight in fresh.named_parameters()}
     start = initialised(CONFIG, tokenizer, 0, torch.float32, "x")
-    found = pretrain(start, {"calibration": crops, "validation": crops}, train, torch.float32, torch.float32, "x")
+    tokens, training = {"calibration": crops, "validation": crops}, training_of(train)
+    found = pretrain(start, tokens, training, torch.float32, torch.float32, "x", None, train.weight_decay)
     assert found.fit.best_at == 1
     for name, (weight, gradient) in before.items():
         shrunk = weight * (1 - rate * (decay if weight.ndim > 1 else 0))
@@ -288,7 +289,7 @@ def test_every_stage_works_on_it(root: Path) -> None:
 
 
 def test_its_code_counts_only_where_one_is_trained() -> None:
-    only = {"train_model.py", "pretraining.py", "trainable.py", "bpe.py"}
+    only = {"train_model.py", "retrain.py", "trainable.py", "bpe.py"}
     assert not only & {file.name for file in sources("stages.prepare_model")}
     modules = planned().base.modules
     names = {Path(file).name for module in modules for file in sources(module)}

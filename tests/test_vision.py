@@ -12,8 +12,8 @@ from torch import nn
 
 from freelunch.errors import FreelunchError
 from freelunch.prune.allocations import parse_allocation
+from freelunch.prune.hessian import relative_repairability
 from freelunch.prune.method import parse_method
-from freelunch.recover.repair import relative_repairability
 from freelunch.vision import batchnorm
 from freelunch.vision.architectures import ARCHITECTURES
 from freelunch.vision.backends import recovered

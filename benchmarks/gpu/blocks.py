@@ -21,24 +21,24 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from freelunch.costs import cost
-from freelunch.engine.activations import States, forward, run_states, scratch
 from freelunch.engine.blocks import matrices
 from freelunch.engine.device import products
 from freelunch.engine.overlays import InMemory
+from freelunch.engine.states import States, forward, run_states, scratch
 from freelunch.engine.streaming import Network
 from freelunch.engine.transfers import Copies
 from freelunch.plan.config import Config, ExecutionConfig
 from freelunch.plan.facts import Facts
 from freelunch.plan.spec import Spec
 from freelunch.plan.specs import CalibrationSpec, DataSpec, DenseSpec, GramsSpec, ReconstructedSpec, Training
-from freelunch.prune.matrix import Matrix
+from freelunch.prune.matrix import Matrix, Statistics
 from freelunch.prune.method import Method, parse_method
 from freelunch.prune.patterns import NM
 from freelunch.prune.pruner import prune_matrix
-from freelunch.prune.statistics import Collector, Statistics, on_device
-from freelunch.recover.fit import Trained
+from freelunch.prune.statistics import Collector, on_device
 from freelunch.recover.flows import DenseFlow
 from freelunch.recover.reconstruct import reconstruct_window
+from freelunch.recover.training import Trained
 from freelunch.recover.windows import Window, tile
 
 from ..pruning import EIGHT_B

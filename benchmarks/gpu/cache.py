@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from freelunch.engine.activations import batches, create, forward, load, scratch
+from freelunch.engine.states import batches, create, forward, load, scratch
 from freelunch.engine.streaming import Network
 from freelunch.engine.transfers import Event, arriving, copies_for
 

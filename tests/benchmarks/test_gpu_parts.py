@@ -13,7 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu import blocks, cache, cells, profiling, sparse
-from freelunch.engine.activations import batches, load
+from freelunch.engine.states import batches, load
 from freelunch.plan.facts import Facts
 
 CPU = torch.device("cpu")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from freelunch.engine.activations import batches
 from freelunch.engine.device import deterministic
+from freelunch.engine.states import batches
 from freelunch.engine.transfers import Downloads, arriving, copies_for
 from freelunch.prune import statistics
-from freelunch.prune.allocations.lamp import lamp_scores
+from freelunch.prune.allocations import lamp_scores
 from freelunch.prune.patterns import parse_pattern
 from freelunch.prune.statistics import add_gram
 

@@ -18,8 +18,9 @@ from freelunch.plan.spec import Spec, parse_spec
 from freelunch.plan.specs import ReconstructedSpec
 from freelunch.results.artifacts import Artifact, checksum
 from freelunch.results.stage import Stage
+from freelunch.stages import function_of
 from one_of_each import one_of_each
-from stage_runs import STAGES, run, upstream
+from stage_runs import run, upstream
 
 EPOCHS = 3
 
@@ -139,7 +140,7 @@ def test_running_out_of_memory_is_one_line_that_says_what_to_lower(
     torch.cuda.set_per_process_memory_fraction(1e-6)
     try:
         with pytest.raises(FreelunchError, match=r"memory is full: .* batch_size"), stage.computing():
-            STAGES[spec.stage](stage)
+            function_of(spec)(stage)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert weights(run(spec, root, execution))  # the device is as it was

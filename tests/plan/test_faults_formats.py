@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from freelunch.engine.activations import load
 from freelunch.engine.overlays import SafetensorsFiles
+from freelunch.engine.states import load
 from freelunch.errors import FreelunchError
 from freelunch.inputs.documents import read_records
 from freelunch.inputs.models import model_from_gguf, parameter_count

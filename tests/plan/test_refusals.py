@@ -104,7 +104,7 @@ ELSEWHERE: list[tuple[dict[str, Any], str]] = [
     ({"suites.study.include": ["study"]}, "suites.study.include[0]: study includes study"),
     ({"suites.other": STUDY | {"include": ["study"]}, "suites.study.include": ["other"]},
      "suites.other.include[0]: study includes other"),
-    ({"suites.prune": STUDY}, "suites.prune: a suite cannot have the name of a rule or of a folder"),
+    ({"suites.pruned": STUDY}, "suites.pruned: a suite cannot have the name of a rule or of a folder"),
     ({EVALUATE: [{"data": "texts", "length": 64}] * 2}, f"{EVALUATE}[1]: perplexity of texts test at length 64 is mea"),
     ({EVALUATE: [asked(tasks=["rte", "boolq"]), asked(limit=3)]}, f"{EVALUATE}[1].tasks: boolq is measured already"),
     ({EVALUATE: [{"data": "texts", "length": 129, "too_long": "skip"}]}, f"{EVALUATE}: every task is too long for"),

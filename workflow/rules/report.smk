@@ -19,52 +19,37 @@ rule collect:
     conda:
         "../../envs/report.yaml"
     params:
-        code=code("stages.collect"),
+        code=code_digest(["stages.collect"]),
         families=families,
     message:
         "collect the rows of suite {wildcards.suite}"
     script:
-        "../scripts/collect.py"
+        "../scripts/report.py"
 
 
-rule table:
-    input:
-        references,
-        rows="results/{suite}/rows.parquet",
-    output:
-        csv="results/{suite}/tables/{view}.csv",
-        md="results/{suite}/tables/{view}.md",
-        tex="results/{suite}/tables/{view}.tex",
-    log:
-        "results/logs/table/{suite}-{view}.log",
-    conda:
-        "../../envs/report.yaml"
-    params:
-        code=view_code("table"),
-    message:
-        "table {wildcards.view} of suite {wildcards.suite}"
-    script:
-        "../scripts/view.py"
+for kind, endings in {
+    "table": ["csv", "md", "tex"],
+    "figure": ["pdf", "svg", "png", "md"],
+}.items():
 
-
-rule figure:
-    input:
-        rows="results/{suite}/rows.parquet",
-    output:
-        pdf="results/{suite}/figures/{view}.pdf",
-        svg="results/{suite}/figures/{view}.svg",
-        png="results/{suite}/figures/{view}.png",
-        md="results/{suite}/figures/{view}.md",
-    log:
-        "results/logs/figure/{suite}-{view}.log",
-    conda:
-        "../../envs/report.yaml"
-    params:
-        code=view_code("figure"),
-    message:
-        "figure {wildcards.view} of suite {wildcards.suite}"
-    script:
-        "../scripts/view.py"
+    rule:
+        name:
+            kind
+        input:
+            references,
+            rows="results/{suite}/rows.parquet",
+        output:
+            [f"results/{{suite}}/{kind}s/{{view}}.{ending}" for ending in endings],
+        log:
+            f"results/logs/{kind}/{{suite}}-{{view}}.log",
+        conda:
+            "../../envs/report.yaml"
+        params:
+            code=view_code(kind),
+        message:
+            f"{kind} {{wildcards.view}} of suite {{wildcards.suite}}"
+        script:
+            "../scripts/report.py"
 
 
 rule report:
@@ -79,7 +64,7 @@ rule report:
     conda:
         "../../envs/report.yaml"
     params:
-        code=report_code,
+        code=code_of_report(),
         suite=suite_digest,
         configs=[relpath(path) for path in workflow.overwrite_configfiles],
     message:

@@ -1,4 +1,4 @@
-"""What is known of a machine without torch; and on one with several GPUs, each job takes one that no other job has.
+"""The GPUs and the CPU of a machine, without torch; where there are several GPUs, each job takes one for itself.
 
 Snakemake counts GPUs (``--resources gpu=4``), but does not say which one a job may use. A cluster does: its jobs see no
 GPU but their own, and there is nothing to choose.
@@ -18,15 +18,14 @@ from typing import IO
 log = logging.getLogger(__name__)
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
-_DEVICES = Path("/dev")
 _FAST = {"bfloat16": {"avx512_bf16", "amx_bf16", "bf16"}, "float16": {"avx512_fp16", "amx_fp16", "asimdhp"}}
 """Flags of CPUs that have products of a dtype, as Linux calls what ``device.products`` asks torch for."""
 _HELD: list[IO[str]] = []
 """Locks of this process; the system lifts them when it ends, however it ends."""
 
 
-def visible(environment: Mapping[str, str], devices: Path = _DEVICES) -> list[str]:
-    """What the GPUs that a process may use are called: as its environment lists them, else by number."""
+def visible(environment: Mapping[str, str], devices: Path = Path("/dev")) -> list[str]:
+    """Names of the GPUs that a process may use: as its environment lists them, else by number."""
     if _VISIBLE in environment:
         return [name.strip() for name in environment[_VISIBLE].split(",") if name.strip()]
     count = sum(path.name.removeprefix("nvidia").isdigit() for path in devices.glob("nvidia*"))
@@ -39,12 +38,7 @@ def has_accelerator(device: str) -> bool:
 
 
 def product_bytes(dtype: str, device: str, products: str) -> int:
-    """Bytes of a number that products of a model of a dtype are computed of: what ``device.products`` chooses.
-
-    Args:
-        device: ``execution.device``.
-        products: ``execution.products``.
-    """
+    """Bytes of a number in ``device.products`` of a model's dtype, by ``execution.device`` and ``.products``."""
     fast = products != "float32" and (has_accelerator(device) or dtype in fast_dtypes())
     return 2 if fast and dtype != "float32" else 4
 
@@ -60,14 +54,9 @@ def fast_dtypes(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
 
 
 def claim(names: Sequence[str], locks: Path) -> str | None:
-    """Take the first of these GPUs that no other process has, until this process ends.
+    """Take the first of these GPUs that no other process has, until this process ends; None if others have them all.
 
-    Args:
-        names: of the GPUs.
-        locks: folder with a file for each, by which the processes of a machine know of each other; made if missing.
-
-    Returns:
-        Its name; None if others have them all.
+    ``locks`` is a folder with a file for each, by which the processes of a machine know of each other.
     """
     locks.mkdir(parents=True, exist_ok=True)
     for name in names:

@@ -7,9 +7,9 @@ cut so is decided by trying: the halves in a row must give exactly what the bloc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,21 +19,14 @@ from freelunch.errors import FreelunchError
 
 
 class StopForward(Exception):
-    """Carries the hidden state at which a forward pass was ended on purpose."""
-
-    def __init__(self, state: Tensor) -> None:
-        super().__init__()
-        self.state = state
+    """Ends a forward pass on purpose; its argument is the hidden state there."""
 
 
 class _Caught(Exception):
-    """Carries what went into a layer and came out of it; not a :class:`StopForward`, which a half would take for its
-    own.
-    """
+    """Ends a forward pass behind a layer; its arguments are the input and output of the layer.
 
-    def __init__(self, input: Tensor, output: Tensor) -> None:
-        super().__init__()
-        self.input, self.output = input, output
+    It is no :class:`StopForward`, which a half would take for its own.
+    """
 
 
 @dataclass(frozen=True)
@@ -64,15 +57,15 @@ def find_blocks(model: nn.Module, count: int) -> tuple[str, nn.ModuleList]:
     Raises:
         FreelunchError: no list, or more than one, has that length.
     """
-    found: dict[str, nn.ModuleList] = {}
+    lists: dict[str, nn.ModuleList] = {}
     for name, module in model.named_modules():
-        inner = any(name.startswith(f"{outer}.") for outer in found)
+        inner = any(name.startswith(f"{outer}.") for outer in lists)
         if isinstance(module, nn.ModuleList) and len(module) == count and not inner:
-            found[name] = module
-    if len(found) != 1:
-        places = ", ".join(found) or "nowhere"
+            lists[name] = module
+    if len(lists) != 1:
+        places = ", ".join(lists) or "nowhere"
         raise FreelunchError(f"{type(model).__name__}: looked for one list of {count} blocks, found it in: {places}")
-    return found.popitem()
+    return lists.popitem()
 
 
 def matrices(block: nn.Module) -> dict[str, nn.Linear]:
@@ -94,8 +87,8 @@ def matrices(block: nn.Module) -> dict[str, nn.Linear]:
 
 def call_block(block: nn.Module, hidden: Tensor, call: Call) -> Tensor:
     """The block's output; layers return a bare tensor or a tuple that starts with it, depending on the version."""
-    out = block(hidden, *call.args, **call.kwargs)
-    state: Tensor = out if isinstance(out, Tensor) else out[0]
+    output = block(hidden, *call.args, **call.kwargs)
+    state: Tensor = output if isinstance(output, Tensor) else output[0]
     return state
 
 
@@ -105,8 +98,12 @@ def run_part(block: nn.Module, part: str, halves: Halves | None, hidden: Tensor,
         return call_block(block, hidden, call)
     assert halves is not None
     if part == "mlp":
-        with _replaced(block, halves.attention, _Silent()):
+        attention = block.get_submodule(halves.attention)
+        setattr(block, halves.attention, _Silent())
+        try:
             return call_block(block, hidden, call)
+        finally:
+            setattr(block, halves.attention, attention)
 
     def stop(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         raise StopForward(inputs[0])
@@ -115,8 +112,8 @@ def run_part(block: nn.Module, part: str, halves: Halves | None, hidden: Tensor,
     try:
         call_block(block, hidden, call)
     except StopForward as stopped:
-        # some layers flatten batch and length before their MLP
-        return stopped.state.reshape(hidden.shape)
+        state: Tensor = stopped.args[0]
+        return state.reshape(hidden.shape)  # some layers flatten batch and length before their MLP
     finally:
         handle.remove()
     raise AssertionError("the forward pass did not reach the boundary between the halves")
@@ -136,8 +133,9 @@ def caught(block: nn.Module, matrix: str, run: Callable[[], object]) -> tuple[Te
     handle = block.get_submodule(matrix).register_forward_hook(stop)
     try:
         run()
-    except _Caught as found:
-        return found.input, found.output
+    except _Caught as stopped:
+        inputs, output = stopped.args
+        return inputs, output
     finally:
         handle.remove()
     raise AssertionError(f"the forward pass did not reach {matrix}")
@@ -160,16 +158,15 @@ def find_halves(block: nn.Module, hidden: Tensor, call: Call) -> Halves:
         FreelunchError: the block has no state between attention and MLP (parallel residual), or cutting it there
             does not reproduce its output.
     """
-    calls: list[tuple[str, Tensor | None, Any, bool]] = []
+    children: list[tuple[str, Any, Any, bool]] = []  # name, first input, output, whether it is handed a mask
 
-    def watch(name: str) -> Any:
-        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            first = args[0] if args else kwargs.get("hidden_states")
-            calls.append((name, first, output, "attention_mask" in kwargs))
+    def watch(name: str, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        first = args[0] if args else kwargs.get("hidden_states")
+        children.append((name, first, output[0] if isinstance(output, tuple) else output, "attention_mask" in kwargs))
 
-        return hook
-
-    handles = [child.register_forward_hook(watch(name), with_kwargs=True) for name, child in block.named_children()]
+    handles = [
+        child.register_forward_hook(partial(watch, name), with_kwargs=True) for name, child in block.named_children()
+    ]
     try:
         whole = call_block(block, hidden, call)
     finally:
@@ -177,17 +174,18 @@ def find_halves(block: nn.Module, hidden: Tensor, call: Call) -> Halves:
             handle.remove()
 
     refused = f"{type(block).__name__}: cannot be cut into attention and MLP halves; use window: block"
-    at = next((i for i, (_, _, _, masked) in enumerate(calls) if masked), None)
+    at = next((index for index, (*_, masked) in enumerate(children) if masked), None)
     if at is None:
         raise FreelunchError(f"{refused} (no child is handed an attention mask)")
-    # What attention gave, and what only touched it (norms after attention), is not yet the residual stream.
-    produced = [_first(calls[at][2])]
-    for later in range(at + 1, len(calls)):
-        name, seen, output, _ = calls[later]
-        if any(seen is made for made in produced):
-            produced.append(_first(output))
+    # what attention gave, and what only touched it (norms after attention), is not yet the residual stream
+    attention, _, given, _ = children[at]
+    produced = [given]
+    for later in range(at + 1, len(children)):
+        name, first, output, _ = children[later]
+        if any(first is made for made in produced):
+            produced.append(output)
             continue
-        halves = Halves(calls[at][0], name, frozenset(called for called, *_ in calls[:later]))
+        halves = Halves(attention, name, frozenset(called for called, *_ in children[:later]))
         try:
             middle = run_part(block, "attention", halves, hidden, call)
             if torch.equal(run_part(block, "mlp", halves, middle, call), whole):
@@ -198,22 +196,8 @@ def find_halves(block: nn.Module, hidden: Tensor, call: Call) -> Halves:
     raise FreelunchError(f"{refused} (nothing reads the state after attention)")
 
 
-def _first(output: Any) -> Any:
-    return output[0] if isinstance(output, tuple) else output
-
-
 class _Silent(nn.Module):
     """Stands for an attention module that adds nothing."""
 
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
         return torch.zeros_like(args[0] if args else kwargs["hidden_states"]), None
-
-
-@contextmanager
-def _replaced(block: nn.Module, name: str, stub: nn.Module) -> Iterator[None]:
-    real = block.get_submodule(name)
-    setattr(block, name, stub)
-    try:
-        yield
-    finally:
-        setattr(block, name, real)

@@ -14,6 +14,9 @@ import torch
 from freelunch.errors import FreelunchError
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+_FAST = {torch.bfloat16: ("avx512_bf16", "amx_bf16", "bf16"), torch.float16: ("avx512_fp16", "amx_fp16", "fp16_arith")}
+"""Instructions of a CPU, one of which makes products of a dtype faster than those of float32."""
+_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 
 def choose(name: str) -> torch.device:
@@ -27,10 +30,6 @@ def choose(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise FreelunchError("execution.device: cuda, but torch sees no accelerator; use auto or cpu")
     return torch.device(name)
-
-
-_FAST = {torch.bfloat16: ("avx512_bf16", "amx_bf16", "bf16"), torch.float16: ("avx512_fp16", "amx_fp16", "fp16_arith")}
-"""What a CPU must be able to do for products of a dtype to be faster than those of float32."""
 
 
 def products(dtype: torch.dtype, device: torch.device, wanted: str = "auto") -> torch.dtype:
@@ -65,9 +64,6 @@ def release_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
-
-
-_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 
 @contextmanager

@@ -6,6 +6,7 @@ A dense model is never copied; sources of tensors are stacked instead, and read 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -24,11 +25,9 @@ class TensorSource(Protocol):
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor, without reading its values."""
-        ...
 
     def load(self, name: str) -> Tensor:
         """The tensor on the CPU; callers must not write to it."""
-        ...
 
 
 class SafetensorsFiles:
@@ -40,7 +39,7 @@ class SafetensorsFiles:
 
     def __init__(self, paths: Iterable[Path] = ()) -> None:
         self._paths: list[Path] = []
-        self._where: dict[str, Path] = {}
+        self._file_of: dict[str, Path] = {}
         for path in paths:
             self.add(path)
 
@@ -54,21 +53,20 @@ class SafetensorsFiles:
         except Exception as error:
             raise FreelunchError(f"{path}: cannot be read as safetensors: {error}") from None
         for name in names:
-            if name in self._where:
-                raise FreelunchError(f"{path}: holds {name}, which {self._where[name]} holds as well")
-            self._where[name] = path
+            if name in self._file_of:
+                raise FreelunchError(f"{path}: holds {name}, which {self._file_of[name]} holds as well")
+            self._file_of[name] = path
         self._paths.append(path)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._where
+        return name in self._file_of
 
     @property
     def names(self) -> list[str]:
         """All its tensors."""
-        return list(self._where)
+        return list(self._file_of)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        # from the header of the file
         with safe_open(self._path(name), framework="pt") as file:
             return tuple(file.get_slice(name).get_shape())
 
@@ -79,17 +77,34 @@ class SafetensorsFiles:
         return tensor
 
     def _path(self, name: str) -> Path:
-        if name not in self._where:
+        if name not in self._file_of:
             files = ", ".join(str(path) for path in self._paths) or "no file"
             raise FreelunchError(f"no tensor {name} in {files}")
-        return self._where[name]
+        return self._file_of[name]
 
 
+@dataclass(frozen=True)
+class InMemory:
+    """Tensors held in a mapping."""
+
+    tensors: Mapping[str, Tensor]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.tensors
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self.tensors[name].shape)
+
+    def load(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+
+@dataclass(frozen=True)
 class Masked:
     """A source whose masked tensors read as zero where pruned."""
 
-    def __init__(self, base: TensorSource, masks: TensorSource) -> None:
-        self.base, self.masks = base, masks
+    base: TensorSource
+    masks: TensorSource
 
     def __contains__(self, name: object) -> bool:
         return name in self.base
@@ -106,39 +121,21 @@ class Masked:
         return unpack(self.masks.load(name), self.shape(name)[1]) if name in self.masks else None
 
 
+@dataclass(frozen=True)
 class Replaced:
     """A source some of whose tensors are replaced by others, or that has some besides."""
 
-    def __init__(self, base: TensorSource, changed: TensorSource) -> None:
-        self.base, self.changed = base, changed
+    base: TensorSource
+    changed: TensorSource
 
     def __contains__(self, name: object) -> bool:
         return name in self.changed or name in self.base
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return self._source(name).shape(name)
+        return (self.changed if name in self.changed else self.base).shape(name)
 
     def load(self, name: str) -> Tensor:
-        return self._source(name).load(name)
-
-    def _source(self, name: str) -> TensorSource:
-        return self.changed if name in self.changed else self.base
-
-
-class InMemory:
-    """Tensors held in a mapping."""
-
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self._tensors = tensors
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._tensors
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._tensors[name].shape)
-
-    def load(self, name: str) -> Tensor:
-        return self._tensors[name]
+        return (self.changed if name in self.changed else self.base).load(name)
 
 
 def pack(mask: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,20 +20,21 @@ from transformers import AutoModelForCausalLM, DynamicCache, PretrainedConfig, P
 from freelunch.engine.blocks import Call, StopForward, call_block, find_blocks
 from freelunch.engine.device import release_memory
 from freelunch.engine.overlays import TensorSource
-from freelunch.engine.transfers import Copies, copies_for
+from freelunch.engine.transfers import copies_for
 from freelunch.errors import FreelunchError
 
 
 class _Tap(nn.Module):
     """Stands where a block was: records the call, and passes the hidden state (or an injected one) on."""
 
+    call: Call | None = None
+    hidden: Tensor | None = None
+    inject: Tensor | None = None
+
     def __init__(self, block: nn.Module, last: bool) -> None:
         super().__init__()
         # in a tuple, so that the block's weights do not become parameters of the skeleton
         self._block, self._last = (block,), last
-        self.call: Call | None = None
-        self.hidden: Tensor | None = None
-        self.inject: Tensor | None = None
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -76,6 +77,9 @@ class Network:
         self._taps = [_Tap(block, block is self.blocks[-1]) for block in self.blocks]
         for index, tap in enumerate(self._taps):
             blocks[index] = tap
+        self.config: PretrainedConfig = self._model.config
+        self.copies = copies_for(self.device)
+        """How batches get to the device and back beside its computations."""
         self._embedding = self._model.get_input_embeddings()
         self._head = self._model.get_output_embeddings()
         self._names = {id(module): name for name, module in self._model.named_modules()}
@@ -83,17 +87,6 @@ class Network:
         for module in self._model.modules():
             if module not in (self._embedding, self._head):
                 self._fill(module, self._names[id(module)])
-
-    @property
-    def config(self) -> PretrainedConfig:
-        """Of the model."""
-        config: PretrainedConfig = self._model.config
-        return config
-
-    @cached_property
-    def copies(self) -> Copies | None:
-        """How batches get to the device and back beside its computations."""
-        return copies_for(self.device)
 
     # --- the parts around the blocks ---------------------------------------------------------------------------------
 
@@ -122,9 +115,8 @@ class Network:
     def calls(self, batch: int, length: int) -> list[Call]:
         """The call arguments of every block for a batch of unpadded sequences."""
         if (batch, length) not in self._calls:
-            width = self._embedding.weight.shape[1]
             with torch.no_grad():
-                self._forward(inputs_embeds=torch.zeros(batch, length, width, dtype=self.products, device=self.device))
+                self._forward(inputs_embeds=self._zeros(batch, length))
             self._calls[batch, length] = [tap.call for tap in self._taps if tap.call is not None]
         return self._calls[batch, length]
 
@@ -135,11 +127,10 @@ class Network:
         Gradients flow through it, unless the caller says otherwise.
         """
         last = self._taps[-1]
-        width = self._embedding.weight.shape[1]
 
         def logits(hidden: Tensor) -> Tensor:
             last.inject = self.taken(hidden)
-            zeros = torch.zeros(*hidden.shape[:2], width, dtype=self.products, device=self.device)
+            zeros = self._zeros(*hidden.shape[:2])
             try:
                 result: Tensor = self._model(inputs_embeds=zeros, use_cache=False, **_unpacked()).logits
             finally:
@@ -186,18 +177,16 @@ class Network:
     @torch.no_grad()
     def run_block(self, index: int, block: nn.Module, hidden: Tensor) -> Tensor:
         """Output of a loaded block on one batch of hidden states ``[batch, length, width]``."""
-        call = self.calls(*hidden.shape[:2])[index]
-        return call_block(block, self.taken(hidden), call)
+        return call_block(block, self.taken(hidden), self.calls(*hidden.shape[:2])[index])
 
     def taken(self, hidden: Tensor) -> Tensor:
-        """Hidden states where, and as what, they are computed."""
+        """Hidden states on the device, in the dtype of the products."""
         return hidden.to(self.device, self.products)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Products in bfloat16 while it is trained, unless they are those of float32."""
-        if self.products == torch.float32:
-            return nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16)
+        exact = self.products == torch.float32
+        return nullcontext() if exact else torch.autocast(self.device.type, torch.bfloat16)
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
@@ -207,6 +196,10 @@ class Network:
         except StopForward:
             return
         raise AssertionError("a forward pass must end at the last tap")
+
+    def _zeros(self, batch: int, length: int) -> Tensor:
+        width = self._embedding.weight.shape[1]
+        return torch.zeros(batch, length, width, dtype=self.products, device=self.device)
 
     @contextmanager
     def _loaded(self, module: nn.Module) -> Iterator[None]:
@@ -233,14 +226,16 @@ class Network:
         for child in module.modules() if recurse else [module]:
             self._rebuild_buffers(child)  # first: transformers' initialisation must find no weights to overwrite
         state = {}
-        for key, tensor in _persistent(module, recurse):
+        for key, tensor in module.state_dict(keep_vars=True).items():
+            if "." in key and not recurse:
+                continue
             full = f"{name}.{key}" if name else key
             value = self._read(full)
             if value.shape != tensor.shape:
                 raise FreelunchError(f"tensor {full} is {list(value.shape)}, its config says {list(tensor.shape)}")
-            wanted = self._dtypes[full]
+            dtype = self._dtypes[full]
             # rounded to the model's dtype also where more digits could be computed with
-            state[key] = value.to(self.device, wanted).to(self.products if wanted == self.dtype else wanted)
+            state[key] = value.to(self.device, dtype).to(self.products if dtype == self.dtype else dtype)
         if state:
             module.load_state_dict(state, strict=False, assign=True)
         module.requires_grad_(False)
@@ -255,37 +250,32 @@ class Network:
     def _rebuild_buffers(self, module: nn.Module) -> None:
         """Recompute what no file holds (rotary tables, an embedding's scale), as transformers does when it loads."""
         lost = [name for name, buffer in module.named_buffers(recurse=False) if buffer.is_meta]
+        if not lost:
+            return
         rebuilt: list[list[Tensor]] = []
-        for fill in (0, 1) if lost else ():
+        for fill in (0, 1):
             for name in lost:
                 buffer = torch.full_like(module.get_buffer(name), fill, device=self.device)
                 module.register_buffer(name, buffer, persistent=name not in module._non_persistent_buffers_set)
             self._model._init_weights(module)
             rebuilt.append([module.get_buffer(name) for name in lost])
-        for name, one, other in zip(lost, *rebuilt, strict=True) if lost else ():
+        for name, zeros, ones in zip(lost, *rebuilt, strict=True):
             # what was in it before shows: nothing was written to it
-            if name in module._non_persistent_buffers_set and not torch.equal(one, other):
+            if name in module._non_persistent_buffers_set and not torch.equal(zeros, ones):
                 raise FreelunchError(f"{type(module).__name__}: its buffer {name} is in no file and cannot be rebuilt")
 
-    def _check_calls(self, found: list[Call | None], expected: list[Call]) -> None:
+    def _check_calls(self, calls: list[Call | None], expected: list[Call]) -> None:
         compared: dict[tuple[int, int], bool] = {}
-        for index, (call, wanted) in enumerate(zip(found, expected, strict=True)):
-            if call is None or not _same((call.args, call.kwargs), (wanted.args, wanted.kwargs), compared):
+        for index, (call, other) in enumerate(zip(calls, expected, strict=True)):
+            if call is None or not _same((call.args, call.kwargs), (other.args, other.kwargs), compared):
                 raise FreelunchError(
                     f"{type(self._model).__name__}: the arguments of block {index} depend on the tokens, not only on "
                     "their shape; such models cannot be streamed"
                 )
 
 
-def _persistent(module: nn.Module, recurse: bool) -> Iterator[tuple[str, Tensor]]:
-    own = module.state_dict(keep_vars=True)
-    for key, tensor in own.items():
-        if recurse or "." not in key:
-            yield key, tensor
-
-
 def _unpacked() -> dict[str, Any]:
-    """Has transformers not look, on the device, whether several texts share a sequence: with a cache it knows."""
+    """Keeps transformers from looking, on the device, whether several texts share a sequence: a cache rules it out."""
     return {"past_key_values": DynamicCache()}
 
 

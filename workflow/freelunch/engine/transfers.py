@@ -11,8 +11,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from types import TracebackType
+from dataclasses import dataclass, field
+from itertools import cycle
 from typing import Any, Protocol, Self, TypeVar
 
 import torch
@@ -31,7 +31,6 @@ class Event(Protocol):
 
     def synchronize(self) -> None:
         """Wait until it is done."""
-        ...
 
 
 class Copies(Protocol):
@@ -39,23 +38,18 @@ class Copies(Protocol):
 
     def pinned(self, size: int) -> Tensor:
         """Host memory of so many bytes, ``uint8``, that can be copied from and to meanwhile."""
-        ...
 
     def up(self, host: Tensor, dtype: torch.dtype) -> tuple[Tensor, Event]:
         """Begin to copy to the accelerator."""
-        ...
 
     def arrived(self, tensor: Tensor, event: Event) -> Tensor:
         """A tensor of :meth:`up`, for computations from now on."""
-        ...
 
     def down(self, tensor: Tensor, host: Tensor) -> Event:
         """Begin to copy to the host what was computed so far."""
-        ...
 
     def computed(self) -> Event:
         """All computations that were asked for so far."""
-        ...
 
 
 class CudaCopies:
@@ -95,19 +89,12 @@ def copies_for(device: torch.device) -> Copies | None:
     return CudaCopies(device) if device.type == "cuda" else None
 
 
+@dataclass
 class _Slot:
-    """A pinned buffer, and what must be over before it can be used again."""
+    """A pinned buffer, and how to wait for what used it last."""
 
-    def __init__(self, copies: Copies) -> None:
-        self._copies, self._buffer = copies, torch.empty(0, dtype=torch.uint8)
-        self.release: Callable[[], object] | None = None
-
-    def room(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        self.wait()
-        size = torch.Size(shape).numel() * dtype.itemsize
-        if len(self._buffer) < size:
-            self._buffer = self._copies.pinned(size)
-        return self._buffer[:size].view(dtype).view(shape)
+    buffer: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.uint8))
+    release: Callable[[], object] | None = None
 
     def wait(self) -> None:
         if self.release is not None:
@@ -119,12 +106,17 @@ class _Ring:
     """Slots that are used in turn, and the copies that go through them."""
 
     def __init__(self, copies: Copies) -> None:
-        self.copies, self.slots = copies, [_Slot(copies) for _ in range(SLOTS)]
-        self._next = 0
+        self.copies, self.slots = copies, [_Slot() for _ in range(SLOTS)]
+        self._turns = cycle(self.slots)
 
-    def take(self) -> _Slot:
-        self._next = (self._next + 1) % len(self.slots)
-        return self.slots[self._next]
+    def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[_Slot, Tensor]:
+        """The next slot, when it is free, and its buffer as a tensor."""
+        slot = next(self._turns)
+        slot.wait()
+        size = torch.Size(shape).numel() * dtype.itemsize
+        if len(slot.buffer) < size:
+            slot.buffer = self.copies.pinned(size)
+        return slot, slot.buffer[:size].view(dtype).view(shape)
 
 
 @dataclass(frozen=True)
@@ -143,11 +135,7 @@ class Sent:
 
 
 class Uploads:
-    """Sends batches of states to a device.
-
-    Args:
-        copies: of the device, of :func:`copies_for`.
-    """
+    """Sends batches of states to a device, by the ``copies`` that :func:`copies_for` has for it."""
 
     def __init__(self, copies: Copies | None) -> None:
         self._ring = None if copies is None else _Ring(copies)
@@ -157,11 +145,10 @@ class Uploads:
         """Read rows of ``states`` ``[sequences, ...]`` in the host's memory, and begin to copy them."""
         if self._ring is None:
             return Sent(states[rows].to(dtype))
+        count = len(range(len(states))[rows]) if isinstance(rows, slice) else len(rows)
         # validation reads in a thread of its own while the one of training still reads ahead
         with self._lock:
-            slot = self._ring.take()
-            count = len(range(len(states))[rows]) if isinstance(rows, slice) else len(rows)
-            host = slot.room((count, *states.shape[1:]), states.dtype)
+            slot, host = self._ring.take((count, *states.shape[1:]), states.dtype)
             if isinstance(rows, slice):
                 host.copy_(states[rows])
             else:
@@ -172,10 +159,9 @@ class Uploads:
 
 
 class Downloads:
-    """Writes what a device computed to the host's memory; all of it is there when the context closes.
+    """Writes what a device computed to the host's memory, all of it by the time the context closes.
 
-    Args:
-        copies: of the device, of :func:`copies_for`.
+    ``copies`` are those that :func:`copies_for` has for the device.
     """
 
     def __init__(self, copies: Copies | None) -> None:
@@ -185,11 +171,9 @@ class Downloads:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            for slot in self._ring.slots if self._ring is not None and error is None else ():
+            for slot in self._ring.slots if self._ring is not None and kind is None else ():
                 slot.wait()
         finally:
             self._writer.shutdown()
@@ -200,11 +184,11 @@ class Downloads:
         Raises:
             Exception: of writing an earlier batch.
         """
+        tensor = tensor.to(target.dtype)
         if self._ring is None:
-            target[rows] = tensor.to(target.dtype)
+            target[rows] = tensor
             return
-        slot, tensor = self._ring.take(), tensor.to(target.dtype)
-        host = slot.room(tuple(tensor.shape), tensor.dtype)
+        slot, host = self._ring.take(tuple(tensor.shape), tensor.dtype)
         event = self._ring.copies.down(tensor, host)
 
         def put() -> None:

@@ -11,16 +11,16 @@ the maximum over tokens at the outputs of matrices, and locally prunes one matri
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from freelunch.engine.activations import batches
 from freelunch.engine.streaming import Network
 from freelunch.errors import FreelunchError
+from freelunch.evaluate.perplexity import batched, embedded, mean_and_error
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,9 @@ class Drift:
 
 
 @torch.no_grad()
-def drifts(dense: Network, network: Network, windows: dict[str, Tensor], stream_tokens: int) -> dict[str, list[Drift]]:
+def drifts(
+    dense: Network, network: Network, windows: Mapping[str, Tensor], stream_tokens: int
+) -> dict[str, list[Drift]]:
     """Drifts behind every block for several sets of windows (``[sequences, length]`` each), in one pass over blocks.
 
     Held are the states of all windows in both networks, and one block of each.
@@ -46,36 +48,27 @@ def drifts(dense: Network, network: Network, windows: dict[str, Tensor], stream_
     Raises:
         FreelunchError: a state is NaN or infinite, or a dense state is 0 and the other one is not.
     """
-    parts = [
-        (name, tokens[rows])
-        for name, tokens in windows.items()
-        for rows in batches(len(tokens), max(1, stream_tokens // tokens.shape[1]))
-    ]
-    wanted, found = _embedded(dense, parts), _embedded(network, parts)
+    parts = batched(windows, stream_tokens)
+    dense_states, states = embedded(dense, parts), embedded(network, parts)
     results: dict[str, list[Drift]] = {name: [] for name in windows}
     for index in tqdm(range(len(dense.blocks)), desc="drift", unit="block"):
         local: dict[str, list[Tensor]] = {name: [] for name in windows}
         accumulated: dict[str, list[Tensor]] = {name: [] for name in windows}
         with dense.block(index) as original, network.block(index) as block:
-            for at, (name, _) in enumerate(parts):
+            for (name, _), dense_state, state in zip(parts, dense_states, states, strict=True):
                 where = f"drift of {name}, block {index}"
-                state = dense.taken(wanted[at])
-                target = dense.run_block(index, original, state)
-                local[name].append(_distances(network.run_block(index, block, state), target, where))
-                behind = network.run_block(index, block, found[at])
-                accumulated[name].append(_distances(behind, target, where))
+                hidden = dense.taken(dense_state)
+                target = dense.run_block(index, original, hidden)
+                local[name].append(_distances(network.run_block(index, block, hidden), target, where))
+                output = network.run_block(index, block, state)
+                accumulated[name].append(_distances(output, target, where))
                 # in place: tensors that come and go between others leave holes as large as all states
-                wanted[at].copy_(target)
-                found[at].copy_(behind)
+                dense_state.copy_(target)
+                state.copy_(output)
         for name in windows:
-            results[name].append(Drift(*_summary(local[name]), *_summary(accumulated[name])))
+            values = torch.cat(local[name]), torch.cat(accumulated[name])
+            results[name].append(Drift(*mean_and_error(values[0]), *mean_and_error(values[1])))
     return results
-
-
-def _embedded(network: Network, parts: list[tuple[str, Tensor]]) -> list[Tensor]:
-    """States ``[sequences, length, width]`` at the first block's input, for every part."""
-    with network.embedding() as embed:
-        return [embed(tokens).cpu() for _, tokens in parts]
 
 
 def _distances(states: Tensor, dense: Tensor, where: str) -> Tensor:
@@ -97,10 +90,3 @@ def _distances(states: Tensor, dense: Tensor, where: str) -> Tensor:
     if vanished:
         raise FreelunchError(f"{where}: the dense state of a token is 0 and the other one is not")
     return torch.stack(medians).cpu()
-
-
-def _summary(batched: list[Tensor]) -> tuple[float, float]:
-    """Mean over sequences and its standard error."""
-    values = torch.cat(batched)
-    count = len(values)
-    return values.mean().item(), values.std().item() / math.sqrt(count) if count > 1 else math.nan

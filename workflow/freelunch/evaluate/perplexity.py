@@ -7,17 +7,24 @@ window predicts its ``length - 1`` later tokens; the perplexity is ``exp`` of th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from freelunch.engine.activations import advance, batches
+from freelunch.engine.states import advance, batches
 from freelunch.engine.streaming import Network
 from freelunch.engine.transfers import arriving
 from freelunch.errors import FreelunchError
+
+MARGIN = 256
+"""Tokens behind those wanted before what comes after them cannot matter: the end of a text changes how the last word
+or the last merges before it are tokenised, and tokenizers that weigh whole sequences forget within some tokens."""
+FIRST = 64
+"""Documents that are tokenised first; then twice as many, until there are tokens enough."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,24 @@ class Perplexity:
     tokens: int
 
 
+def first_tokens(
+    texts: Iterable[str], separator: str, encode: Callable[[str], list[int]], count: int | None
+) -> list[int]:
+    """At least the first ``count`` tokens of the joined texts (fewer if there are fewer); all of them if None.
+
+    Joining tokenised documents would give other tokens at every seam, so the documents are joined first. Of them only
+    as many are read as give ``count`` tokens and :data:`MARGIN` more: the first ``count`` are those of the whole.
+    """
+    source = iter(texts)
+    documents = list(islice(source, None if count is None else FIRST))
+    while True:
+        tokens = encode(separator.join(documents))
+        more = [] if count is None or len(tokens) >= count + MARGIN else list(islice(source, len(documents)))
+        if not more:
+            return tokens
+        documents += more
+
+
 def cut(tokens: Sequence[int], length: int, sequences: int | None, where: str) -> Tensor:
     """The first ``sequences`` windows ``[sequences, length]`` of a tokenised text; all of them if None.
 
@@ -37,26 +62,42 @@ def cut(tokens: Sequence[int], length: int, sequences: int | None, where: str) -
         FreelunchError: the text is too short.
     """
     available = len(tokens) // length
-    wanted = available if sequences is None else sequences
-    if not 0 < wanted <= available:
-        raise FreelunchError(f"{where}: has {len(tokens)} tokens, {max(wanted, 1)} windows of {length} were asked for")
-    return torch.tensor(tokens[: wanted * length]).reshape(wanted, length)
+    count = available if sequences is None else sequences
+    if not 0 < count <= available:
+        raise FreelunchError(f"{where}: has {len(tokens)} tokens, {max(count, 1)} windows of {length} were asked for")
+    return torch.tensor(tokens[: count * length]).reshape(count, length)
+
+
+def batched(windows: Mapping[str, Tensor], stream_tokens: int) -> list[tuple[str, Tensor]]:
+    """Batches of at most ``stream_tokens`` tokens of several sets of windows, each with the name of its set."""
+    return [
+        (name, tokens[rows])
+        for name, tokens in windows.items()
+        for rows in batches(len(tokens), max(1, stream_tokens // tokens.shape[1]))
+    ]
+
+
+def embedded(network: Network, parts: Sequence[tuple[str, Tensor]]) -> list[Tensor]:
+    """Hidden states ``[sequences, length, width]`` at the first block's input, on the CPU, for every batch."""
+    with network.embedding() as embed:
+        return [embed(tokens).cpu() for _, tokens in parts]
+
+
+def mean_and_error(values: Tensor) -> tuple[float, float]:
+    """Mean of values and its standard error, which is NaN for one value."""
+    count = len(values)
+    return values.mean().item(), values.std().item() / math.sqrt(count) if count > 1 else math.nan
 
 
 @torch.no_grad()
-def perplexities(network: Network, windows: dict[str, Tensor], stream_tokens: int) -> dict[str, Perplexity]:
+def perplexities(network: Network, windows: Mapping[str, Tensor], stream_tokens: int) -> dict[str, Perplexity]:
     """Perplexities of several sets of windows (``[sequences, length]`` each) in one pass over the blocks.
 
     Raises:
         FreelunchError: a log-likelihood is not finite.
     """
-    parts = [
-        (name, tokens[rows])
-        for name, tokens in windows.items()
-        for rows in batches(len(tokens), max(1, stream_tokens // tokens.shape[1]))
-    ]
-    with network.embedding() as embed:
-        hidden = [embed(tokens).cpu() for _, tokens in parts]
+    parts = batched(windows, stream_tokens)
+    hidden = embedded(network, parts)
     for index in tqdm(range(len(network.blocks)), desc="hidden states", unit="block"):
         with network.block(index) as block:
             advance(network, index, block, hidden)
@@ -70,14 +111,12 @@ def perplexities(network: Network, windows: dict[str, Tensor], stream_tokens: in
         for (at, _), state, target in tqdm(rows, desc="log-likelihoods", unit="sequence", total=len(order)):
             logits = head(state)[0, :-1].float()
             losses[parts[at][0]].append(torch.nn.functional.cross_entropy(logits, target[0, 1:]))
-    return {name: _summary(name, torch.stack(values).cpu().double(), windows[name]) for name, values in losses.items()}
-
-
-def _summary(name: str, losses: Tensor, windows: Tensor) -> Perplexity:
-    if not bool(losses.isfinite().all()):
-        raise FreelunchError(f"perplexity of {name}: the log-likelihood of a window is NaN or infinite")
-    count = len(losses)
-    mean = losses.mean().item()
-    value = math.exp(min(mean, 700.0))
-    spread = losses.std().item() / math.sqrt(count) if count > 1 else math.nan
-    return Perplexity(value, value * spread, count, windows.numel() - count)
+    results = {}
+    for name, tokens in windows.items():
+        values = torch.stack(losses[name]).cpu().double()
+        if not bool(values.isfinite().all()):
+            raise FreelunchError(f"perplexity of {name}: the log-likelihood of a window is NaN or infinite")
+        mean, error = mean_and_error(values)
+        value = math.exp(min(mean, 700.0))
+        results[name] = Perplexity(value, value * error, len(tokens), tokens.numel() - len(tokens))
+    return results

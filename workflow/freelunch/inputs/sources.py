@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from freelunch.errors import FreelunchError, first_line, suggest
-from freelunch.plan.config import Hub, Wheel
+from freelunch.plan.config import Hub, Source, Wheel
 from freelunch.plan.spec import RESULTS
 from freelunch.results.artifacts import checksum, replacing
 
@@ -39,6 +39,14 @@ _UNREACHABLE = re.compile(
 def wheel_path(root: Path, wheel: Wheel) -> Path:
     """Where the wheel lies below the working directory ``root``."""
     return root / RESULTS / "wheels" / f"{wheel.package}-{wheel.version}-{wheel.sha256[:8]}.whl"
+
+
+def local_files(root: Path, source: Source) -> list[Path]:
+    """Files of a source that is a path: the key of what is made of them has the path alone."""
+    if source.path is None:
+        return []
+    path = root / Path(source.path).expanduser()
+    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
 
 
 def fetch_wheel(wheel: Wheel, target: Path) -> None:

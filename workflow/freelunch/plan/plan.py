@@ -150,7 +150,7 @@ def walk(spec: Spec) -> Iterator[Spec]:
 
 def rules() -> list[str]:
     """Rules of the workflow: those of stages, and what comes before and after them."""
-    return ["fetch", *(spec.rule for spec in STAGES.values()), "collect", "table", "figure", "report"]
+    return ["fetch", *STAGES, "collect", "table", "figure", "report"]
 
 
 def make_plan(config: Config) -> Plan:

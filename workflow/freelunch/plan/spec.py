@@ -9,26 +9,37 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from functools import cache, cached_property
 from pathlib import PurePosixPath
 from typing import Any, ClassVar, Self
 
-from freelunch.plan.config import Source
+from freelunch.plan.config import ExecutionConfig, Source
 from freelunch.plan.section import OPTIONAL, UNCOUNTED, Section
 
 RESULTS = "results"
+ONE_MATRIX = "one matrix and its statistics, which no setting makes smaller, need a larger GPU or execution.device: cpu"
+"""What to do where nothing can be lowered."""
 _LONGEST = 160  # of a label in a folder's name; the key tells cut ones apart
 
 STAGES: dict[str, type[Spec]] = {}
-"""Kinds of specs by the folder of their stage below ``results``, upstream first; subclasses of ``Spec`` enter."""
+"""The stages, upstream first: kinds of specs by name. Subclasses of ``Spec`` enter.
+
+A stage has one name: that of its rule, of the folder of its results, of its module in ``stages``.
+"""
 
 
 class Spec(Section):
-    """Parameters of one stage run. Subclasses name the stage by the folder of its results."""
+    """Parameters of one stage run, and what its job needs besides memory, which ``costs`` has."""
 
     stage: str
-    rule: ClassVar[str]
-    """The rule of the workflow that runs the stage."""
+    """Name of the stage."""
+    work: ClassVar[str]
+    """What its job does, to be followed by the spec's name."""
+    minutes: ClassVar[int]
+    """That a cluster gives a job, unless its spec asks for more: see :attr:`runtime`."""
+    computes: ClassVar[bool] = False
+    """Whether the job computes on a GPU where there is one, and with several threads; some specs need neither."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **options: Any) -> None:
@@ -55,6 +66,38 @@ class Spec(Section):
     @property
     def modules(self) -> list[str]:
         """Modules of the package that hold the methods it uses."""
+        return []
+
+    @property
+    def runtime(self) -> int:
+        """Minutes that a cluster gives the job."""
+        return self.minutes
+
+    @property
+    def gpu(self) -> bool:
+        """Whether the job gains from a GPU."""
+        return self.computes
+
+    @property
+    def threaded(self) -> bool:
+        """Whether the job gains from several threads."""
+        return self.computes
+
+    def small(self, operations: float) -> bool:
+        """Whether, without a GPU, jobs of so many operations gain more side by side than from threads of their own."""
+        return False
+
+    @property
+    def siblings(self) -> int:
+        """Jobs that share a machine's cores because one was split into them."""
+        return 1
+
+    def remedy(self, execution: ExecutionConfig) -> str:
+        """Which settings make the job take less memory of a GPU, with what they are now."""
+        return ONE_MATRIX
+
+    def split(self, shards: int) -> Sequence[Spec]:
+        """The jobs that its work is split into where ``execution.shards`` are asked for; none if it is one job."""
         return []
 
     @property

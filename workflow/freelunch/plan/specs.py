@@ -9,6 +9,7 @@ from freelunch.plan.config import (
     Axes,
     DataConfig,
     EvaluationTask,
+    ExecutionConfig,
     Flow,
     Loss,
     ModelConfig,
@@ -18,8 +19,9 @@ from freelunch.plan.config import (
     Train,
     ZeroShotTask,
 )
+from freelunch.plan.facts import facts_of_source
 from freelunch.plan.section import OPTIONAL, Section
-from freelunch.plan.spec import MeasuredSpec, Spec
+from freelunch.plan.spec import ONE_MATRIX, MeasuredSpec, Spec
 from freelunch.prune.method import Method, parse_method
 from freelunch.prune.methods import slug
 from freelunch.prune.patterns import Structured
@@ -61,6 +63,18 @@ def training_of(train: Train) -> Training:
     return Training(parametrization="full + biases + norms", loss="cross_entropy", **same)
 
 
+def _stream(execution: ExecutionConfig) -> str:
+    return f"lower execution.stream_tokens ({execution.stream_tokens})"
+
+
+def _batches(training: Training, calibration: CalibrationSpec) -> list[str]:
+    """What makes the batches of a training smaller."""
+    return [
+        f"raise accumulation ({training.accumulation}) up to batch_size ({training.batch_size})",
+        f"lower batch_size or length ({calibration.length})",
+    ]
+
+
 # --- data, the dense model, and what is known of it ------------------------------------------------------------------
 
 
@@ -68,7 +82,8 @@ class DataSpec(Spec):
     """The documents of a data set, in splits."""
 
     stage: Literal["data"] = "data"
-    rule: ClassVar[str] = "data"
+    work: ClassVar[str] = "prepare data"
+    minutes: ClassVar[int] = 120
     data: str
     source: DataConfig
 
@@ -85,7 +100,8 @@ class ModelSpec(Spec):
     """A dense model as a Hugging Face directory of safetensors."""
 
     stage: Literal["models"] = "models"
-    rule: ClassVar[str] = "model"
+    work: ClassVar[str] = "prepare model"
+    minutes: ClassVar[int] = 240
     model: str
     source: ModelConfig
     data: Annotated[DataSpec | None, OPTIONAL] = None
@@ -101,7 +117,33 @@ class ModelSpec(Spec):
 
     @property
     def resumed(self) -> bool:
+        return self.gpu
+
+    @property
+    def gpu(self) -> bool:
         return self.source.train is not None
+
+    @property
+    def threaded(self) -> bool:
+        return True
+
+    @property
+    def runtime(self) -> int:
+        return 1440 if self.gpu else self.minutes
+
+    @cached_property
+    def largest_matrix(self) -> int:
+        """Weights of the largest matrix in a block."""
+        return max(rows * columns for rows, columns in facts_of_source(self.model, self.source).matrices.values())
+
+    def small(self, operations: float) -> bool:
+        return self.largest_matrix < 2**19
+
+    def remedy(self, execution: ExecutionConfig) -> str:
+        train = self.source.train
+        if train is None:
+            return ONE_MATRIX
+        return f"lower models.{self.model}.train.batch_size ({train.batch_size}) or length ({train.length})"
 
     @property
     def modules(self) -> list[str]:
@@ -116,7 +158,8 @@ class QuestionsSpec(Spec):
     """Questions about the articles of a test split."""
 
     stage: Literal["questions"] = "questions"
-    rule: ClassVar[str] = "questions"
+    work: ClassVar[str] = "make questions"
+    minutes: ClassVar[int] = 60
     data: DataSpec
     fields: Questions
 
@@ -141,7 +184,8 @@ class CalibrationSpec(Spec):
     """Token crops to calibrate and train on, and crops to validate on."""
 
     stage: Literal["calibration"] = "calibration"
-    rule: ClassVar[str] = "calibrate"
+    work: ClassVar[str] = "sample calibration"
+    minutes: ClassVar[int] = 60
     model: ModelSpec
     data: DataSpec
     sequences: int
@@ -162,12 +206,17 @@ class DenseSpec(Spec):
     """The dense model's activations on the calibration set."""
 
     stage: Literal["dense"] = "dense"
-    rule: ClassVar[str] = "dense"
+    work: ClassVar[str] = "dense pass"
+    minutes: ClassVar[int] = 480
+    computes: ClassVar[bool] = True
     calibration: CalibrationSpec
 
     @property
     def label(self) -> str:
         return self.calibration.label
+
+    def remedy(self, execution: ExecutionConfig) -> str:
+        return _stream(execution)
 
     def upstream(self) -> list[Spec]:
         return [self.calibration.model, self.calibration]
@@ -177,7 +226,9 @@ class GramsSpec(Spec):
     """Gram matrices of the inputs of every matrix, for the methods that ask for them."""
 
     stage: Literal["grams"] = "grams"
-    rule: ClassVar[str] = "grams"
+    work: ClassVar[str] = "Gram matrices"
+    minutes: ClassVar[int] = 480
+    computes: ClassVar[bool] = True
     dense: DenseSpec
 
     @staticmethod
@@ -188,6 +239,9 @@ class GramsSpec(Spec):
     @property
     def label(self) -> str:
         return self.dense.label
+
+    def remedy(self, execution: ExecutionConfig) -> str:
+        return _stream(execution)
 
     def upstream(self) -> list[Spec]:
         return [self.dense.calibration.model, self.dense]
@@ -203,7 +257,9 @@ class PrunedSpec(Spec):
     """
 
     stage: Literal["pruned"] = "pruned"
-    rule: ClassVar[str] = "prune"
+    work: ClassVar[str] = "prune"
+    minutes: ClassVar[int] = 240
+    computes: ClassVar[bool] = True
     dense: DenseSpec
     criterion: str
     pattern: str
@@ -221,6 +277,17 @@ class PrunedSpec(Spec):
     def overlays(self) -> list[OverlaySpec]:
         """What lies over the dense model, in the order of application."""
         return [self]
+
+    @property
+    def gpu(self) -> bool:
+        return self.threaded
+
+    @property
+    def threaded(self) -> bool:
+        return self.base.largest_matrix >= 2**22
+
+    def remedy(self, execution: ExecutionConfig) -> str:
+        return ONE_MATRIX if self.prune_inputs == "dense" else f"{_stream(execution)}, or {ONE_MATRIX}"
 
     @property
     def modules(self) -> list[str]:
@@ -269,7 +336,9 @@ class ShardSpec(Spec):
     """Some of the windows of a reconstruction, trained in a job of their own. Counts for no other key."""
 
     stage: Literal["shards"] = "shards"
-    rule: ClassVar[str] = "shard"
+    work: ClassVar[str] = "reconstruct, shard"
+    minutes: ClassVar[int] = 1440
+    computes: ClassVar[bool] = True
     reconstructed: ReconstructedSpec
     shard: int
     shards: int
@@ -282,6 +351,13 @@ class ShardSpec(Spec):
     def base(self) -> ModelSpec:
         """The dense model underneath."""
         return self.reconstructed.base
+
+    @property
+    def siblings(self) -> int:
+        return self.shards
+
+    def remedy(self, execution: ExecutionConfig) -> str:
+        return self.reconstructed.remedy(execution)
 
     @property
     def modules(self) -> list[str]:
@@ -304,7 +380,9 @@ class ReconstructedSpec(RecoveredSpec):
     """Weights of a pruned model after local reconstruction, window by window."""
 
     stage: Literal["reconstructed"] = "reconstructed"
-    rule: ClassVar[str] = "reconstruct"
+    work: ClassVar[str] = "reconstruct"
+    minutes: ClassVar[int] = 1440
+    computes: ClassVar[bool] = True
     dense: DenseSpec
     """Of the sequences that are trained on."""
     window: str | int
@@ -330,6 +408,16 @@ class ReconstructedSpec(RecoveredSpec):
     @property
     def resumed(self) -> bool:
         return True
+
+    def small(self, operations: float) -> bool:
+        return self.base.small(operations)
+
+    def remedy(self, execution: ExecutionConfig) -> str:
+        stream = _stream(execution)
+        if self.closed_form:
+            return f"{stream}, or {ONE_MATRIX}"
+        smaller = [] if self.window == "matrix" else [f"take a smaller window than {self.window}"]
+        return ", or ".join([*_batches(self.training, self.dense.calibration), *smaller, stream])
 
     @property
     def closed_form(self) -> bool:
@@ -366,10 +454,17 @@ class RetrainedSpec(RecoveredSpec):
     """Weights of a pruned model that was trained as a whole on its outputs."""
 
     stage: Literal["retrained"] = "retrained"
-    rule: ClassVar[str] = "retrain"
+    work: ClassVar[str] = "retrain"
+    minutes: ClassVar[int] = 1440
+    computes: ClassVar[bool] = True
     calibration: CalibrationSpec
     """The sequences that are trained on."""
     training: Training
+
+    def remedy(self, execution: ExecutionConfig) -> str:
+        recompute = [] if execution.checkpointing else ["set execution.checkpointing: true"]
+        fewer = f"train less than parametrization {self.training.parametrization}"
+        return ", or ".join([*_batches(self.training, self.calibration), *recompute, fewer])
 
     @property
     def modules(self) -> list[str]:
@@ -396,7 +491,9 @@ class RepairedSpec(RecoveredSpec):
     """Weights of a pruned model, scaled so that outputs vary as much as the dense model's."""
 
     stage: Literal["repaired"] = "repaired"
-    rule: ClassVar[str] = "repair"
+    work: ClassVar[str] = "repair"
+    minutes: ClassVar[int] = 240
+    computes: ClassVar[bool] = True
     repair: Literal["channel", "layer", "shrink"]
 
     @property
@@ -423,7 +520,9 @@ class EvaluationSpec(MeasuredSpec):
     """Metrics of one network: the dense model, a pruned one or a recovered one."""
 
     stage: Literal["evaluation"] = "evaluation"
-    rule: ClassVar[str] = "evaluate"
+    work: ClassVar[str] = "evaluate"
+    minutes: ClassVar[int] = 480
+    computes: ClassVar[bool] = True
     subject: ModelSpec | OverlaySpec
     data: tuple[DataSpec | QuestionsSpec, ...]
     tasks: tuple[EvaluationTask, ...]
@@ -433,9 +532,14 @@ class EvaluationSpec(MeasuredSpec):
         return f"{self.subject.label}-dense" if isinstance(self.subject, ModelSpec) else self.subject.label
 
     @property
+    def zero_shot(self) -> bool:
+        """Whether there are zero-shot tasks."""
+        return any(isinstance(task, ZeroShotTask) for task in self.tasks)
+
+    @property
     def modules(self) -> list[str]:
         """Modules of the package that ask zero-shot tasks, if there are any."""
-        return ["stages.zero_shot"] if any(isinstance(task, ZeroShotTask) for task in self.tasks) else []
+        return ["evaluate.zero_shot"] if any(isinstance(task, ZeroShotTask) for task in self.tasks) else []
 
     def upstream(self) -> list[Spec]:
         return [*self.overlays, self.base, *self.data]
@@ -472,8 +576,9 @@ class EvaluationSpec(MeasuredSpec):
 class ExportSpec(Spec):
     """A pruned or recovered network as a Hugging Face directory."""
 
-    stage: Literal["export"] = "export"
-    rule: ClassVar[str] = "export_model"
+    stage: Literal["exported"] = "exported"
+    work: ClassVar[str] = "export"
+    minutes: ClassVar[int] = 120
     subject: OverlaySpec
 
     @property

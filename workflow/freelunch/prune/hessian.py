@@ -1,18 +1,31 @@
-"""The layer-wise Hessian ``H = X^T X`` of ``||X W^T - X V^T||^2``: damping, and the factor of its inverse."""
+"""What follows from the Gram matrix ``H = X^T X`` of the inputs of a layer.
+
+It is the Hessian of ``||X W^T - X V^T||^2``: damping, least squares under a mask, the factor of its inverse. And it
+has the variances of the outputs, dense and pruned, and their covariance, without running anything.
+"""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from freelunch.errors import FreelunchError
-from freelunch.prune.matrix import finite
+from freelunch.prune.matrix import Statistics, finite
 
 ESCALATION = 10.0
 """How much more damping is tried when a factorisation fails."""
+EPSILON = 1e-12
+"""Of the mean dense variance: relative, so that scales do not depend on the units of the activations. It bounds the
+scale of a channel that pruning all but silenced (to about 1e6) and moves no other.
+"""
 _SMALL = 128
+_ROUNDING = 1e-5
+"""Of squared means: what a float32 Gram matrix leaves of the variance of constants."""
+_PANEL = 1024
+"""Rows that are multiplied at a time, in float64, which bounds memory."""
 log = logging.getLogger(__name__)
 
 
@@ -113,15 +126,18 @@ def factorised(systems: Tensor) -> Tensor:
     return factors
 
 
-def inverse_factor(gram: Tensor, damping: float) -> Tensor:
-    """Upper triangular ``U`` with ``U^T U = H^-1`` for the damped ``H``.
+def inverse_factor(inputs: Statistics, damping: float) -> Tensor:
+    """Upper triangular ``U`` with ``U^T U = H^-1`` for the damped ``H``; once for all matrices that share inputs.
 
     Reversed in both directions, ``H`` has a lower factor that is the reverse of an upper ``R`` with ``R R^T = H``; so
     ``U = R^-1``, and neither ``H^-1`` nor a second factorisation is needed.
     """
-    lower, _ = cholesky(gram.flip(0, 1), damping)
-    _invert_lower(lower)
-    return lower.flip(0, 1)
+    assert inputs.gram is not None
+    if damping not in inputs.factors:
+        lower, _ = cholesky(inputs.gram.flip(0, 1), damping)
+        _invert_lower(lower)
+        inputs.factors[damping] = lower.flip(0, 1)
+    return inputs.factors[damping]
 
 
 def _invert_lower(lower: Tensor) -> None:
@@ -136,3 +152,91 @@ def _invert_lower(lower: Tensor) -> None:
     _invert_lower(first)
     _invert_lower(last)
     below.copy_(-(last @ below @ first))
+
+
+# --- variances of outputs --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Second moments of the outputs of a layer over calibration data, before and after pruning.
+
+    Attributes:
+        dense: ``[channels]`` float64, biased variances of the dense outputs.
+        sparse: ``[channels]`` float64, those of the pruned outputs, for the same inputs.
+        covariance: ``[channels]`` float64, between the two.
+        samples: number of outputs of each channel: tokens, or images times positions.
+    """
+
+    dense: Tensor
+    sparse: Tensor
+    covariance: Tensor
+    samples: int
+
+    @property
+    def varying(self) -> Tensor:
+        """Channels ``[channels]`` of which the dense and the pruned output vary."""
+        return (self.dense > 0) & (self.sparse > 0)
+
+    @property
+    def epsilon(self) -> Tensor:
+        """Added to variances before their ratio is taken."""
+        return EPSILON * self.dense[self.varying].mean()
+
+
+def moments(weight: Tensor, pruned: Tensor, inputs: Statistics) -> Moments:
+    """Moments of ``W x`` and ``U x``: ``w C w^T``, ``u C u^T`` and ``w C u^T`` per row, with ``C = G / n - mu mu^T``.
+
+    In float64: a covariance is a small difference of large numbers. Variances that are less than rounding are 0.
+
+    Args:
+        weight: ``W`` ``[rows, columns]``, dense.
+        pruned: ``U`` ``[rows, columns]``, zero where pruned.
+        inputs: statistics of the dense ``x``, with their Gram matrix ``G``.
+
+    Raises:
+        FreelunchError: a weight or a statistic is NaN or infinite.
+    """
+    assert inputs.gram is not None
+    means = inputs.means.to(inputs.gram.device)
+    centred = inputs.gram.double().div_(inputs.tokens).addr_(means, means, alpha=-1)
+    parts = []
+    for dense, sparse in zip(weight.split(_PANEL), pruned.split(_PANEL), strict=True):
+        w, u = dense.double(), sparse.double()
+        with_u = u @ centred
+        parts.append(torch.stack([
+            _variances(w, w @ centred, means), _variances(u, with_u, means), (with_u * w).sum(1)
+        ]))  # fmt: skip
+    found = torch.cat(parts, 1)
+    if not finite(found):
+        raise FreelunchError("the variances of its outputs contain NaN or infinity")
+    return Moments(found[0], found[1], found[2], inputs.tokens)
+
+
+def _variances(weight: Tensor, product: Tensor, means: Tensor) -> Tensor:
+    """Variances of ``W x`` from ``W C``; 0 where rounding is all there is."""
+    variances = (product * weight).sum(1)
+    # of one sign in all entries of the Gram matrix, or of a sign of its own in each
+    floor = _ROUNDING * ((weight @ means).square() + weight.square() @ means.square())
+    return variances.masked_fill(variances <= floor, 0)
+
+
+def log_scales(dense: Tensor, sparse: Tensor, eps: Tensor) -> Tensor:
+    """``log sqrt((v_dense + eps) / (v_sparse + eps))``: what makes pruned outputs vary as much as dense ones."""
+    return 0.5 * ((dense + eps) / (sparse + eps)).log()
+
+
+def relative_repairability(moments: Moments) -> float:
+    """Distortion of a layer's centred outputs that channelwise matching leaves, over what it was (arXiv 2605.25508).
+
+    Lower is better; above 1, matching adds to it. 0 of a layer that is not distorted.
+    """
+    scales = torch.ones_like(moments.dense)
+    known = moments.varying
+    scales[known] = log_scales(moments.dense[known], moments.sparse[known], moments.epsilon).exp()
+
+    def distortion(factors: Tensor) -> Tensor:
+        return (moments.dense + factors.square() * moments.sparse - 2 * factors * moments.covariance).sum()
+
+    raw = distortion(torch.ones_like(scales))
+    return float(distortion(scales) / raw) if float(raw) > 0 else 0.0

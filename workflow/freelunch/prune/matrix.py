@@ -1,17 +1,48 @@
-"""One weight matrix with what is known of it: all that criteria, refinements and allocations look at."""
+"""One weight matrix with what is known of its inputs: all that criteria, refinements and allocations look at."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
 
-if TYPE_CHECKING:
-    from torch import Generator, Tensor
+import torch
+from torch import Generator, Tensor
 
-    from freelunch.prune.statistics import Statistics
+_ROUNDING = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Statistics of the inputs ``x`` of one matrix.
+
+    Attributes:
+        tokens: number of input vectors seen.
+        sums: ``[columns]`` float64, the sum over tokens of each input.
+        squared_norms: ``[columns]`` float64, the sum over tokens of each input's square, ``||X_j||^2``.
+        gram: ``[columns, columns]`` float32, ``X^T X``, where it was asked for.
+        factors: of its inverse, by damping; see ``hessian.inverse_factor``.
+    """
+
+    tokens: int
+    sums: Tensor
+    squared_norms: Tensor
+    gram: Tensor | None = None
+    factors: dict[float, Tensor] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def means(self) -> Tensor:
+        """``[columns]`` float64."""
+        return self.sums / self.tokens
+
+    @property
+    def variances(self) -> Tensor:
+        """``[columns]`` float64, sample variance over tokens."""
+        centred = self.squared_norms - self.sums.square() / self.tokens
+        # what is left of equal numbers is rounding
+        centred = torch.where(centred <= _ROUNDING * self.squared_norms, 0.0, centred)
+        return centred / max(1, self.tokens - 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,19 +64,23 @@ class Matrix:
     seed: int = 0
 
     def generator(self) -> Generator:
-        """Random numbers of this matrix: on the CPU, so that they are the same on every device."""
-        import torch
-
-        digest = hashlib.sha256(f"{self.seed} {self.name}".encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        """Random numbers of this matrix."""
+        return named_generator(self.seed, self.name)
 
 
-def finite(tensor: Tensor) -> bool:
-    """Whether nothing in a tensor is NaN or infinite: by its sum, and one by one only where that is not finite."""
-    import torch
+@dataclass(frozen=True, eq=False)
+class Pruned:
+    """A pruned matrix.
 
-    dtype = torch.float32 if tensor.dtype == torch.float16 else None  # whose sums would be too large too often
-    return bool(tensor.sum(dtype=dtype).isfinite()) or bool(tensor.isfinite().all())
+    Attributes:
+        mask: ``[rows, columns]``, True = kept.
+        weight: ``[rows, columns]`` float32; what it holds where pruned does not matter.
+        bias: ``[rows]`` float32, if the layer has one by now.
+    """
+
+    mask: Tensor
+    weight: Tensor
+    bias: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -69,3 +104,15 @@ class Matrices:
 
     def __iter__(self) -> Iterator[Matrix]:
         return (self.load(name) for name in self.shapes)
+
+
+def named_generator(seed: int, name: str) -> Generator:
+    """Random numbers of a seed and a name: on the CPU, so that they are the same on every device."""
+    digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def finite(tensor: Tensor) -> bool:
+    """Whether nothing in a tensor is NaN or infinite: by its sum, and one by one only where that is not finite."""
+    dtype = torch.float32 if tensor.dtype == torch.float16 else None  # whose sums would be too large too often
+    return bool(tensor.sum(dtype=dtype).isfinite()) or bool(tensor.isfinite().all())

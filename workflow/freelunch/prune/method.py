@@ -5,14 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from freelunch.errors import FreelunchError, naming
-from freelunch.prune.allocations import parse_allocation
-from freelunch.prune.allocations.allocation import Allocation
-from freelunch.prune.criteria import parse_criterion
-from freelunch.prune.criteria.criterion import Criterion
+from freelunch.prune.allocations import Allocation, parse_allocation
+from freelunch.prune.criteria import Criterion, parse_criterion
 from freelunch.prune.methods import describe
 from freelunch.prune.patterns import Pattern, Structured, parse_pattern
-from freelunch.prune.refinements import describe_refinements, parse_refinements
-from freelunch.prune.refinements.refinement import Refinement
+from freelunch.prune.refinements import Refinement, describe_refinements, parse_refinements
 
 
 @dataclass(frozen=True)

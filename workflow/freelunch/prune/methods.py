@@ -1,40 +1,57 @@
-"""Methods by name: ``wanda``, or ``ria(alpha=1)``, stands for an object of a small dataclass.
+"""Methods by name: ``wanda``, or ``ria(alpha=1)``, stands for an object of a small dataclass with its settings.
 
-A package of methods (criteria, refinements, allocations, parametrizations) is a folder with one module per method; the
-module ends with ``method = TheClass``. The fields of the class are its settings. None of these modules imports torch
-when it is loaded, so that the config can be checked without it.
+Nothing here imports torch when it is loaded, nor does a module of methods, so that a config can be checked without it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import MISSING, Field, fields
 from importlib import import_module
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from freelunch.errors import FreelunchError, suggest
 
 _FORM = re.compile(r"^\s*([A-Za-z_]\w*)\s*(?:\(([^()]*)\))?\s*$")
+_JOINED = re.compile(r"\+(?=\s*[A-Za-z_])")  # not the + of 1e+2
+_names: dict[type, str] = {}
+"""Of the classes of all kinds."""
+M = TypeVar("M")
 
 
-class Methods:
-    """The methods of one package.
+class Methods(Generic[M]):
+    """The methods of one kind, such as criteria; classes enter it by :meth:`register`.
 
     Args:
-        package: full name of the package.
-        folder: where its modules lie.
-        kind: what a method of it is called in messages.
-        base: the module that is no method.
+        kind: what one of them is called in messages.
+        folder: has a module per method, of its name, which is imported when the method is asked for. So the hash of
+            code counts only those that a spec uses.
+        package: full name of that folder.
     """
 
-    def __init__(self, package: str, folder: Path, kind: str, base: str) -> None:
-        self._package, self.kind = package, kind
-        self.names = tuple(sorted({path.stem for path in folder.glob("*.py")} - {"__init__", base}))
+    def __init__(self, kind: str, folder: Path | None = None, package: str = "") -> None:
+        self._kind, self._package = kind, package
+        self._classes: dict[str, type[M]] = {}
+        self._modules = {path.stem for path in folder.glob("*.py")} - {"__init__"} if folder else set()
 
-    def parse(self, text: object) -> Any:
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names, sorted."""
+        return tuple(sorted(self._modules | self._classes.keys()))
+
+    def register(self, name: str) -> Callable[[type[M]], type[M]]:
+        """Decorates the class that ``name`` stands for."""
+
+        def enter(cls: type[M]) -> type[M]:
+            self._classes[name], _names[cls] = cls, name
+            return cls
+
+        return enter
+
+    def parse(self, text: object) -> M:
         """The method that a text of the config stands for.
 
         Raises:
@@ -42,23 +59,28 @@ class Methods:
         """
         match = _FORM.match(text) if isinstance(text, str) else None
         if match is None:
-            raise FreelunchError(f"{text!r} is no {self.kind}; write NAME or NAME(SETTING=VALUE, …)")
+            raise FreelunchError(f"{text!r} is no {self._kind}; write NAME or NAME(SETTING=VALUE, …)")
         name, settings = match[1], match[2] or ""
         if name not in self.names:
-            raise FreelunchError(f"there is no {self.kind} {name!r}; {suggest(name, self.names)}")
-        # looked up by module, so that editing one reruns only its own results
-        method = import_module(f"{self._package}.{name}").method
+            raise FreelunchError(f"there is no {self._kind} {name!r}; {suggest(name, self.names)}")
+        if name in self._modules:
+            import_module(f"{self._package}.{name}")
+        method = self._classes[name]
         try:
             return method(**_settings(name, method, settings))
         except FreelunchError as error:
-            raise FreelunchError(f"{self.kind} {text!r}: {error}") from None
+            raise FreelunchError(f"{self._kind} {text!r}: {error}") from None
+
+    def parse_joined(self, text: str) -> tuple[M, ...]:
+        """The methods of a text such as ``dsnot + admm(rho=2)``, in order."""
+        return tuple(self.parse(part) for part in _JOINED.split(text))
 
 
 def describe(method: Any) -> str:
     """The text that stands for a method; settings at their defaults are left out."""
-    name = type(method).__module__.rsplit(".", 1)[-1]
-    given = [field for field in fields(method) if getattr(method, field.name) != _default(field)]
-    return f"{name}({', '.join(_shown(field, getattr(method, field.name)) for field in given)})" if given else name
+    changed = [field for field in fields(method) if getattr(method, field.name) != _default(field)]
+    name = _names[type(method)]
+    return f"{name}({', '.join(_shown(field, getattr(method, field.name)) for field in changed)})" if changed else name
 
 
 def slug(text: str) -> str:
@@ -72,12 +94,12 @@ def _settings(name: str, method: type, text: str) -> dict[str, Any]:
     listed = next((field for field in known.values() if field.type == "tuple[float, ...]"), None)
     if listed is not None:
         return {listed.name: tuple(_number(listed.name, part) for part in parts)}
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for part in parts:
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals:
             raise FreelunchError(f"{part!r} is not of the form SETTING=VALUE")
-        if key in known and known[key].name in found:
+        if key in known and known[key].name in values:
             raise FreelunchError(f"{key} is set twice")
         if key not in known:
             allowed = suggest(key, known) if known else f"{name} has no settings"
@@ -85,8 +107,8 @@ def _settings(name: str, method: type, text: str) -> dict[str, Any]:
         number = _number(key, value)
         if known[key].type == "int" and number != int(number):
             raise FreelunchError(f"{key} is a whole number, not {value}")
-        found[known[key].name] = int(number) if known[key].type == "int" else number
-    return found
+        values[known[key].name] = int(number) if known[key].type == "int" else number
+    return values
 
 
 def _number(key: str, text: str) -> float:

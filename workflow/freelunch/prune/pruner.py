@@ -6,19 +6,21 @@ What is decided over all matrices is decided first, from the dense model; then o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from freelunch.errors import FreelunchError, naming
-from freelunch.prune.allocations.allocation import Allocation, apportion
-from freelunch.prune.criteria.criterion import Criterion
-from freelunch.prune.matrix import Matrices, Matrix, finite
-from freelunch.prune.method import Method
+from freelunch.prune.allocations import Allocation, apportion
+from freelunch.prune.criteria import Criterion
+from freelunch.prune.matrix import Matrices, Matrix, Pruned, finite
 from freelunch.prune.patterns import NM, Structured, Unstructured
-from freelunch.prune.refinements.refinement import Pruned
 from freelunch.prune.selection import count_lowest
 from freelunch.prune.structured import Heads, Structure, find_units, keep_in_model
+
+if TYPE_CHECKING:
+    from freelunch.prune.method import Method
 
 Load = Callable[[str], Matrix]
 

@@ -1,4 +1,4 @@
-"""Calibration statistics: what criteria need to know of the inputs of every matrix.
+"""Calibration statistics: what criteria need to know of the inputs of every matrix, collected while a block runs.
 
 Matrices that read the same tensor (q/k/v, gate/up) share one accumulation. Sums are kept in float64, so that scores do
 not depend on how the calibration set was batched beyond float64's rounding; Gram matrices, which only some criteria
@@ -9,57 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from freelunch.prune import hessian
+from freelunch.prune.matrix import Statistics
 
-_ROUNDING = 1e-12
 _COPIES = 7
 """Float32 matrices of a Gram matrix' size that there must be room for: itself, damped, its factor, what ADMM makes."""
 _PANEL = 4096
 """Columns of a Gram matrix on the CPU that an accelerator computes at a time."""
-
-
-@dataclass(frozen=True, eq=False)
-class Statistics:
-    """Statistics of the inputs ``x`` of one matrix.
-
-    Attributes:
-        tokens: number of input vectors seen.
-        sums: ``[columns]`` float64, the sum over tokens of each input.
-        squared_norms: ``[columns]`` float64, the sum over tokens of each input's square, ``||X_j||^2``.
-        gram: ``[columns, columns]`` float32, ``X^T X``, where it was asked for.
-    """
-
-    tokens: int
-    sums: Tensor
-    squared_norms: Tensor
-    gram: Tensor | None = None
-    _factors: dict[float, Tensor] = field(default_factory=dict, init=False, repr=False)
-
-    @property
-    def means(self) -> Tensor:
-        """``[columns]`` float64."""
-        return self.sums / self.tokens
-
-    @property
-    def variances(self) -> Tensor:
-        """``[columns]`` float64, sample variance over tokens."""
-        centred = self.squared_norms - self.sums.square() / self.tokens
-        # what is left of equal numbers is rounding
-        centred = torch.where(centred <= _ROUNDING * self.squared_norms, 0.0, centred)
-        return centred / max(1, self.tokens - 1)
-
-    def inverse_factor(self, damping: float) -> Tensor:
-        """``hessian.inverse_factor`` of the Gram matrix, computed once for all matrices that share it."""
-        assert self.gram is not None
-        if damping not in self._factors:
-            self._factors[damping] = hessian.inverse_factor(self.gram, damping)
-        return self._factors[damping]
 
 
 class Collector:
@@ -129,18 +89,14 @@ class Collector:
         self._tokens[name] = self._tokens.get(name, 0) + rows.shape[0]
         if self._with_gram:
             if name not in self._grams:
-                self._grams[name] = _room(rows.shape[1], rows.device)
+                device = rows.device if _fits(rows.shape[1], rows.device) else torch.device("cpu")
+                self._grams[name] = torch.zeros(rows.shape[1], rows.shape[1], device=device)
             add_gram(self._grams[name], rows)
 
 
 def on_device(gram: Tensor, device: torch.device) -> Tensor:
     """A Gram matrix on the device if there is room for it and for what is computed from it, else where it is."""
     return gram.to(device) if _fits(gram.shape[0], device) else gram
-
-
-def _room(columns: int, device: torch.device) -> Tensor:
-    """Zeros for a Gram matrix: on the device if it has room, else in the host's memory."""
-    return torch.zeros(columns, columns, device=device if _fits(columns, device) else "cpu")
 
 
 def _fits(columns: int, device: torch.device) -> bool:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from freelunch.errors import FreelunchError
-from freelunch.prune.criteria.criterion import Criterion
+from freelunch.prune.criteria import Criterion
 from freelunch.prune.matrix import Matrix
 
 

@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from freelunch.engine.activations import States, caught_states, run_states, scratch, taken
 from freelunch.engine.blocks import Halves, find_halves
+from freelunch.engine.states import States, caught_states, run_states, scratch, taken
 from freelunch.engine.streaming import Network
 from freelunch.engine.transfers import Downloads
 from freelunch.recover.windows import Window

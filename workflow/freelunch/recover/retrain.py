@@ -4,13 +4,15 @@ Cross entropy of the next token, or distillation: KL divergence from the dense m
 embedding, last norm and head are those of the dense model. A distribution to distil from is the head's, on the dense
 states behind the last block, so that no second model is run. All blocks are in memory, only what is trained in float32;
 the activations of a block are computed again in the backward pass.
+
+A model is trained from random weights the same way (:func:`pretrain`): all parameters, on the next token.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +22,13 @@ from freelunch.engine.blocks import call_block
 from freelunch.engine.streaming import Network
 from freelunch.engine.transfers import Sent, Uploads
 from freelunch.errors import FreelunchError, naming
-from freelunch.plan.specs import Training
 from freelunch.recover import losses
-from freelunch.recover.compiled import compiled
-from freelunch.recover.fit import Keeper, Trained
 from freelunch.recover.schedule import VALIDATION_TOKENS
 from freelunch.recover.trainable import MaskOf, Trainable
-from freelunch.recover.training import Trainer
+from freelunch.recover.training import Keeper, Trained, Trainer, compiled
+
+if TYPE_CHECKING:
+    from freelunch.plan.specs import Training
 
 WHERE = "model"
 
@@ -62,11 +64,9 @@ def retrain(
         if not trainable.parameters:
             raise FreelunchError(f"{WHERE}: targets {training.targets} and parametrization {training.parametrization} "
                                  "leave nothing to train")  # fmt: skip
-        count = trainable.count
         objective = _Predicting(network, blocks, embed, head, tokens, dense if training.loss == "kl" else {}, recompute)
         loaded.enter_context(compiled(blocks, compile_))
-        fit = Trainer(trainable, objective, training, WHERE, 0, keeper).fit()
-        return Trained({name: tensor.cpu() for name, tensor in fit.best.items()}, fit, count)
+        return Trainer(trainable, objective, training, WHERE, 0, keeper).train()
 
 
 class _Predicting:
@@ -110,3 +110,53 @@ class _Predicting:
             else:
                 hidden = call_block(block, hidden, call)
         return hidden
+
+
+# --- from random weights ---------------------------------------------------------------------------------------------
+
+
+def pretrain(
+    model: Any, tokens: Mapping[str, Tensor], training: Training, dtype: torch.dtype, products: torch.dtype, where: str,
+    keeper: Keeper | None = None, weight_decay: float = 0.0,
+) -> Trained:  # fmt: skip
+    """Train all parameters of ``model``, which is float32 and is changed.
+
+    Args:
+        tokens: ``[sequences, length]`` of the splits ``calibration`` and ``validation``.
+        dtype: of what is saved; what is validated is rounded to it.
+        products: float32, or what else products run in, which is bfloat16 as in all training.
+
+    Raises:
+        FreelunchError: a loss is NaN or infinite (names the step).
+    """
+    # tied weights are named once
+    names = {name for name, _ in model.named_parameters()}
+    parts = [
+        (part, module, {name for name, _ in module.named_parameters() if f"{part}.{name}" in names})
+        for part, module in model.named_children()
+    ]
+    trainable = Trainable(parts, lambda name: None, training, dtype)
+    objective = _NextToken(model, tokens, products)
+    return Trainer(trainable, objective, training, where, 0, keeper, weight_decay).train()
+
+
+class _NextToken:
+    """How badly a model predicts the next token."""
+
+    def __init__(self, model: Any, tokens: Mapping[str, Tensor], products: torch.dtype) -> None:
+        self._model, self._tokens, self._products = model, tokens, products
+
+    def count(self, split: str) -> int:
+        return len(self._tokens[split])
+
+    def validation_batch(self) -> int:
+        return max(1, VALIDATION_TOKENS["pretrain"] // self._tokens["validation"].shape[1])
+
+    def load(self, split: str, rows: Tensor) -> Tensor:
+        return self._tokens[split][rows].to(self._model.device).long()
+
+    def loss(self, batch: Tensor) -> Tensor:
+        rounded = self._products != torch.float32
+        with torch.autocast(self._model.device.type, torch.bfloat16, enabled=rounded):
+            logits = self._model(input_ids=batch, use_cache=False).logits
+        return losses.cross_entropy(logits.float(), batch)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from freelunch.errors import FreelunchError
-from freelunch.plan.specs import Training
-from freelunch.recover.parametrizations import parse_parametrization
-from freelunch.recover.parametrizations.parametrization import LowRank, Parametrization
+from freelunch.prune.matrix import named_generator
+from freelunch.recover.parametrizations import LowRank, Parametrization, parse_parametrization
 from freelunch.recover.windows import targeted
+
+if TYPE_CHECKING:
+    from freelunch.plan.specs import Training
 
 MaskOf = Callable[[str], Tensor | None]
 
@@ -186,9 +188,8 @@ class Trainable:
                 master.data.mul_(self.masks[full])
             self.parameters[full] = self._whole[full] = master
             return
-        digest = hashlib.sha256(f"{self._seed} {full}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
         rows, columns = weight.shape
+        generator = named_generator(self._seed, full)
         factors = (factor.to(weight.device) for factor in method.factors(rows, columns, generator))
         ones = self.masks.get(full, torch.ones_like(weight, dtype=torch.bool))
         low_rank = _LowRankWeight(method, ones, *factors)

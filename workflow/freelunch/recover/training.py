@@ -8,23 +8,153 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from tqdm import tqdm
 
-from freelunch.engine.activations import batches
+from freelunch.engine.states import batches
 from freelunch.engine.transfers import ahead
 from freelunch.errors import FreelunchError, naming
-from freelunch.plan.specs import Training
-from freelunch.recover import rates
-from freelunch.recover.fit import Fit, Keeper, State, restore, state_of
-from freelunch.recover.schedule import learning_rate, validation_steps
+from freelunch.recover.schedule import best_rate, learning_rate, search_rate, trial_steps, validation_steps
 from freelunch.recover.trainable import Trainable
 
+if TYPE_CHECKING:
+    from freelunch.plan.specs import Training
+
 MOMENTUM = 0.9
+_VARIANTS = 32
+"""Of a compiled module: training batches and validation batches, the last of either, with gradients of its input or
+without.
+"""
+State = tuple[dict[str, Tensor], dict[str, Any]]
+"""All that an interrupted training goes on from, as tensors and as JSON."""
+
+
+@dataclass
+class Fit:
+    """How a training went, and the best state it saw.
+
+    Attributes:
+        best: the best state, merged; ``adapters``, the low-rank factors that it was merged from.
+        losses: validation loss at ``steps``; step 0 is before training.
+        rate: peak learning rate, and ``tried``, the losses of others after short trials.
+        unmerged: validation loss at the last step as training computed it, where that is not what is saved.
+        sequences: passes over single sequences, and ``searched``, those of short trials.
+    """
+
+    rate: float
+    steps: list[int] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    best: dict[str, Tensor] = field(default_factory=dict)
+    adapters: dict[str, Tensor] = field(default_factory=dict)
+    unmerged: float | None = None
+    tried: dict[float, float] = field(default_factory=dict)
+    sequences: int = 0
+    searched: int = 0
+    seconds: float = 0.0
+
+    @property
+    def best_at(self) -> int:
+        """Index of the first lowest loss."""
+        return min(range(len(self.losses)), key=self.losses.__getitem__)
+
+    def state(self, step: int, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> State:
+        """What an interrupted training goes on from after a step."""
+        tensors: dict[str, Tensor] = {f"parameter {name}": each.detach() for name, each in parameters.items()}
+        for name, each in parameters.items():
+            tensors |= {f"optimizer {name} {key}": value for key, value in optimizer.state[each].items()}
+        tensors |= {f"best {name}": value for name, value in self.best.items()}
+        tensors |= {f"adapter {name}": value for name, value in self.adapters.items()}
+        kept = ("rate", "unmerged", "sequences", "searched", "steps", "losses")
+        return tensors, {"step": step, "tried": list(self.tried.items()), **{key: getattr(self, key) for key in kept}}
+
+    def restore(
+        self, state: State, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
+    ) -> int:  # fmt: skip
+        """Go back to a :meth:`state`; its step."""
+        tensors, about = state
+        self.unmerged, self.sequences, self.searched = about["unmerged"], about["sequences"], about["searched"]
+        self.steps, self.losses = list(about["steps"]), list(about["losses"])
+        device = next(iter(parameters.values())).device
+        for key, value in tensors.items():
+            kind, name, *rest = key.split(" ")
+            if kind == "parameter":
+                parameters[name].data.copy_(value)
+            elif kind == "optimizer":
+                # torch keeps the count of steps of a fused optimiser where the parameter is
+                optimizer.state[parameters[name]][rest[0]] = value.to(device)
+            else:
+                {"best": self.best, "adapter": self.adapters}[kind][name] = value.to(device)
+        return int(about["step"])
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The best state of what was trained, and how that went.
+
+    Attributes:
+        tensors: trained tensors by full name, in the model's dtype, zero where pruned.
+        trained: how many numbers were trained.
+    """
+
+    tensors: dict[str, Tensor]
+    fit: Fit
+    trained: int
+
+    def record(self) -> dict[str, Any]:
+        """What the manifest says of it."""
+        fit = self.fit
+        return {
+            "validation_steps": fit.steps,
+            "losses": fit.losses,
+            "best_step": fit.steps[fit.best_at],
+            "best_loss": fit.losses[fit.best_at],
+            "unmerged_loss": fit.unmerged,
+            "chosen_rate": fit.rate if fit.tried else None,
+            "tried": [[rate, loss if loss < float("inf") else None] for rate, loss in fit.tried.items()],
+            "steps": fit.steps[-1],
+            "sequences": fit.sequences,
+            "searched": fit.searched,
+            "trainable_parameters": self.trained,
+            "seconds": round(fit.seconds, 3),
+        }
+
+
+def totals(records: Sequence[dict[str, Any]], length: int) -> dict[str, int]:
+    """What training came to over all windows: tokens per window (those that trained), and numbers trained in all.
+
+    Args:
+        records: of :meth:`Trained.record`.
+        length: tokens per sequence.
+    """
+    trained = [record for record in records if record["sequences"]] or [{"sequences": 0, "searched": 0}]
+    return {
+        "training_tokens": round(length * sum(record["sequences"] for record in trained) / len(trained)),
+        "search_tokens": round(length * sum(record["searched"] for record in trained) / len(trained)),
+        "trainable_parameters": sum(record["trainable_parameters"] for record in records),
+    }
+
+
+class Keeper(Protocol):
+    """Where the state of an interrupted training waits."""
+
+    def load(self) -> State | None:
+        """What was saved last, if anything was."""
+        ...
+
+    def due(self) -> bool:
+        """Whether it is long ago that it was saved."""
+        ...
+
+    def save(self, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+        """Replace it."""
+        ...
 
 
 class Objective(Protocol):
@@ -68,6 +198,11 @@ class Trainer:
             objective.count("calibration"), training.batch_size, training.epochs, training.seed, index
         )
 
+    def train(self) -> Trained:
+        """:meth:`fit`, and the best state on the CPU."""
+        count, fit = self._trainable.count, self.fit()
+        return Trained({name: tensor.cpu() for name, tensor in fit.best.items()}, fit, count)
+
     def fit(self) -> Fit:
         """Train.
 
@@ -75,27 +210,27 @@ class Trainer:
             FreelunchError: a loss is NaN or infinite (names the step), or a trained tensor is not zero where pruned.
         """
         started = time.perf_counter()
-        found = Fit(0.0)
+        fit = Fit(0.0)
         if not self._trainable.parameters:
-            self._validate(found, 0)
-            return found
+            self._validate(fit, 0)
+            return fit
         kept = self._keeper.load() if self._keeper else None
         if kept is not None:
-            found.rate, found.tried = kept[1]["rate"], dict(kept[1]["tried"])
+            fit.rate, fit.tried = kept[1]["rate"], dict(kept[1]["tried"])
         elif self._training.learning_rate == "auto":
-            found.tried = self._search(found)
-            found.rate = rates.lowest(found.tried)
+            fit.tried = self._search(fit)
+            fit.rate = best_rate(fit.tried)
         else:
-            found.rate = self._training.learning_rate
-        self._run(found, self._order, kept)
+            fit.rate = self._training.learning_rate
+        self._run(fit, self._order, kept)
         with naming(self._where):
-            self._trainable.check(found.best)
-        found.seconds += time.perf_counter() - started
-        return found
+            self._trainable.check(fit.best)
+        fit.seconds += time.perf_counter() - started
+        return fit
 
-    def _search(self, found: Fit) -> dict[float, float]:
+    def _search(self, fit: Fit) -> dict[float, float]:
         initial = {name: each.detach().clone() for name, each in self._trainable.parameters.items()}
-        order = self._order[: rates.trial_steps(len(self._order))]
+        order = self._order[: trial_steps(len(self._order))]
 
         def trial(rate: float) -> float:
             tried = Fit(rate)
@@ -105,22 +240,22 @@ class Trainer:
             except FreelunchError:
                 return float("inf")  # diverged
             finally:
-                found.searched += tried.sequences
+                fit.searched += tried.sequences
                 for name, parameter in self._trainable.parameters.items():
                     parameter.data.copy_(initial[name])
                     parameter.grad = None
 
-        return rates.search(trial)
+        return search_rate(trial)
 
-    def _run(self, found: Fit, order: list[Tensor], kept: State | None = None, trial: bool = False) -> None:
+    def _run(self, fit: Fit, order: list[Tensor], kept: State | None = None, trial: bool = False) -> None:
         training, parameters, total = self._training, self._trainable.parameters, len(order)
-        optimizer = self._optimizer(found.rate)
+        optimizer = self._optimizer(fit.rate)
         keeper = None if trial else self._keeper
+        done = 0
         if kept is not None:
-            restore(found, parameters, optimizer, *kept)
+            done = fit.restore(kept, parameters, optimizer)
         elif not trial:
-            self._validate(found, 0)
-        done = kept[1]["step"] if kept else 0
+            self._validate(fit, 0)
         checkpoints = {total} if trial else set(validation_steps(total, training.epochs))
         steps = tqdm(
             range(done + 1, total + 1), desc=self._where, unit="step", initial=done, total=total,
@@ -137,7 +272,7 @@ class Trainer:
             if training.clip:
                 torch.nn.utils.clip_grad_norm_(parameters.values(), training.clip)
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(found.rate, step, total, training.warmup, training.schedule)
+                group["lr"] = learning_rate(fit.rate, step, total, training.warmup, training.schedule)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             # looked at once all of the step is under way: an accelerator is waited for once
@@ -145,15 +280,15 @@ class Trainer:
                 if not math.isfinite(value):
                     raise FreelunchError(f"{self._where}, step {step}: the training loss is {value}")
             steps.set_postfix(loss=f"{value:.4g}", refresh=False)
-            found.sequences += len(order[step - 1])
+            fit.sequences += len(order[step - 1])
             if step in checkpoints:
-                self._validate(found, step)
+                self._validate(fit, step)
                 if not (self._trainable.exact or trial):
-                    found.unmerged = self._mean_loss()
-                if training.patience and len(found.losses) - 1 - found.best_at >= training.patience:
+                    fit.unmerged = self._mean_loss()
+                if training.patience and len(fit.losses) - 1 - fit.best_at >= training.patience:
                     break
             if keeper and step < total and (step in checkpoints or keeper.due()):
-                keeper.save(*state_of(step, found, parameters, optimizer))
+                keeper.save(*fit.state(step, parameters, optimizer))
 
     def _optimizer(self, rate: float) -> torch.optim.Optimizer:
         parameters = list(self._trainable.parameters.values())
@@ -176,16 +311,16 @@ class Trainer:
         yield from ahead(load, order)
 
     @torch.no_grad()
-    def _validate(self, found: Fit, step: int) -> None:
+    def _validate(self, fit: Fit, step: int) -> None:
         state = self._trainable.state()
         with self._trainable.saved(state):
             loss = self._mean_loss()
         if not loss < float("inf"):
             raise FreelunchError(f"{self._where}, step {step}: the validation loss is {loss}")
-        if not found.losses or loss < min(found.losses):
-            found.best, found.adapters = state, self._trainable.adapters()
-        found.steps.append(step)
-        found.losses.append(loss)
+        if not fit.losses or loss < min(fit.losses):
+            fit.best, fit.adapters = state, self._trainable.adapters()
+        fit.steps.append(step)
+        fit.losses.append(loss)
 
     @torch.no_grad()
     def _mean_loss(self) -> float:
@@ -206,3 +341,34 @@ def batch_order(count: int, batch_size: int, epochs: int, seed: int, window: int
     for _ in range(epochs):
         order.extend(torch.randperm(count, generator=generator).split(batch_size))
     return order
+
+
+@contextmanager
+def compiled(blocks: Iterable[nn.Module], wanted: bool) -> Iterator[None]:
+    """Compile what the children of blocks do, while the context is open; ``wanted`` is ``execution.compile``.
+
+    The children, not the blocks: halves are cut between them, by hooks and stubs that compiled code would not look at.
+    Blocks of the same kind share the code, so that it is made once for every shape of a batch. Products and attention
+    are those of torch in any case; compiled are the chains between them. Left as they are: children with low-rank
+    weights, since each such layer is of a class of its own and would be compiled for each block again, and layers of
+    torch itself, of which there is nothing to gain.
+
+    Raises:
+        FreelunchError: inside, torch could not compile.
+    """
+    if not wanted:
+        yield
+        return
+    children = dict.fromkeys(child for block in blocks for child in block.children())
+    with ExitStack() as restored:
+        restored.enter_context(torch._dynamo.config.patch(recompile_limit=_VARIANTS))
+        for child in children:
+            own = not type(child).__module__.startswith("torch.nn.")
+            if own and not any(parametrize.is_parametrized(module) for module in child.modules()):
+                child.forward = torch.compile(child.forward, dynamic=False)
+                restored.callback(delattr, child, "forward")
+        try:
+            yield
+        except torch._dynamo.exc.TorchDynamoException as error:
+            reason = str(error.__cause__ or error).strip().splitlines()[0]
+            raise FreelunchError(f"execution.compile: torch cannot compile here ({reason}); set it to false") from error

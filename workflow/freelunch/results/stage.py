@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import resource
 import time
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from freelunch.engine.device import DTYPES, choose, deterministic, products
 from freelunch.engine.overlays import SafetensorsFiles
-from freelunch.plan.config import ExecutionConfig
+from freelunch.errors import FreelunchError, first_line
+from freelunch.plan.config import DenseConfig, ExecutionConfig
 from freelunch.plan.spec import Spec
 from freelunch.results.artifacts import (
     MANIFEST,
@@ -29,11 +31,14 @@ from freelunch.results.artifacts import (
     write_json,
 )
 from freelunch.results.code import versions
-from freelunch.results.memory_errors import explained, out_of_memory
 from freelunch.results.occupancy import occupy, vacate
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+MAX_GIB: float = DenseConfig.model_fields["max_gib"].default
+_ASKED = re.compile(r"Tried to allocate ([\d.]+ \w+)")
+_ROOM = re.compile(r"total capacity of ([\d.]+ \w+)(?: of which ([\d.]+ \w+) is free)?")
 
 
 class Stage:
@@ -44,14 +49,15 @@ class Stage:
         root: directory that holds ``results``.
         execution: device and batch sizes.
         code: hash of the source files the stage runs; a result of other code is not resumed.
+        max_gib: of hidden states that a dense cache keeps.
 
     Raises:
         FreelunchError: an upstream result is missing or damaged, the folder cannot be written to, or another process
             is making the same result.
     """
 
-    def __init__(self, spec: Spec, root: Path, execution: ExecutionConfig, code: str) -> None:
-        self.spec, self.root, self.execution, self.code = spec, root, execution, code
+    def __init__(self, spec: Spec, root: Path, execution: ExecutionConfig, code: str, max_gib: float = MAX_GIB) -> None:
+        self.spec, self.root, self.execution, self.code, self.max_gib = spec, root, execution, code, max_gib
         self.folder = root / spec.folder
         self._opened: dict[str, Artifact] = {}
         self._files: dict[str, Any] = {}
@@ -191,6 +197,26 @@ class Stage:
                     path.rmdir()
             elif path not in kept:
                 path.unlink()
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a failure is an accelerator's memory that is full."""
+    import torch
+
+    # CUDA's libraries, which take memory of their own, have no exception for it
+    library = isinstance(error, RuntimeError) and "_STATUS_ALLOC_FAILED" in str(error)
+    return library or isinstance(error, torch.OutOfMemoryError)
+
+
+def explained(spec: Spec, execution: ExecutionConfig, error: BaseException) -> FreelunchError:
+    """The failure of a stage in a sentence: which stage, the sizes, and what to change."""
+    asked, room = _ASKED.search(str(error)), _ROOM.search(str(error))
+    said = first_line(error)
+    if asked:
+        said = f"the GPU's memory is full: {asked[1]} more were asked for"
+        if room:
+            said += f", of {room[1]}" + (f" {room[2]} are free" if room[2] else " in all")
+    return FreelunchError(f"{spec.stage} {spec.name}: {said}; {spec.remedy(execution)}")
 
 
 def processor() -> str:

@@ -16,7 +16,7 @@ from freelunch.vision.supervised import accuracy, train
 NETWORK = "network.safetensors"
 
 
-def train_classifier(stage: Stage) -> None:
+def make(stage: Stage) -> None:
     """Write the trained network's ``network.safetensors``; the manifest has its accuracies and the loss of each epoch.
 
     Raises:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from freelunch.engine.activations import batches, check_finite, create, forward, load, scratch
 from freelunch.engine.blocks import matrices
+from freelunch.engine.states import batches, check_finite, create, forward, load, scratch
 from freelunch.engine.streaming import Network
 from freelunch.plan.specs import DenseSpec
 from freelunch.prune.statistics import Collector
@@ -28,8 +28,8 @@ SPLITS = ("calibration", "validation")
 log = logging.getLogger(__name__)
 
 
-def dense(stage: Stage, max_gib: float) -> None:
-    """Run the stage; ``max_gib`` bounds the size of the kept hidden states."""
+def make(stage: Stage) -> None:
+    """Write the kept states, and the statistics of every matrix."""
     spec = stage.spec
     assert isinstance(spec, DenseSpec)
     tokens = stage.tensors(spec.calibration)
@@ -40,7 +40,7 @@ def dense(stage: Stage, max_gib: float) -> None:
 
     width = network.embed(crops["calibration"][:1]).shape[-1]
     each = sum(len(rows) for rows in crops.values()) * length * width * network.dtype.itemsize
-    kept = boundaries_to_keep(blocks, each, int(max_gib * 2**30))
+    kept = boundaries_to_keep(blocks, each, int(stage.max_gib * 2**30))
     log.info("keeping %d of %d block boundaries, %.3f GiB", len(kept), blocks + 1, len(kept) * each / 2**30)
 
     collected: dict[str, Tensor] = {}

@@ -6,15 +6,14 @@ from __future__ import annotations
 
 from tqdm import tqdm
 
-from freelunch.engine.activations import States
-from freelunch.engine.sequential import Prefix
+from freelunch.engine.states import Prefix, States
 from freelunch.plan.specs import GramsSpec
 from freelunch.results.stage import Stage
 from freelunch.stages.dense import KeptStates
 from freelunch.stages.network import open_network
 
 
-def grams(stage: Stage) -> None:
+def make(stage: Stage) -> None:
     """Run the stage: a file per block, with one matrix for all that share an input, by the name of the first."""
     spec = stage.spec
     assert isinstance(spec, GramsSpec)

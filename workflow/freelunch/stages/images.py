@@ -14,7 +14,7 @@ from freelunch.vision.runs import ImagesSpec
 from freelunch.vision.sections import PARTS, ImagesConfig, Part
 
 
-def prepare_images(stage: Stage) -> None:
+def make(stage: Stage) -> None:
     """Write ``<split>.safetensors`` for every split: ``pixels`` bytes ``[images, channels, size, size]``, ``labels``.
 
     Raises:

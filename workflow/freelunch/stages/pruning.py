@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -10,17 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from freelunch.engine.blocks import matrices
 from freelunch.engine.device import DTYPES, choose
 from freelunch.engine.overlays import SafetensorsFiles, pack
 from freelunch.plan.facts import facts_of_file
-from freelunch.plan.specs import GramsSpec, PrunedSpec
-from freelunch.prune.matrix import Matrices, Matrix
+from freelunch.plan.specs import GramsSpec, ModelSpec, PrunedSpec
+from freelunch.prune.matrix import Matrices, Matrix, Pruned, Statistics
 from freelunch.prune.pruner import Pruner
-from freelunch.prune.refinements.refinement import Pruned
-from freelunch.prune.statistics import Statistics, on_device
+from freelunch.prune.statistics import on_device
 from freelunch.prune.structured import Heads
 from freelunch.results.artifacts import Artifact, read_json
 from freelunch.results.stage import Stage
+
+log = logging.getLogger(__name__)
 
 
 class DenseStatistics:
@@ -91,6 +95,29 @@ class PruningJob:
         self.matrices = Matrices(shapes, blocks, partial(self.load, gram=gram))
         self.pruner = Pruner(spec.method, self.matrices, leaders, heads_of(stage.open(model)))
         self._statistics.forget()
+        self._uncalled = self._find_uncalled(model)
+        for name in (name for sizes in self._uncalled.values() for name in sizes):
+            log.warning("%s is never called in a forward pass: it is not pruned, and counts as dense", name)
+
+    def _find_uncalled(self, model: ModelSpec) -> dict[int, dict[str, int]]:
+        """Number of weights of the linear layers that the dense pass did not come by, by block and name."""
+        leaders = self._statistics.leaders
+        prefix = next(name.split(f".{index}.")[0] for index, names in leaders.items() for name in names)
+        uncalled: dict[int, dict[str, int]] = {}
+        for weight in self._source.names:
+            name = weight.removesuffix(".weight")
+            if name == weight or name in self.matrices.shapes or not weight.startswith(f"{prefix}."):
+                continue
+            if len(shape := self._source.shape(weight)) == 2:
+                uncalled.setdefault(int(name[len(prefix) + 1 :].split(".")[0]), {})[name] = math.prod(shape)
+        if not uncalled:
+            return {}
+        # imported here: most models need no network, nor transformers, to say that there are none
+        from freelunch.stages.network import open_network
+
+        network = open_network(self._stage, model)
+        linear = {f"{network.block_name(at)}.{name}" for at in uncalled for name in matrices(network.blocks[at])}
+        return {at: {name: size for name, size in each.items() if name in linear} for at, each in uncalled.items()}
 
     def load(self, name: str, gram: bool = True) -> Matrix:
         """A dense matrix with the statistics of the dense model."""
@@ -113,7 +140,8 @@ class PruningJob:
         masks: dict[str, Tensor] = {}
         changed: dict[str, Tensor] = {}
         sparsity: dict[str, float] = {}
-        count = size = 0
+        uncalled = self._uncalled.get(index, {})
+        count, size = 0, sum(uncalled.values())
         for matrix, found in pruned:
             mask = found.mask.cpu()
             masks[f"{matrix.name}.weight"] = pack(mask)
@@ -129,23 +157,29 @@ class PruningJob:
             files[f"changed-{index:03d}.safetensors"] = changed
         for name, tensors in files.items():
             self._stage.write_tensors(name, tensors)
-        return BlockRecord(list(files), sparsity, count, size)
+        return BlockRecord(list(files), sparsity | dict.fromkeys(uncalled, 0.0), count, size, list(uncalled))
 
 
 @dataclass(frozen=True)
 class BlockRecord:
-    """What the manifest says of a pruned block: its files, and what they hold."""
+    """What the manifest says of a pruned block: its files, and what they hold.
+
+    Matrices that are never called are not pruned; they count in ``matrix_sparsity`` and ``size``.
+    """
 
     files: list[str]
     matrix_sparsity: dict[str, float]
     pruned: int
     size: int
+    uncalled: Sequence[str] = ()
 
 
 def summary(records: Iterable[BlockRecord | Mapping[str, Any]]) -> dict[str, Any]:
     """Sparsity of a pruned network from the records of its blocks."""
     found = [record if isinstance(record, BlockRecord) else BlockRecord(**record) for record in records]
+    uncalled = [name for record in found for name in record.uncalled]
     return {
         "achieved_sparsity": sum(record.pruned for record in found) / sum(record.size for record in found),
         "matrix_sparsity": {name: value for record in found for name, value in record.matrix_sparsity.items()},
+        **({"uncalled_matrices": uncalled} if uncalled else {}),
     }

@@ -12,10 +12,10 @@ from freelunch.inputs.questions import QUESTION_SETS, Article
 from freelunch.plan.config import Questions
 from freelunch.plan.specs import QuestionsSpec
 from freelunch.results.stage import Stage
-from freelunch.stages.prepare_data import records_of
+from freelunch.stages.data import records_of
 
 
-def questions(stage: Stage) -> None:
+def make(stage: Stage) -> None:
     """Write ``<task>.jsonl`` for every local task whose fields the config names, one question a line.
 
     The records are read again, since documents are a text alone, and found by it: a test split holds every text once.

@@ -25,7 +25,7 @@ from freelunch.vision.runs import SparseClassifierSpec
 from freelunch.vision.supervised import accuracy
 
 
-def sparse_classifier(stage: Stage) -> None:
+def make(stage: Stage) -> None:
     """Write packed masks, and ``metrics.json``: the accuracy after every backend, and what is known of every layer.
 
     Raises:

@@ -16,8 +16,8 @@ from freelunch.inputs.bpe import token_bytes, train_bpe
 from freelunch.inputs.calibration import sample
 from freelunch.inputs.documents import read_documents
 from freelunch.inputs.models import initialised
-from freelunch.plan.specs import ModelSpec
-from freelunch.recover.pretraining import pretrain
+from freelunch.plan.specs import ModelSpec, training_of
+from freelunch.recover.retrain import pretrain
 from freelunch.results.checkpoint import Checkpoint
 from freelunch.results.stage import Stage
 
@@ -53,7 +53,8 @@ def train_model(stage: Stage) -> tuple[Any, Any, dict[str, Any]]:
             windows[split] = cut(tokens, train.length, train.validation_sequences, f"data.{spec.data.data} ({split})")
     model = initialised(train.config, tokenizer, train.seed, torch.float32, where).to(device)
     keeper = Checkpoint(stage)
-    trained = pretrain(model, windows | {"calibration": crops.tokens}, train, dtype, computed, where, keeper)
+    tokens = windows | {"calibration": crops.tokens}
+    trained = pretrain(model, tokens, training_of(train), dtype, computed, where, keeper, train.weight_decay)
     model.load_state_dict(trained.tensors, strict=False)  # tied weights are there once
     model = model.to("cpu", dtype)
 

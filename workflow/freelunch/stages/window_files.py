@@ -12,7 +12,7 @@ from typing import Any
 
 from freelunch.errors import FreelunchError
 from freelunch.plan.specs import ShardSpec
-from freelunch.recover.fit import Trained
+from freelunch.recover.training import Trained
 from freelunch.recover.windows import Window
 from freelunch.results.artifacts import describe, is_altered, read_json, replacing, sealed, write_json
 from freelunch.results.stage import Stage

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from freelunch.recover.repair import relative_repairability
+from freelunch.prune.hessian import relative_repairability
 from freelunch.vision.layers import Layer, channels, hooked, layers_of
 from freelunch.vision.repair import paired_moments
 

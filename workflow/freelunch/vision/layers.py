@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from freelunch.prune.matrix import Matrices, Matrix
-from freelunch.prune.statistics import Statistics
+from freelunch.prune.matrix import Matrices, Matrix, Statistics
 
 Layer = nn.Conv2d | nn.Linear
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from freelunch.prune.hessian import masked_least_squares, solvable
-from freelunch.recover.solve import DAMPING
+from freelunch.recover.reconstruct import DAMPING
 from freelunch.vision.layers import layers_of, statistics_of
 
 

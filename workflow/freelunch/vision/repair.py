@@ -14,7 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from freelunch.recover.repair import Mode, Moments, scales
+from freelunch.prune.hessian import Moments
+from freelunch.recover.repair import Mode, scales
 from freelunch.vision.layers import channels, convolutions_of, hooked
 
 

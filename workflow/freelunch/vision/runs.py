@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 from freelunch.errors import FreelunchError
-from freelunch.plan.config import Config
+from freelunch.plan.config import Config, ExecutionConfig
 from freelunch.plan.plan import RUN_KINDS, RunKind
 from freelunch.plan.section import Section
 from freelunch.plan.spec import MeasuredSpec, Spec
@@ -18,12 +18,16 @@ from freelunch.prune.patterns import Structured
 from freelunch.vision.architectures import convolutions
 from freelunch.vision.sections import Backend, ClassifierAxes, ClassifierConfig, ImagesConfig, VisionConfig
 
+_FEW = 1e15
+"""Operations of a job that takes a minute or two."""
+
 
 class ImagesSpec(Spec):
     """The images of a data set and their labels, in splits."""
 
     stage: Literal["images"] = "images"
-    rule: ClassVar[str] = "images"
+    work: ClassVar[str] = "prepare images"
+    minutes: ClassVar[int] = 240
     images: str
     source: ImagesConfig
 
@@ -40,7 +44,9 @@ class ClassifierSpec(MeasuredSpec):
     """A dense classifier, trained."""
 
     stage: Literal["classifiers"] = "classifiers"
-    rule: ClassVar[str] = "classifier"
+    work: ClassVar[str] = "train classifier"
+    minutes: ClassVar[int] = 1440
+    computes: ClassVar[bool] = True
     classifier: str
     recipe: ClassifierConfig
     images: ImagesSpec
@@ -63,6 +69,12 @@ class ClassifierSpec(MeasuredSpec):
     def read(self) -> list[Spec]:
         return [self]
 
+    def small(self, operations: float) -> bool:
+        return operations < _FEW
+
+    def remedy(self, execution: ExecutionConfig) -> str:
+        return f"lower classifiers.{self.classifier}.batch_size ({self.recipe.batch_size})"
+
     def upstream(self) -> list[Spec]:
         return [self.images]
 
@@ -74,7 +86,9 @@ class SparseClassifierSpec(MeasuredSpec):
     """
 
     stage: Literal["sparse_classifiers"] = "sparse_classifiers"
-    rule: ClassVar[str] = "sparse_classifier"
+    work: ClassVar[str] = "prune and repair classifier"
+    minutes: ClassVar[int] = 240
+    computes: ClassVar[bool] = True
     dense: ClassifierSpec
     criterion: str
     pattern: str
@@ -104,6 +118,12 @@ class SparseClassifierSpec(MeasuredSpec):
     @property
     def read(self) -> list[Spec]:
         return [self, self.dense]
+
+    def small(self, operations: float) -> bool:
+        return operations < _FEW
+
+    def remedy(self, execution: ExecutionConfig) -> str:
+        return f"lower batch_size ({self.batch_size}) or calibration_images ({self.calibration_images})"
 
     def upstream(self) -> list[Spec]:
         return [self.dense.images, self.dense]

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from freelunch.prune.criteria.criterion import Criterion
-from freelunch.prune.matrix import Matrix
+from freelunch.prune.criteria import CRITERIA, Criterion
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from freelunch.prune.matrix import Matrix
 
+
+@CRITERIA.register("flap")
 @dataclass(frozen=True)
 class FLAP(Criterion):
     """``S_ij = Var(X_j) * W_ij^2``, the weighted input feature variance (An et al. 2023, arXiv 2312.11983).
@@ -22,6 +24,3 @@ class FLAP(Criterion):
 
     def score(self, matrix: Matrix) -> Tensor:
         return matrix.weight.square() * matrix.inputs.variances.to(matrix.weight)
-
-
-method = FLAP

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from freelunch.prune.criteria.criterion import Criterion
-from freelunch.prune.matrix import Matrix
+from freelunch.prune.criteria import CRITERIA, Criterion
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from freelunch.prune.matrix import Matrix
 
+
+@CRITERIA.register("random")
 @dataclass(frozen=True)
 class Random(Criterion):
     """``S_ij`` uniform in [0, 1), from the run's seed and the matrix' name."""
@@ -19,6 +21,3 @@ class Random(Criterion):
     def score(self, matrix: Matrix) -> Tensor:
         scores = matrix.weight.new_empty(matrix.weight.shape, device="cpu")
         return scores.uniform_(generator=matrix.generator()).to(matrix.weight.device)
-
-
-method = Random

@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from freelunch.prune.criteria.criterion import Criterion
-from freelunch.prune.matrix import Matrix
+from freelunch.prune.criteria import CRITERIA, Criterion
 from freelunch.prune.methods import positive
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from freelunch.prune.matrix import Matrix
 
+
+@CRITERIA.register("ria")
 @dataclass(frozen=True)
 class RIA(Criterion):
     """``S_ij = (|W_ij| / sum_i |W_ij| + |W_ij| / sum_j |W_ij|) * ||X_j||_2^alpha`` (Zhang et al. 2024, ICLR).
@@ -30,6 +32,3 @@ class RIA(Criterion):
         # a row or column of zeros has no share to give: its scores are 0, not 0 / 0
         rows, columns = (size.sum(side, keepdim=True).clamp(min=1e-30) for side in (1, 0))
         return (size / columns + size / rows) * matrix.inputs.squared_norms.pow(self.alpha / 2).to(size)
-
-
-method = RIA

@@ -5,17 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from freelunch.prune.criteria.criterion import Criterion
-from freelunch.prune.matrix import Matrix
+from freelunch.prune.criteria import CRITERIA, Criterion
 from freelunch.prune.methods import positive
 from freelunch.prune.patterns import NM
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from freelunch.prune.matrix import Matrix
     from freelunch.prune.patterns import Unstructured
 
 
+@CRITERIA.register("sparsegpt")
 @dataclass(frozen=True)
 class SparseGPT(Criterion):
     """``S_ij = W_ij^2 / U_jj^2`` with ``U^T U = H^-1``, on weights updated on the way (Frantar & Alistarh 2023,
@@ -89,7 +90,9 @@ class SparseGPT(Criterion):
         return matrix.weight * (matrix.inputs.squared_norms > 0).to(matrix.weight)
 
     def _factor(self, matrix: Matrix) -> Tensor:
-        return matrix.inputs.inverse_factor(self.damping)
+        from freelunch.prune.hessian import inverse_factor
+
+        return inverse_factor(matrix.inputs, self.damping)
 
 
 def _without_lowest(scores: Tensor, share: Tensor) -> Tensor:
@@ -99,6 +102,3 @@ def _without_lowest(scores: Tensor, share: Tensor) -> Tensor:
     if len(share) == 1:
         return drop_lowest(scores.T.reshape(1, -1), int(share)).reshape(scores.shape[::-1]).T
     return drop_lowest(scores.T, share).T
-
-
-method = SparseGPT
