@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from freelunch.__main__ import main
 from freelunch.errors import FreelunchError
 from freelunch.inputs.documents import documents_of
 from freelunch.plan.config import Hub, Wheel, parse_config
 from freelunch.plan.plan import make_plan
 from freelunch.plan.section import validate
 from freelunch.plan.yaml_files import read_yaml
-from stage_runs import ROOT, tiny_config, tiny_plan
+from stage_runs import tiny_config, tiny_plan
 
 
 def bomb(first: str, level: str) -> str:
@@ -127,8 +126,10 @@ def test_half_of_a_surrogate_pair_is_no_text() -> None:
 
 
 @pytest.mark.parametrize("text", [LAUGHS, "default_suite: a\ndefault_suite: b\n"], ids=["bomb", "twice"])
-def test_the_command_stops_at_such_a_file_with_one_line(text: str, tmp_path: Path) -> None:
+def test_the_command_stops_at_such_a_file_with_one_line(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "config.yaml").write_text(text)
-    command = [sys.executable, "-m", "freelunch", "--config", str(tmp_path / "config.yaml"), "plan"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
-    assert result.returncode == 1 and len(result.stderr.splitlines()) == 1 and "config.yaml: line" in result.stderr
+    assert main(["--config", str(tmp_path / "config.yaml"), "plan"]) == 1
+    line = capsys.readouterr().err
+    assert len(line.splitlines()) == 1 and "config.yaml: line" in line

@@ -149,21 +149,17 @@ def _split(config: Config, data: str, split: Split | str, path: str) -> None:
 
 def check_distinct(name: str, suite: SuiteConfig) -> None:
     """Refuse tasks of a suite that measure the same."""
-    seen: set[tuple[str, str, str, int]] = set()
-    asked: set[str] = set()
+    seen: set[str] = set()
     for i, task in enumerate(suite.evaluate):
+        path = f"suites.{name}.evaluate[{i}]"
         if isinstance(task, ZeroShotTask):
-            for each in asked.intersection(task.tasks):
-                raise FreelunchError(f"suites.{name}.evaluate[{i}].tasks: {each} is measured already")
-            asked |= set(task.tasks)
-            continue
-        for split in task.splits:
-            if (task.metric, task.data, split, task.length) in seen:
-                raise FreelunchError(
-                    f"suites.{name}.evaluate[{i}]: {task.metric} of {task.data} {split} at length {task.length} "
-                    "is measured already"
-                )
-            seen.add((task.metric, task.data, split, task.length))
+            path, measured = f"{path}.tasks", list(task.tasks)
+        else:
+            measured = [f"{task.metric} of {task.data} {split} at length {task.length}" for split in task.splits]
+        for each in measured:
+            if each in seen:
+                raise FreelunchError(f"{path}: {each} is measured already")
+            seen.add(each)
 
 
 def check_name(path: str, name: str, known: Any) -> None:
