@@ -91,8 +91,8 @@ def test_no_suite_can_have_the_name_of_a_rule() -> None:
     assert rules().keys() == set(planned())
 
 
-def test_pages_that_are_no_part_of_the_site_have_no_dead_links() -> None:
-    """Those of ``docs`` are checked by ``make docs``."""
+def test_the_documents_have_no_gaps_and_no_dead_links() -> None:
+    """Those that are no part of the site; ``make docs`` checks the others."""
     for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "results/README.md"):
         path = ROOT / name
         for link, _, anchor in re.findall(r"\]\((?!http)([^)#]+)(#([^)]+))?", path.read_text(encoding="utf-8")):
@@ -102,5 +102,6 @@ def test_pages_that_are_no_part_of_the_site_have_no_dead_links() -> None:
 
 
 def anchors(page: Path) -> set[str]:
+    """Of the headings of a page, as GitHub and the site make them."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
