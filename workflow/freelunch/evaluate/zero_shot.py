@@ -72,7 +72,8 @@ def answers(
     """Run all tasks: their entries in ``metrics.json``, and what the manifest says of them."""
     tokens, whole = stage.execution.stream_tokens, _holds_whole(stage, network)
     log.info("zero-shot tasks with %s", "the whole model in memory" if whole else "one block in memory at a time")
-    entries, tasks = [], {}
+    entries: list[dict[str, Any]] = []
+    tasks: dict[str, Any] = {}
     with network.whole() if whole else nullcontext() as model:
         lm = StreamingLM(network, tokenizer, tokens) if model is None else WholeLM(model, tokenizer, tokens)
         for entry, group in loaded:
