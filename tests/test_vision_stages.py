@@ -27,7 +27,6 @@ from freelunch.stages import code_of
 from freelunch.stages.classifiers import random_network
 from freelunch.stages.collect import collect
 from freelunch.stages.sparse_classifiers import drawn
-from freelunch.vision import costs as _of_classifiers  # noqa: F401  (it registers them)
 from freelunch.vision.architectures import ARCHITECTURES, convolutions
 from freelunch.vision.images import Images, dataset_images, folder_images, unpacked
 from freelunch.vision.layers import layers_of

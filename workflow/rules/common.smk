@@ -16,7 +16,6 @@ from freelunch.report.views import REFERENCES, find
 from freelunch.inputs.sources import wheel_path
 from freelunch.plan.spec import STAGES
 from freelunch.stages import code_of
-from freelunch.vision import costs as vision_costs  # registers those of classifiers
 from freelunch.plan.yaml_files import read_yaml
 from snakemake.exceptions import WorkflowError
 
@@ -68,7 +67,7 @@ REPORT = [
     path
     for folder in ("report", "vision")
     for path in (PACKAGE_ROOT / "freelunch" / folder).glob("*")
-    if folder == "report" or path.stem in ("__init__", "views")
+    if folder == "report" or path.stem in ("__init__", "classifier_views")
     if path.suffix in (".py", ".yaml", ".j2")
 ]
 
