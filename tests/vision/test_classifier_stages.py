@@ -29,13 +29,12 @@ from freelunch.stages.collect import collect
 from freelunch.stages.sparse_classifiers import drawn
 from freelunch.vision.architectures import ARCHITECTURES, convolutions
 from freelunch.vision.images import Images, dataset_images, folder_images, unpacked
-from freelunch.vision.layers import layers_of
+from freelunch.vision.layers import layers_of, prune
 from freelunch.vision.networks import build
-from freelunch.vision.pruning import prune
 from freelunch.vision.runs import ClassifierSpec, ImagesSpec, SparseClassifierSpec
 from freelunch.vision.sections import BACKENDS, ClassifierConfig
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SUITE = "tiny_vision"
 
 
@@ -268,7 +267,7 @@ def test_a_classifier_comes_out_the_same_again(finished: tuple[Path, Plan], tmp_
 def test_a_diverging_classifier_is_refused():
     images = Images(torch.full((16, 1, 8, 8), torch.nan), torch.zeros(16, dtype=torch.long))
     recipe = ClassifierConfig(architecture="resnet18", width=2, epochs=2, batch_size=8)
-    from freelunch.vision.supervised import train
+    from freelunch.vision.networks import train
 
     with pytest.raises(FreelunchError, match="name: the loss of epoch 0 is nan; lower its learning_rate"):
         train(build("resnet18", 2, 1, width=2), images, recipe, 0, "name")

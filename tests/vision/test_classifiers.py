@@ -14,18 +14,13 @@ from freelunch.errors import FreelunchError
 from freelunch.prune.allocations import parse_allocation
 from freelunch.prune.method import parse_method
 from freelunch.recover.repair import relative_repairability
-from freelunch.vision import batchnorm
+from freelunch.vision import backends
 from freelunch.vision.architectures import ARCHITECTURES
-from freelunch.vision.backends import recovered
-from freelunch.vision.diagnostics import diagnose
+from freelunch.vision.backends import match_variances, measured_layers, paired_moments, recovered
 from freelunch.vision.images import Images, dataset_images, read_table, split
-from freelunch.vision.layers import layers_of, matrices_of, norms_of, patches
-from freelunch.vision.networks import build
-from freelunch.vision.pruning import densities, prune
-from freelunch.vision.reconstruct import reconstruct
-from freelunch.vision.repair import paired_moments, repair
+from freelunch.vision.layers import layers_of, matrices_of, norms_of, patches, prune, solve
+from freelunch.vision.networks import accuracy, build, train
 from freelunch.vision.sections import BACKENDS, ClassifierConfig
-from freelunch.vision.supervised import accuracy, train
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +36,7 @@ def dense(pixels: torch.Tensor) -> nn.Module:
     for norm in norms_of(network).values():
         nn.init.uniform_(norm.weight, 0.5, 1.5, generator=generator)
         nn.init.normal_(norm.bias, 0, 0.3, generator=generator)
-    batchnorm.recalibrate_layers(network, pixels)
+    backends.recalibrate(network, pixels)
     return network
 
 
@@ -192,8 +187,8 @@ def inputs_of_norms(network: nn.Module, pixels: torch.Tensor) -> dict[str, torch
 def test_recalibration_equals_exact_statistics_on_one_batch(dense, pixels):
     network, _ = pruned_of(dense)
     cumulative, layers = copy.deepcopy(network), copy.deepcopy(network)
-    batchnorm.recalibrate_cumulative(cumulative, pixels, batch_size=len(pixels))
-    batchnorm.recalibrate_layers(layers, pixels)
+    backends.recalibrate_cumulative(cumulative, pixels, batch_size=len(pixels))
+    backends.recalibrate(layers, pixels)
     for name, inputs in inputs_of_norms(layers, pixels).items():
         for channel in range(inputs.shape[1]):
             values = inputs[:, channel].double()
@@ -209,7 +204,7 @@ def test_recalibration_equals_exact_statistics_on_one_batch(dense, pixels):
 
 def test_cumulative_recalibration_averages_over_batches(dense, pixels):
     network, _ = pruned_of(dense)
-    batchnorm.recalibrate_cumulative(network, pixels, batch_size=8)
+    backends.recalibrate_cumulative(network, pixels, batch_size=8)
     with torch.no_grad():
         outputs = network.stem(pixels)
     means = torch.stack([batch.mean((0, 2, 3)) for batch in outputs.split(8)]).mean(0)
@@ -221,7 +216,7 @@ def test_cumulative_recalibration_averages_over_batches(dense, pixels):
 def test_channels_under_epsilon_are_counted_without_silent_ones(dense):
     norm = norms_of(dense)["norm"]
     norm.running_var.copy_(torch.tensor([0.0, 1e-6, 1e-4, 2e-6]))
-    assert batchnorm.below(dense, 1e-5)["norm"] == 0.5
+    assert backends.below(dense, 1e-5)["norm"] == 0.5
 
 
 # --- repair ----------------------------------------------------------------------------------------------------------
@@ -231,7 +226,7 @@ def test_channels_under_epsilon_are_counted_without_silent_ones(dense):
 @pytest.mark.parametrize("name", ["resnet18", "densenet121"])
 def test_repairing_an_unpruned_network_changes_nothing(name, mode, pixels):
     dense = build(name, 4, 1, width=2)
-    batchnorm.recalibrate_layers(dense, pixels)
+    backends.recalibrate(dense, pixels)
     same = copy.deepcopy(dense)
     repair(dense, same, pixels, mode)
     for before, after in zip(layers_of(dense).values(), layers_of(same).values(), strict=True):
@@ -263,8 +258,8 @@ def test_recalibration_undoes_a_repair_but_for_epsilon(dense, pixels):
             student.stem.weight.data.mul_(1e-3)
             if repaired:
                 repair(copy.deepcopy(dense).double(), student, pixels.double(), "channel")
-            batchnorm.set_epsilon(student, epsilon)
-            batchnorm.recalibrate_layers(student, pixels.double())
+            backends.set_epsilon(student, epsilon)
+            backends.recalibrate(student, pixels.double())
             logits[epsilon, repaired] = student(pixels.double()).detach()
     change = {
         epsilon: float((logits[epsilon, True] - logits[epsilon, False]).norm() / logits[epsilon, False].norm())
@@ -277,7 +272,7 @@ def test_the_control_does_what_the_repair_does(pixels):
     """Where scales are measured behind no norm with old statistics; epsilon matters in the dense network too."""
     dense = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6, eps=1.0)).double().eval()
     images = pixels.double()
-    batchnorm.recalibrate_layers(dense, images)
+    backends.recalibrate(dense, images)
     network, masks = prune(dense, parse_method("magnitude", "60% per matrix", "uniform", "none"), images)
     logits = {
         backend: recovered(backend, dense, network, masks, images, 8)(images).detach()
@@ -292,15 +287,15 @@ def test_the_control_does_what_the_repair_does(pixels):
 
 def test_another_epsilon_does_not_change_a_network_that_is_not_pruned(dense, pixels):
     before = dense(pixels).detach()
-    batchnorm.set_epsilon(dense, 0.5)
+    backends.set_epsilon(dense, 0.5)
     assert torch.allclose(dense(pixels), before, atol=1e-4)
-    batchnorm.set_epsilon(dense, 1e-12)
+    backends.set_epsilon(dense, 1e-12)
     assert torch.allclose(dense(pixels), before, atol=1e-4)
 
 
 def test_a_last_batch_of_one_image_joins_the_one_before(dense, pixels):
     network, _ = pruned_of(dense)
-    batchnorm.recalibrate_cumulative(network, pixels[:9, :, :8, :8], batch_size=8)
+    backends.recalibrate_cumulative(network, pixels[:9, :, :8, :8], batch_size=8)
     assert all(norm.running_var.isfinite().all() for norm in norms_of(network).values())
 
 
@@ -366,7 +361,7 @@ def test_backends_change_a_copy_keep_the_mask_and_recalibrate_last(dense, pixels
     same = all(torch.equal(weight, before[f"{name}.weight"]) for name, weight in weights.items())
     assert same == (backend == "none" or backend.startswith("recalibrate"))
     again = copy.deepcopy(found)
-    batchnorm.recalibrate_layers(again, pixels)
+    backends.recalibrate(again, pixels)
     settled = all(
         torch.equal(norm.running_var, again_norm.running_var)
         for norm, again_norm in zip(norms_of(found).values(), norms_of(again).values(), strict=True)
