@@ -14,7 +14,7 @@ from freelunch.report.compare import Estimate
 from freelunch.report.rows import to_frame
 from freelunch.report.verdicts import verdict
 from freelunch.report.views import figure, table
-from freelunch.vision.classifier_views import accuracies, clear, difference, transitions
+from freelunch.vision.classifier_views import accuracies, clear, transitions
 
 VIEWS = ("accuracy", "allocation", "density", "transition")
 BASE = {

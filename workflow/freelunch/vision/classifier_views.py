@@ -1,14 +1,14 @@
 """Tables, figures and verdicts of the second paper: classifiers, ERK against LAMP, repair against recalibration.
 
-Importing it registers them. Accuracies are in percent; all means and differences are over seeds.
+Accuracies are in percent; all means and differences are over seeds.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import product
-from typing import Any, NamedTuple
+from itertools import groupby, product
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from matplotlib.colors import TwoSlopeNorm
@@ -17,43 +17,80 @@ from pandas import DataFrame
 
 from freelunch.errors import FreelunchError
 from freelunch.report import text
-from freelunch.report.compare import Estimate, estimate, lacking, of, suite, values_of
+from freelunch.report.compare import Estimate, estimate, lacking, ordered, suite, summary, values_of
 from freelunch.report.plot import BLACK, DOTS, DOUBLE, GREY, SERIES, Drawing, Level, Line, Look, Panel, Series, grid
 from freelunch.report.tables import Cell, Contest, Table
 from freelunch.report.verdicts import FAILS, HOLDS, PARTLY, Case, rule
 from freelunch.report.views import View
 
-SETTING = ("model", "sparsity", "allocation", "backend", "seed")
-"""What tells the accuracies of a view apart."""
+Key = tuple[str, float, str, str]
+SETTING = ("model", "sparsity", "allocation", "backend")
+"""What tells the accuracies of a view apart, besides the seed; the parts of a :data:`Key`."""
 RECALIBRATED, CONTROL, MATCHED = "recalibrate", "recalibrate_epsilon", "shrink"
 """Backends that comparisons are about: recalibration layer by layer, the same with a much smaller epsilon, and the
 repair by activation statistics."""
 REPAIRS = ("channel", "layer", "shrink")
-PAIR = ("erk", "lamp")
 _REPAIRED = (RECALIBRATED, MATCHED, "reconstruct")
 """Backends with a panel; the others differ from these so little that the table is the place for them."""
 
 
-def accuracies(rows: DataFrame, view: str) -> DataFrame:
-    """Test accuracies in percent, of pruned classifiers and, with ``criterion`` dense, of those before pruning.
+class Accuracies(NamedTuple):
+    """Test accuracies in percent.
 
-    A threshold over the whole network is the allocation ``global``.
+    Attributes:
+        pruned: a row per pruned network and backend.
+        seeds: ``value`` and ``stderr`` of these rows by seed, by the settings of the runs.
+        dense: means of the networks before pruning.
+    """
+
+    pruned: DataFrame
+    seeds: dict[Key, DataFrame]
+    dense: dict[str, Estimate]
+
+    def mean(self, *key: Any) -> Estimate | None:
+        """Over the seeds of a setting, if it was run."""
+        runs = self.seeds.get(cast(Key, key))
+        return None if runs is None else summary(runs)
+
+    def difference(self, first: Key, second: Key) -> Estimate | None:
+        """Mean over common seeds of the first less the second setting; None without a common seed.
+
+        With one seed there is no error: both are the same network on the same images.
+        """
+        if first not in self.seeds or second not in self.seeds:
+            return None
+        one, other = self.seeds[first]["value"].align(self.seeds[second]["value"], join="inner")
+        return estimate(list((one - other).sort_index())) if len(one) else None
+
+    def erk_less_lamp(self, model: str, sparsity: float, backend: str) -> Estimate | None:
+        """The difference between the allocations that the second paper compares."""
+        return self.difference((model, sparsity, "erk", backend), (model, sparsity, "lamp", backend))
+
+
+def accuracies(rows: DataFrame, view: str) -> Accuracies:
+    """The accuracies of a suite; a threshold over the whole network is the allocation ``global``.
 
     Raises:
         FreelunchError: no pruned classifier was measured, or runs differ in something else than :data:`SETTING`.
     """
-    found = _with_global(rows[(rows["metric"] == "accuracy") & (rows["split"] == "test")])
-    pruned = found[found["criterion"] != "dense"]
+    frame = _with_global(rows[(rows["metric"] == "accuracy") & (rows["split"] == "test")])
+    frame = frame.assign(value=100 * frame["value"], stderr=100 * frame["stderr"])
+    is_dense = frame["criterion"] == "dense"
+    pruned = frame[~is_dense]
     if pruned.empty:
         raise lacking(view, "accuracies of pruned classifiers", rows)
-    twice = pruned[pruned.duplicated(list(SETTING), keep=False)]
+    twice = pruned[pruned.duplicated([*SETTING, "seed"], keep=False)]
     if len(twice):
-        told = ", ".join(f"{axis} {twice[axis].iloc[0]}" for axis in SETTING)
+        example = ", ".join(f"{axis} {twice[axis].iloc[0]}" for axis in (*SETTING, "seed"))
         raise FreelunchError(
             f"{view} compares runs of one criterion, kind of pattern and calibration; suite {suite(rows)} has "
-            f"{twice['run'].nunique()} runs that are alike otherwise ({told}, …)"
+            f"{twice['run'].nunique()} runs that are alike otherwise ({example}, …)"
         )
-    return found.assign(value=100 * found["value"], stderr=100 * found["stderr"])
+    seeds = {cast(Key, key): runs.set_index("seed")[["value", "stderr"]] for key, runs in pruned.groupby([*SETTING])}
+    dense = {
+        str(model): estimate([*runs["value"]], [*runs["stderr"]]) for model, runs in frame[is_dense].groupby("model")
+    }
+    return Accuracies(pruned, seeds, dense)
 
 
 def per_layer(rows: DataFrame, metric: str, view: str) -> DataFrame:
@@ -62,36 +99,10 @@ def per_layer(rows: DataFrame, metric: str, view: str) -> DataFrame:
     Raises:
         FreelunchError: no classifier was pruned.
     """
-    found = _with_global(rows[(rows["metric"] == metric) & rows["backend"].notna()])
-    if found.empty:
+    frame = _with_global(rows[(rows["metric"] == metric) & rows["backend"].notna()])
+    if frame.empty:
         raise lacking(view, "pruned classifiers", rows)
-    return found
-
-
-def mean(frame: DataFrame, **setting: Any) -> Estimate | None:
-    """Mean of the rows with these values; None if there is none."""
-    found = of(frame, setting)
-    return estimate(list(found["value"]), list(found["stderr"])) if len(found) else None
-
-
-def present(frame: DataFrame, axis: str) -> list[Any]:
-    """The values of an axis among pruned classifiers, in reading order."""
-    return values_of(frame[frame["criterion"] != "dense"], axis)
-
-
-def difference(frame: DataFrame, first: dict[str, Any], second: dict[str, Any]) -> Estimate | None:
-    """Mean over common seeds of the first less the second setting; None without a common seed.
-
-    With one seed there is no error: both are the same network on the same images.
-    """
-    one, other = (of(frame, setting).groupby("seed")["value"].mean() for setting in (first, second))
-    common = sorted(set(one.index) & set(other.index))
-    return estimate([float(one[seed] - other[seed]) for seed in common]) if common else None
-
-
-def erk_less_lamp(frame: DataFrame, **setting: Any) -> Estimate | None:
-    """The difference between the allocations that the second paper compares."""
-    return difference(frame, *({**setting, "allocation": allocation} for allocation in PAIR))
+    return frame
 
 
 def clear(gap: Estimate, least: float = 1.0) -> bool:
@@ -155,25 +166,23 @@ def transitions(rows: DataFrame, view: str) -> list[Point]:
     Raises:
         FreelunchError: no classifier was recalibrated and repaired, or as :func:`accuracies`.
     """
-    frame = accuracies(rows, view)
-    norms = rows[rows["metric"].isin(["least_variance", "epsilon"]) & (rows["backend"] == RECALIBRATED)]
+    known = accuracies(rows, view)
+    norms = _with_global(rows[rows["metric"].isin(["least_variance", "epsilon"]) & (rows["backend"] == RECALIBRATED)])
+    least = norms.groupby([*SETTING[:3], "metric"])["value"].min().to_dict()
     points = []
-    for model in present(frame, "model"):
-        for allocation in present(of(frame, {"model": model}), "allocation"):
-            for sparsity in present(of(frame, {"model": model, "allocation": allocation}), "sparsity"):
-                at = {"model": model, "allocation": allocation, "sparsity": sparsity}
-                plain = {**at, "backend": RECALIBRATED}
-                gains = {repair: difference(frame, {**at, "backend": repair}, plain) for repair in REPAIRS}
-                known = {repair: gain for repair, gain in gains.items() if gain is not None}
-                if not known:
-                    continue
-                best = max(known, key=lambda repair: known[repair].value)
-                least = norms[norms["run"].isin(of(frame, plain)["run"])].groupby("metric")["value"].min()
-                points.append(Point(
-                    model, allocation, sparsity, mean(frame, **plain), mean(frame, model=model, criterion="dense"),
-                    best, known[best], difference(frame, {**at, "backend": CONTROL}, plain),
-                    float(least.get("least_variance", math.nan)), float(least.get("epsilon", math.nan)),
-                ))  # fmt: skip
+    for setting in ordered(known.pruned, ["model", "allocation", "sparsity"]):
+        at = model, sparsity, allocation = setting["model"], setting["sparsity"], setting["allocation"]
+        plain = (*at, RECALIBRATED)
+        gains = {repair: known.difference((*at, repair), plain) for repair in REPAIRS}
+        measured = {repair: gain for repair, gain in gains.items() if gain is not None}
+        if not measured:
+            continue
+        best = max(measured, key=lambda repair: measured[repair].value)
+        points.append(Point(
+            model, allocation, sparsity, known.mean(*plain), known.dense.get(model), best, measured[best],
+            known.difference((*at, CONTROL), plain),
+            *(float(least.get((*at, metric), math.nan)) for metric in ("least_variance", "epsilon")),
+        ))  # fmt: skip
     if not points:
         raise lacking(view, "classifiers that were recalibrated and repaired", rows)
     return points
@@ -189,54 +198,48 @@ def _with_global(rows: DataFrame) -> DataFrame:
 
 def accuracy_table(view: View, rows: DataFrame) -> Table:
     """One line per network, sparsity and allocation, one column per backend; first the dense network, which has one."""
-    frame = accuracies(rows, str(view))
-    backends = present(frame, "backend")
+    known = accuracies(rows, str(view))
+    backends = values_of(known.pruned, "backend")
     lines: list[tuple[tuple[Any, ...], tuple[Cell, ...]]] = []
     contests: list[Contest] = []
-    for model in present(frame, "model"):
-        dense = mean(frame, model=model, criterion="dense")
-        lines.append(((model, "dense", None), (dense, *[None] * (len(backends) - 1))))
-        for sparsity in present(of(frame, {"model": model}), "sparsity"):
-            at, first = of(frame, {"model": model, "sparsity": sparsity}), len(lines)
-            for allocation in present(at, "allocation"):
-                cells = tuple(mean(at, allocation=allocation, backend=backend) for backend in backends)
+    for model, settings in groupby(ordered(known.pruned, SETTING[:3]), lambda setting: setting["model"]):
+        lines.append(((model, "dense", None), (known.dense.get(model), *[None] * (len(backends) - 1))))
+        for sparsity, rivals in groupby(settings, lambda setting: setting["sparsity"]):
+            first = len(lines)
+            for allocation in [setting["allocation"] for setting in rivals]:
+                cells = tuple(known.mean(model, sparsity, allocation, backend) for backend in backends)
                 lines.append(((model, percent(sparsity), allocation), cells))
-            rivals = range(first, len(lines))
-            contests += [Contest([(line, column) for line in rivals], highest=True) for column in range(len(backends))]
+            places = range(first, len(lines))
+            contests += [Contest([(line, column) for line in places], highest=True) for column in range(len(backends))]
     columns = {backend: f"{text.value('backend', backend)} (%)" for backend in backends}
-    return Table(view, suite(rows), ("model", "sparsity", "allocation"), columns, lines, rows, contests=tuple(contests))
+    return Table(view, suite(rows), SETTING[:3], columns, lines, rows, contests=tuple(contests))
 
 
 def accuracy(view: View, rows: DataFrame) -> Drawing:
     """Over sparsity, one line per allocation; rows of panels are networks, columns backends."""
-    frame = accuracies(rows, str(view))
-    every = present(frame, "backend")
+    known = accuracies(rows, str(view))
+    models, sparsities, allocations, every = (values_of(known.pruned, axis) for axis in SETTING)
     shown = [backend for backend in every if backend in ("none", *_REPAIRED)] or every
     panels = []
-    for model in present(frame, "model"):
-        dense = mean(frame, model=model, criterion="dense")
-        for backend in shown:
-            series = []
-            for allocation, look in _looks(present(frame, "allocation")).items():
-                at = of(frame, {"model": model, "backend": backend, "allocation": allocation})
-                points = [(100 * sparsity, cell) for sparsity in present(at, "sparsity")
-                          if (cell := mean(at, sparsity=sparsity))]  # fmt: skip
-                series.append(Series(text.value("allocation", allocation), points, look, "-"))
-            across = [Level("Dense", dense.value, said=backend == shown[-1])] if dense else []
-            title = f"{model}\n{text.value('backend', backend)}"
-            panels.append(
-                Panel(title, series, "Sparsity (%)", "Test accuracy (%)", across, limits=(0, 100), log_y=False)
-            )
+    for model, backend in product(models, shown):
+        series = []
+        for allocation, look in _looks(allocations).items():
+            cells = ((100 * sparsity, known.mean(model, sparsity, allocation, backend)) for sparsity in sparsities)
+            points = [(sparsity, cell) for sparsity, cell in cells if cell is not None]
+            series.append(Series(text.value("allocation", allocation), points, look, "-"))
+        dense = known.dense.get(model)
+        across = [Level("Dense", dense.value, said=backend == shown[-1])] if dense else []
+        title = f"{model}\n{text.value('backend', backend)}"
+        panels.append(Panel(title, series, "Sparsity (%)", "Test accuracy (%)", across, limits=(0, 100), log_y=False))
     return Drawing(view, panels, rows, len(shown), 1.75)
 
 
 def allocation(view: View, rows: DataFrame) -> Drawing:
     """A heat map for each backend: networks by sparsities, in points of accuracy; what is clear is bold."""
-    frame = accuracies(rows, str(view))
-    axes = ("model", "sparsity", "backend")
-    keys = [key for key in product(*(present(frame, axis) for axis in axes)) if key[-1] in _REPAIRED]
-    every = {key: erk_less_lamp(frame, **dict(zip(axes, key, strict=True))) for key in keys}
-    gaps = {key: gap for key, gap in every.items() if gap is not None}
+    known = accuracies(rows, str(view))
+    models, sparsities, _, backends = (values_of(known.pruned, axis) for axis in SETTING)
+    keys = product(models, sparsities, [backend for backend in backends if backend in _REPAIRED])
+    gaps = {key: gap for key in keys if (gap := known.erk_less_lamp(*key)) is not None}
     if not gaps:
         raise lacking(str(view), "classifiers pruned with erk and with lamp", rows)
     return Drawing(view, [], rows, custom=lambda: _heat_maps(gaps))
@@ -271,14 +274,16 @@ def _heat_maps(gaps: dict[tuple[str, float, str], Estimate]) -> Figure:
 def density(view: View, rows: DataFrame) -> Drawing:
     """Density and relative repairability of every layer over depth at the highest sparsity, one line per allocation."""
     panels = []
-    frames = {metric: per_layer(rows, metric, str(view)) for metric in ("layer_density", "relative_repairability")}
-    for model in present(frames["layer_density"], "model"):
-        for metric, label in (("layer_density", "Density"), ("relative_repairability", "Residual / raw distortion")):
-            frame = _highest(frames[metric], model)
-            title = f"{model}, {percent(float(frame['sparsity'].iloc[0]))}"
+    frames = {
+        "Density": per_layer(rows, "layer_density", str(view)),
+        "Residual / raw distortion": per_layer(rows, "relative_repairability", str(view)),
+    }
+    for model in values_of(frames["Density"], "model"):
+        for label, every in frames.items():
+            frame, title = _highest(every, model)
             # of several seeds and backends of one pruned network the values are the same, or are averaged
             series = _over_depth(frame, "mean", "-")
-            panels.append(Panel(title, series, "Depth (layer)", label, log_y=metric == "layer_density", counts="value"))
+            panels.append(Panel(title, series, "Depth (layer)", label, log_y=label == "Density", counts="value"))
     return Drawing(view, panels, rows, height=1.9)
 
 
@@ -288,26 +293,23 @@ def transition(view: View, rows: DataFrame) -> Drawing:
     frames = [per_layer(rows, metric, str(view)) for metric in ("least_variance", "median_variance")]
     least, median = (frame[frame["backend"] == RECALIBRATED] for frame in frames)
     panels = []
-    for model in present(least, "model"):
-        here = [point for point in points if point.model == model]
+    for model in values_of(least, "model"):
+        epsilon = next(point.epsilon for point in points if point.model == model)
         gains = []
-        for name, look in _looks(present(least, "allocation")).items():
-            at = [point for point in here if point.allocation == name]
-            gains.append(
-                Series(text.value("allocation", name), [(100 * point.sparsity, point.gain) for point in at], look, "-")
-            )
-            controls = [
-                (100 * point.sparsity, Estimate(point.control.value)) for point in at if point.control is not None
+        for name, look in _looks(values_of(least, "allocation")).items():
+            line = [
+                (100 * point.sparsity, point) for point in points if (point.model, point.allocation) == (model, name)
             ]
+            gains.append(Series(text.value("allocation", name), [(x, point.gain) for x, point in line], look, "-"))
+            controls = [(x, Estimate(point.control.value)) for x, point in line if point.control is not None]
             gains.append(Series("", controls, look, hollow=True))
         panels.append(Panel(model, gains, "Sparsity (%)", "Gain over recalibration\n(points of accuracy)",
                             [Level("", 0.0, Look(GREY), "-", False)], limits=(-1.0, 1.0), log_y=False))  # fmt: skip
-        frame = _highest(least, model)
-        variances = [*_over_depth(frame, "min", "-"), *_over_depth(_highest(median, model), "min", DOTS)]
-        epsilon = Level("Epsilon of the norms", here[0].epsilon, said=False)
-        title = f"{model}, {percent(float(frame['sparsity'].iloc[0]))}"
+        frame, title = _highest(least, model)
+        variances = [*_over_depth(frame, "min", "-"), *_over_depth(_highest(median, model)[0], "min", DOTS)]
         label = "Least and median variance\nof the channels of a norm"
-        panels.append(Panel(title, variances, "Depth (norm)", label, [epsilon], counts="value"))
+        level = Level("Epsilon of the norms", epsilon, said=False)
+        panels.append(Panel(title, variances, "Depth (norm)", label, [level], counts="value"))
     keys = (Series(text.value("backend", CONTROL), [], Look(GREY, "o"), hollow=True),
             Level("Median of the channels", 0, Look(GREY), DOTS))  # fmt: skip
     return Drawing(view, panels, rows, height=1.9, keys=keys)
@@ -317,21 +319,22 @@ def _looks(allocations: Sequence[str]) -> dict[str, Look]:
     return dict(zip(allocations, SERIES, strict=False))
 
 
-def _highest(frame: DataFrame, model: str) -> DataFrame:
-    """The rows of a network at its highest sparsity."""
-    frame = of(frame, {"model": model})
-    return of(frame, {"sparsity": frame["sparsity"].max()})
+def _highest(frame: DataFrame, model: str) -> tuple[DataFrame, str]:
+    """The rows of a network at its highest sparsity, and what both are called."""
+    frame = frame[frame["model"] == model]
+    highest = float(frame["sparsity"].max())
+    return frame[frame["sparsity"] == highest], f"{model}, {percent(highest)}"
 
 
 def _over_depth(frame: DataFrame, what: str, line: Line) -> list[Series]:
     """A line per allocation: the mean or the least of each layer. Dotted lines have no marks and no key."""
-    found = []
-    for name, look in _looks(present(frame, "allocation")).items():
+    series = []
+    for name, look in _looks(values_of(frame, "allocation")).items():
         values = frame[frame["allocation"] == name].groupby("step")["value"].agg(what)
         points = [(float(str(step)), Estimate(float(value))) for step, value in values.items()]
         key = text.value("allocation", name) if line == "-" else ""
-        found.append(Series(key, points, look if key else Look(look.colour), line, size=3))
-    return found
+        series.append(Series(key, points, look if key else Look(look.colour), line, size=3))
+    return series
 
 
 # --- verdicts --------------------------------------------------------------------------------------------------------
@@ -339,26 +342,22 @@ def _over_depth(frame: DataFrame, what: str, line: Line) -> list[Series]:
 
 @rule("allocation")
 def allocation_matters(rows: DataFrame, view: str) -> Iterator[Case]:
-    frame = accuracies(rows, view)
-    for model in present(frame, "model"):
-        every = [(sparsity, erk_less_lamp(frame, model=model, sparsity=sparsity, backend=MATCHED))
-                 for sparsity in present(of(frame, {"model": model}), "sparsity")]  # fmt: skip
-        gaps = [(sparsity, gap) for sparsity, gap in every if gap is not None]
+    known = accuracies(rows, view)
+    models, sparsities = (values_of(known.pruned, axis) for axis in ("model", "sparsity"))
+    for model in models:
+        gaps = {each: gap for each in sparsities if (gap := known.erk_less_lamp(model, each, MATCHED)) is not None}
         if gaps:
-            signs = {gap.value > 0 for _, gap in gaps if clear(gap)}
-            numbers = "ERK less LAMP in points: " + ", ".join(
-                f"{percent(sparsity)} {signed(gap)}" for sparsity, gap in gaps
-            )
+            signs = {gap.value > 0 for gap in gaps.values() if clear(gap)}
+            numbers = ", ".join(f"{percent(sparsity)} {signed(gap)}" for sparsity, gap in gaps.items())
             outcome = HOLDS if len(signs) == 2 else PARTLY if signs else FAILS
-            yield Case(model, outcome, numbers, min(gap.runs for _, gap in gaps))
+            seeds = min(gap.runs for gap in gaps.values())
+            yield Case(model, outcome, f"ERK less LAMP in points: {numbers}", seeds)
 
 
 @rule("transition")
 def repair_recovers(rows: DataFrame, view: str) -> Iterator[Case]:
-    groups: dict[tuple[str, str], list[Point]] = {}
-    for point in transitions(rows, view):
-        groups.setdefault((point.model, point.allocation), []).append(point)
-    for (model, name), points in groups.items():
+    for (model, name), group in groupby(transitions(rows, view), lambda point: (point.model, point.allocation)):
+        points = list(group)
         clearly = [point for point in points if point.recovers]
         own = [point for point in clearly if point.control is not None and not point.escapes]
         best = max(clearly or points, key=lambda point: point.gain.value)
