@@ -17,7 +17,7 @@ from freelunch.recover.repair import relative_repairability
 from freelunch.vision import backends
 from freelunch.vision.architectures import ARCHITECTURES
 from freelunch.vision.backends import match_variances, measured_layers, paired_moments, recovered
-from freelunch.vision.images import Images, dataset_images, read_table, split
+from freelunch.vision.images import Images, dataset_images, table_images, split
 from freelunch.vision.layers import layers_of, matrices_of, norms_of, patches, prune, solve
 from freelunch.vision.networks import accuracy, build, train
 from freelunch.vision.sections import BACKENDS, ClassifierConfig
@@ -83,7 +83,7 @@ def test_unknown_networks_are_refused():
 def test_tables_are_read_and_split_without_overlap():
     rows = [[*range(k, k + 9), k % 3] for k in range(20)]
     stream = io.BytesIO(gzip.compress("\n".join(",".join(map(str, row)) for row in rows).encode()))
-    images = read_table(stream, "table")
+    images = table_images(stream, "table")
     assert images.pixels.shape == (20, 1, 3, 3) and images.pixels[4, 0, 1, 2] == torch.tensor(9 / 255)
     parts = split(images, {"train": 12, "calibration": 3, "test": 5}, seed=0)
     firsts = [round(255 * float(each)) for part in parts.values() for each in part.pixels[:, 0, 0, 0]]
@@ -95,7 +95,7 @@ def test_tables_are_read_and_split_without_overlap():
 @pytest.mark.parametrize("content", [b"1,2,3\n", b"a,b\n", b"1,2,3,4,5\n1,2\n"])
 def test_tables_that_hold_no_square_images_are_refused(content):
     with pytest.raises(FreelunchError, match=r"^table: "):
-        read_table(io.BytesIO(gzip.compress(content)), "table")
+        table_images(io.BytesIO(gzip.compress(content)), "table")
 
 
 def test_records_of_a_data_set_become_squares_in_colour():

@@ -34,18 +34,15 @@ EPSILON = 1e-12
 def recovered(
     backend: str, dense: nn.Module, pruned: nn.Module, masks: Mapping[str, Tensor], pixels: Tensor, batch_size: int
 ) -> nn.Module:
-    """A copy of a pruned network after a backend, one of :data:`BACKENDS`.
+    """A copy of a pruned network, which has masks by layer, after a backend.
 
     Args:
-        backend: its name.
+        backend: one of :data:`BACKENDS`; another is refused.
         dense: the network before pruning.
         pruned: stays as it is.
-        masks: of the pruned network, by layer.
+        masks: in the shapes of the weights (True = kept).
         pixels: calibration images.
         batch_size: of the cumulative recalibration.
-
-    Raises:
-        FreelunchError: there is no such backend.
     """
     if backend not in BACKENDS:
         raise FreelunchError(f"there is no backend {backend!r}; {suggest(backend, BACKENDS)}")
@@ -133,14 +130,7 @@ def set_epsilon(network: nn.Module, epsilon: float) -> None:
 
 @torch.no_grad()
 def match_variances(dense: nn.Module, pruned: nn.Module, pixels: Tensor, mode: Mode) -> None:
-    """Repair the convolutions of a pruned network, which has the norms of the dense one.
-
-    Args:
-        dense: the network before pruning.
-        pruned: the network that is changed.
-        pixels: calibration images.
-        mode: what one scale is fitted to.
-    """
+    """Repair the convolutions of a pruned network, which has the norms of the dense one; a mode is of ``scales``."""
     originals: dict[str, Tensor] = {}
 
     def keep(name: str, layer: nn.Module, inputs: tuple[Tensor], outputs: Tensor) -> None:

@@ -13,10 +13,10 @@ from freelunch.plan.config import Config
 from freelunch.results.memory_errors import REMEDIES
 from freelunch.vision.architectures import TEST_BATCH, Convolution, convolutions
 from freelunch.vision.runs import ClassifierSpec, ImagesSpec, SparseClassifierSpec
-from freelunch.vision.sections import Repair
+from freelunch.vision.sections import PARTS, Part, Repair
 
-_UNKNOWN = {"hub": 60_000, "path": 15_000}
-"""Images of a source whose splits have names: what CIFAR and Imagenette have, more or less."""
+_IMAGES = {"hub": 60_000, "path": 15_000}
+"""Assumed of a source whose splits have names: what CIFAR and Imagenette have, more or less."""
 
 
 REMEDIES[ClassifierSpec] = lambda spec: f"lower classifiers.{spec.classifier}.batch_size ({spec.recipe.batch_size})"
@@ -82,16 +82,16 @@ def _forward(layers: list[Convolution]) -> float:
 
 
 def _outputs(layers: list[Convolution]) -> int:
-    """Numbers that the layers give for one image, or read if that is more: what DenseNets join."""
+    """Numbers that the layers compute of one image, or read if these are more: what DenseNets join."""
     return sum(max(each.outputs, each.inputs * (each.side == 1)) * each.positions for each in layers)
 
 
-def _count(spec: ImagesSpec, part: str) -> int:
+def _count(spec: ImagesSpec, part: Part) -> int:
     """Images of a split; a guess where the source's own splits are named."""
-    split = next(value for name, value in spec.source.splits.items() if name == part)
-    return split if isinstance(split, int) else spec.source.max_images or _UNKNOWN[spec.source.kind]
+    split = spec.source.splits[part]
+    return split if isinstance(split, int) else spec.source.max_images or _IMAGES[spec.source.kind]
 
 
 def _pixels(spec: ImagesSpec) -> int:
     """Numbers of all images, those of colours counted each."""
-    return sum(_count(spec, part) for part in ("train", "test")) * spec.source.channels * spec.source.size**2
+    return sum(_count(spec, part) for part in PARTS) * spec.source.channels * spec.source.size**2

@@ -49,8 +49,7 @@ class Accuracies(NamedTuple):
 
     def mean(self, *key: Any) -> Estimate | None:
         """Over the seeds of a setting, if it was run."""
-        runs = self.seeds.get(cast(Key, key))
-        return None if runs is None else summary(runs)
+        return summary(self.seeds[cast(Key, key)]) if key in self.seeds else None
 
     def difference(self, first: Key, second: Key) -> Estimate | None:
         """Mean over common seeds of the first less the second setting; None without a common seed.
@@ -59,8 +58,8 @@ class Accuracies(NamedTuple):
         """
         if first not in self.seeds or second not in self.seeds:
             return None
-        one, other = self.seeds[first]["value"].align(self.seeds[second]["value"], join="inner")
-        return estimate(list((one - other).sort_index())) if len(one) else None
+        gaps = (self.seeds[first]["value"] - self.seeds[second]["value"]).dropna()
+        return estimate([*gaps.sort_index()]) if len(gaps) else None
 
     def erk_less_lamp(self, model: str, sparsity: float, backend: str) -> Estimate | None:
         """The difference between the allocations that the second paper compares."""
@@ -125,8 +124,7 @@ class Point(NamedTuple):
     """A network, pruned in one way.
 
     Attributes:
-        recalibrated: accuracy after recalibration alone; None if it was not measured.
-        dense: that of the dense network.
+        lost: accuracy of the dense network less that after recalibration alone; NaN if either was not measured.
         repair: the backend among the repairs that gains most over recalibration.
         gain: its accuracy less that of recalibration alone.
         control: the gain of recalibration with a much smaller epsilon.
@@ -137,8 +135,7 @@ class Point(NamedTuple):
     model: str
     allocation: str
     sparsity: float
-    recalibrated: Estimate | None
-    dense: Estimate | None
+    lost: float
     repair: str
     gain: Estimate
     control: Estimate | None
@@ -148,15 +145,11 @@ class Point(NamedTuple):
     @property
     def recovers(self) -> bool:
         """Whether the repair is clearly better where recalibration leaves more than a point to be gained."""
-        lost = self.recalibrated is None or self.dense is None or self.dense.value - self.recalibrated.value > 1
-        return lost and self.gain.value > 0 and clear(self.gain)
+        return not self.lost <= 1 and self.gain.value > 0 and clear(self.gain)
 
     @property
     def escapes(self) -> bool:
-        """Whether the smaller epsilon gains at least half as much: then the repair is an escape from epsilon.
-
-        Without a control nothing is known of it.
-        """
+        """Whether the smaller epsilon, if it was measured, gains at least half as much: epsilon explains the repair."""
         return self.control is not None and self.control.value >= 0.5 * self.gain.value
 
 
@@ -178,9 +171,10 @@ def transitions(rows: DataFrame, view: str) -> list[Point]:
         if not measured:
             continue
         best = max(measured, key=lambda repair: measured[repair].value)
+        dense, recalibrated = known.dense.get(model), known.mean(*plain)
+        lost = dense.value - recalibrated.value if dense and recalibrated else math.nan
         points.append(Point(
-            model, allocation, sparsity, known.mean(*plain), known.dense.get(model), best, measured[best],
-            known.difference((*at, CONTROL), plain),
+            model, allocation, sparsity, lost, best, measured[best], known.difference((*at, CONTROL), plain),
             *(float(least.get((*at, metric), math.nan)) for metric in ("least_variance", "epsilon")),
         ))  # fmt: skip
     if not points:

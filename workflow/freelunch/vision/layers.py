@@ -97,13 +97,8 @@ def matrices_of(network: nn.Module, seed: int = 0, inputs: Mapping[str, Statisti
 def prune(network: nn.Module, method: Method, pixels: Tensor, seed: int = 0) -> tuple[nn.Module, dict[str, Tensor]]:
     """A pruned copy of a network, and its masks by layer in the shapes of their weights (True = kept).
 
-    All layers together lose exactly what the pattern says.
-
-    Args:
-        network: dense.
-        method: its criterion must do without statistics of the inputs.
-        pixels: for allocations that look at inputs.
-        seed: of random scores.
+    All layers together lose exactly what the pattern says. The criterion must do without statistics of the inputs;
+    pixels are for allocations that look at these, the seed for random scores.
 
     Raises:
         FreelunchError: the pattern is structured, does not fit a layer, or leaves the allocation nothing to do.
@@ -128,16 +123,9 @@ def solve(
 ) -> None:
     """Give the layers of a pruned network the least-squares weights under their masks, in place.
 
-    On dense inputs, as window ``matrix_exact``: the upper reference of repairs, since it changes all weights that stay,
-    where a repair has one number per channel or layer. Biases stay: the head has the only one, and its inputs are not
-    centred.
-
-    Args:
-        dense: the network before pruning, whose inputs and outputs count.
-        pruned: the network that is changed.
-        masks: by layer, in the shapes of the weights (True = kept).
-        pixels: calibration images.
-        damping: share of the mean diagonal of a Gram matrix that is added to it.
+    On dense inputs and outputs, as window ``matrix_exact``: the upper reference of repairs, since it changes all
+    weights that stay, where a repair has one number per channel or layer. Biases stay: the head has the only one, and
+    its inputs are not centred. ``damping`` times the mean diagonal of a Gram matrix is added to it.
     """
     originals, inputs = layers_of(dense), statistics_of(dense, pixels)
     for name, layer in layers_of(pruned).items():

@@ -21,20 +21,15 @@ from freelunch.vision.sections import ClassifierConfig
 def build(
     architecture: str, classes: int, channels: int, seed: int = 0, width: int | None = None, epsilon: float = 1e-5
 ) -> nn.Module:
-    """A network with random weights, in eval mode.
-
-    Its input is ``[images, channels, height, width]``, its output logits ``[images, classes]``.
+    """A network with random weights, in eval mode, from ``[images, channels, height, width]`` to ``[images, classes]``.
 
     Args:
-        architecture: one of :data:`ARCHITECTURES`.
+        architecture: one of :data:`ARCHITECTURES`; another is refused.
         classes: labels to tell apart.
         channels: of an image.
         seed: of the weights.
         width: makes a slimmer network of the same depth.
         epsilon: of the batch norms.
-
-    Raises:
-        FreelunchError: there is no such architecture.
     """
     shape = ARCHITECTURES[check_architecture(architecture)]
     kind = DenseNet if shape.kind == "dense" else ResNet
@@ -145,7 +140,7 @@ def _convolution(inputs: int, outputs: int, side: int, stride: int = 1) -> nn.Co
 
 
 def train(network: nn.Module, images: Images, recipe: ClassifierConfig, seed: int, name: str) -> list[float]:
-    """Train in place, by cross entropy; returns the mean loss of every epoch and leaves the network in eval mode.
+    """Train in place, by cross entropy, and return the mean loss of every epoch; the network ends in eval mode.
 
     The images that do not fill a batch are left out of an epoch, others in each.
 
