@@ -49,7 +49,7 @@ class Accuracies(NamedTuple):
 
     def mean(self, *key: Any) -> Estimate | None:
         """Over the seeds of a setting, if it was run."""
-        return summary(self.seeds[cast(Key, key)]) if key in self.seeds else None
+        return summary(self.seeds[key]) if key in self.seeds else None
 
     def difference(self, first: Key, second: Key) -> Estimate | None:
         """Mean over common seeds of the first less the second setting; None without a common seed.
