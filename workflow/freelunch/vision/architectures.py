@@ -8,7 +8,6 @@ stage.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from freelunch.errors import FreelunchError, suggest
@@ -17,8 +16,7 @@ TEST_BATCH = 100
 """Images that are measured at a time."""
 
 
-@dataclass(frozen=True)
-class Shape:
+class Shape(NamedTuple):
     """Kind and number of the blocks of every stage; ``width`` is that of the first stage, or a DenseNet's growth."""
 
     kind: Literal["basic", "bottleneck", "dense"]

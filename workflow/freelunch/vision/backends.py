@@ -34,15 +34,10 @@ EPSILON = 1e-12
 def recovered(
     backend: str, dense: nn.Module, pruned: nn.Module, masks: Mapping[str, Tensor], pixels: Tensor, batch_size: int
 ) -> nn.Module:
-    """A copy of a pruned network, which has masks by layer, after a backend.
+    """A copy of a pruned network after a backend, one of :data:`BACKENDS`; another is refused.
 
-    Args:
-        backend: one of :data:`BACKENDS`; another is refused.
-        dense: the network before pruning.
-        pruned: stays as it is.
-        masks: in the shapes of the weights (True = kept).
-        pixels: calibration images.
-        batch_size: of the cumulative recalibration.
+    Masks are those of the pruned network by layer, pixels those of the calibration images; the batch size is that of
+    the cumulative recalibration.
     """
     if backend not in BACKENDS:
         raise FreelunchError(f"there is no backend {backend!r}; {suggest(backend, BACKENDS)}")

@@ -38,9 +38,10 @@ def _trained(spec: ClassifierSpec, config: Config) -> Cost:
     Held are weights, gradients and momenta; of a batch the outputs of convolutions, norms and activations.
     """
     layers = _layers(spec)
+    weights = sum(each.weights for each in layers)
     passes = (3 * spec.recipe.epochs + 1) * _count(spec.images, "train") + _count(spec.images, "test")
-    held = 12.0 * _weights(layers) + 12.0 * spec.recipe.batch_size * _outputs(layers)
-    return _job(config, spec.images, passes * _forward(layers), held, 4 * _weights(layers))
+    held = 12.0 * weights + 12.0 * spec.recipe.batch_size * _outputs(layers)
+    return _job(config, spec.images, passes * _forward(layers), held, 4 * weights)
 
 
 @cost.register
@@ -50,15 +51,16 @@ def _pruned(spec: SparseClassifierSpec, config: Config) -> Cost:
     Held are the dense, the pruned and a repaired network; the calibration images at once, and the patches of a layer.
     """
     layers, count, images = _layers(spec.dense), spec.calibration_images, spec.dense.images
+    weights = sum(each.weights for each in layers)
     passes = _count(images, "test") * len(spec.backends) + count * (3 * len(spec.backends) + 2)
-    held = 3.0 * _weights(layers) + max(count, TEST_BATCH) * 4 * max(each.outputs * each.positions for each in layers)
+    held = 3.0 * weights + max(count, TEST_BATCH) * 4 * max(each.outputs * each.positions for each in layers)
     if set(spec.backends) & set(get_args(Repair)):
         # the dense outputs of all convolutions, which the pruned ones are compared with
         held += count * _outputs(layers)
     if "reconstruct" in spec.backends or spec.method.needs_gram:
         widest = max(each.inputs * each.side**2 * each.positions for each in layers)
         held += 2 * count * widest + sum((each.inputs * each.side**2) ** 2 for each in layers)
-    return _job(config, images, passes * _forward(layers), 4 * held, _weights(layers) / 8)
+    return _job(config, images, passes * _forward(layers), 4 * held, weights / 8)
 
 
 def _job(config: Config, images: ImagesSpec, operations: float, held: float, disk: float) -> Cost:
@@ -70,10 +72,6 @@ def _job(config: Config, images: ImagesSpec, operations: float, held: float, dis
 def _layers(spec: ClassifierSpec) -> list[Convolution]:
     source, recipe = spec.images.source, spec.recipe
     return list(convolutions(recipe.architecture, source.classes, source.channels, source.size, recipe.channels))
-
-
-def _weights(layers: list[Convolution]) -> int:
-    return sum(each.weights for each in layers)
 
 
 def _forward(layers: list[Convolution]) -> float:

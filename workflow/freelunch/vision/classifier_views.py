@@ -35,16 +35,11 @@ _REPAIRED = (RECALIBRATED, MATCHED, "reconstruct")
 
 
 class Accuracies(NamedTuple):
-    """Test accuracies in percent.
-
-    Attributes:
-        pruned: a row per pruned network and backend.
-        seeds: ``value`` and ``stderr`` of these rows by seed, by the settings of the runs.
-        dense: means of the networks before pruning.
-    """
+    """Test accuracies in percent, of pruned networks and, in the mean, of these before pruning."""
 
     pruned: DataFrame
     seeds: dict[Key, DataFrame]
+    """``value`` and ``stderr`` by seed, by the settings of the runs."""
     dense: dict[str, Estimate]
 
     def mean(self, *key: Any) -> Estimate | None:
@@ -93,11 +88,7 @@ def accuracies(rows: DataFrame, view: str) -> Accuracies:
 
 
 def per_layer(rows: DataFrame, metric: str, view: str) -> DataFrame:
-    """A metric of every layer or norm of pruned classifiers; its place in the network, from 1, is ``step``.
-
-    Raises:
-        FreelunchError: no classifier was pruned.
-    """
+    """A metric of every layer or norm of pruned classifiers, refused if there are none; ``step`` counts from 1."""
     frame = _with_global(rows[(rows["metric"] == metric) & rows["backend"].notna()])
     if frame.empty:
         raise lacking(view, "pruned classifiers", rows)
@@ -121,25 +112,20 @@ def percent(sparsity: float) -> str:
 
 
 class Point(NamedTuple):
-    """A network, pruned in one way.
-
-    Attributes:
-        lost: accuracy of the dense network less that after recalibration alone; NaN if either was not measured.
-        repair: the backend among the repairs that gains most over recalibration.
-        gain: its accuracy less that of recalibration alone.
-        control: the gain of recalibration with a much smaller epsilon.
-        variance: the least variance of any channel that a norm reads, over all seeds.
-        epsilon: of the norms.
-    """
+    """A network, pruned in one way. Gains are in accuracy over that after recalibration alone."""
 
     model: str
     allocation: str
     sparsity: float
     lost: float
+    """What recalibration leaves to be gained; NaN if it or the dense network was not measured."""
     repair: str
+    """The backend among the repairs that gains most."""
     gain: Estimate
     control: Estimate | None
+    """The gain of recalibration with a much smaller epsilon."""
     variance: float
+    """The least of any channel that a norm reads, over all seeds."""
     epsilon: float
 
     @property
@@ -154,11 +140,7 @@ class Point(NamedTuple):
 
 
 def transitions(rows: DataFrame, view: str) -> list[Point]:
-    """All pruned networks that were recalibrated and repaired, by network, allocation and sparsity.
-
-    Raises:
-        FreelunchError: no classifier was recalibrated and repaired, or as :func:`accuracies`.
-    """
+    """Pruned networks that were recalibrated and repaired, refused if there are none, as by :func:`accuracies`."""
     known = accuracies(rows, view)
     norms = _with_global(rows[rows["metric"].isin(["least_variance", "epsilon"]) & (rows["backend"] == RECALIBRATED)])
     least = norms.groupby([*SETTING[:3], "metric"])["value"].min().to_dict()

@@ -74,11 +74,7 @@ def table_images(stream: IO[bytes], where: str) -> Images:
 def dataset_images(records: Iterable[Any], image: str, label: str, size: int) -> Images:
     """The images of a data set of the ``datasets`` library, in colour, their shorter side scaled to ``size``, cropped.
 
-    Args:
-        records: of the data set.
-        image: field of the image, which PIL knows.
-        label: field of the label, a whole number.
-        size: side of the square.
+    ``image`` is the field of a PIL image, ``label`` that of a whole number.
 
     Raises:
         FreelunchError: a field is missing, a label is none, or there is no record.
@@ -99,10 +95,7 @@ def dataset_images(records: Iterable[Any], image: str, label: str, size: int) ->
 def folder_images(folder: Path, size: int, most: int | None = None) -> Images:
     """The images below a folder, whose own folders are the classes, numbered in the order of their names.
 
-    Args:
-        folder: that of the classes.
-        size: side of the square that each becomes, as in :func:`dataset_images`.
-        most: number of images, taken from the classes in turn; all if not given.
+    They become squares as in :func:`dataset_images`. ``most`` of them are taken, from the classes in turn.
 
     Raises:
         FreelunchError: the folder is missing or has no images, or a file in it is none.
@@ -146,11 +139,7 @@ def _stacked(pixels: list[Tensor], labels: list[int]) -> Images:
 
 
 def split(images: Images, counts: Mapping[str, int], seed: int) -> dict[str, Images]:
-    """Disjoint parts drawn at random, in the order of ``counts``: a part's images depend on the parts before it.
-
-    Raises:
-        FreelunchError: there are not so many images.
-    """
+    """Disjoint parts drawn at random, in the order of ``counts``, on which they depend; too few images are refused."""
     if sum(counts.values()) > len(images):
         raise FreelunchError(f"{sum(counts.values())} images are asked for, and there are {len(images)}")
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))

@@ -23,13 +23,8 @@ def build(
 ) -> nn.Module:
     """A network with random weights, in eval mode, from ``[images, channels, height, width]`` to ``[images, classes]``.
 
-    Args:
-        architecture: one of :data:`ARCHITECTURES`; another is refused.
-        classes: labels to tell apart.
-        channels: of an image.
-        seed: of the weights.
-        width: makes a slimmer network of the same depth.
-        epsilon: of the batch norms.
+    An architecture is one of :data:`ARCHITECTURES`; another is refused. ``channels`` are those of an image, ``width``
+    makes a slimmer network of the same depth, and ``epsilon`` is that of the batch norms.
     """
     shape = ARCHITECTURES[check_architecture(architecture)]
     kind = DenseNet if shape.kind == "dense" else ResNet
@@ -142,14 +137,8 @@ def _convolution(inputs: int, outputs: int, side: int, stride: int = 1) -> nn.Co
 def train(network: nn.Module, images: Images, recipe: ClassifierConfig, seed: int, name: str) -> list[float]:
     """Train in place, by cross entropy, and return the mean loss of every epoch; the network ends in eval mode.
 
-    The images that do not fill a batch are left out of an epoch, others in each.
-
-    Args:
-        network: on the device of the images.
-        images: normalised.
-        recipe: the section of the config.
-        seed: of the order of images and their crops.
-        name: of the classifier, for messages.
+    Images are normalised, on the device of the network; those that do not fill a batch are left out of an epoch, others
+    in each. The seed is that of their order and crops, and messages have the name of the classifier.
 
     Raises:
         FreelunchError: the loss is no longer finite.
@@ -186,10 +175,8 @@ def train(network: nn.Module, images: Images, recipe: ClassifierConfig, seed: in
 def augmented(pixels: Tensor, kind: str, generator: torch.Generator) -> Tensor:
     """A batch ``[images, channels, size, size]``, each image shifted by up to an eighth of its side, and mirrored.
 
-    Args:
-        pixels: normalised: what is shifted in is the mean.
-        kind: as ``ClassifierConfig.augmentation``.
-        generator: of the CPU, so that crops are the same on every device.
+    Pixels are normalised: what is shifted in is the mean. A kind is that of ``ClassifierConfig.augmentation``; the
+    generator is one of the CPU, so that crops are the same on every device.
     """
     if kind == "none":
         return pixels
