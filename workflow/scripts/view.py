@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import freelunch.vision  # noqa: F401  its tables and figures
 from freelunch.job import logged
 from freelunch.report import plot, render, views
 from freelunch.report.rows import read_rows

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any
 
 from freelunch.errors import FreelunchError, first_line
 from freelunch.plan.config import ExecutionConfig, ZeroShotTask
@@ -19,9 +17,8 @@ from freelunch.plan.specs import (
     RetrainedSpec,
     ShardSpec,
 )
+from freelunch.vision.runs import ClassifierSpec, SparseClassifierSpec
 
-REMEDIES: dict[type[Spec], Callable[[Any], str]] = {}
-"""By kinds of specs that others plug in: which settings make a stage take less memory."""
 _ASKED = re.compile(r"Tried to allocate ([\d.]+ \w+)")
 _ROOM = re.compile(r"total capacity of ([\d.]+ \w+)(?: of which ([\d.]+ \w+) is free)?")
 
@@ -54,8 +51,6 @@ def _remedy(spec: Spec, execution: ExecutionConfig) -> str:
     )
     if isinstance(spec, ShardSpec):
         spec = spec.reconstructed
-    if type(spec) in REMEDIES:
-        return REMEDIES[type(spec)](spec)
     match spec:
         case DenseSpec() | GramsSpec():
             return stream
@@ -80,6 +75,10 @@ def _remedy(spec: Spec, execution: ExecutionConfig) -> str:
         case ModelSpec() if spec.source.train is not None:
             train = spec.source.train
             return f"lower models.{spec.model}.train.batch_size ({train.batch_size}) or length ({train.length})"
+        case ClassifierSpec():
+            return f"lower classifiers.{spec.classifier}.batch_size ({spec.recipe.batch_size})"
+        case SparseClassifierSpec():
+            return f"lower batch_size ({spec.batch_size}) or calibration_images ({spec.calibration_images})"
     return largest
 
 

@@ -10,19 +10,12 @@ from typing import get_args
 from freelunch.costs import PLAIN, Cost, cost, job
 from freelunch.engine.accelerators import has_accelerator
 from freelunch.plan.config import Config
-from freelunch.results.memory_errors import REMEDIES
 from freelunch.vision.architectures import TEST_BATCH, Convolution, convolutions
 from freelunch.vision.runs import ClassifierSpec, ImagesSpec, SparseClassifierSpec
 from freelunch.vision.sections import PARTS, Part, Repair
 
 _IMAGES = {"hub": 60_000, "path": 15_000}
 """Assumed of a source whose splits have names: what CIFAR and Imagenette have, more or less."""
-
-
-REMEDIES[ClassifierSpec] = lambda spec: f"lower classifiers.{spec.classifier}.batch_size ({spec.recipe.batch_size})"
-REMEDIES[SparseClassifierSpec] = lambda spec: (
-    f"lower batch_size ({spec.batch_size}) or calibration_images ({spec.calibration_images})"
-)
 
 
 @cost.register
