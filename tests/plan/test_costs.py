@@ -30,7 +30,6 @@ from freelunch.plan.specs import (
     Training,
 )
 from freelunch.plan.yaml_files import read_yaml
-from freelunch.vision import costs as _of_classifiers  # noqa: F401  (it registers them)
 
 ROOT = Path(__file__).parents[2]
 SMALL = Facts(

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# plugs the second paper's sections, specs and runs into those of the first, which does not know it; imports no torch
-import_module(".vision.runs", __name__)
+# plugs the second paper (sections, specs, runs, costs) into the first, which does not know it; imports no torch
+import_module(".vision.classifier_costs", __name__)
 
 _PLACES = {
     **dict.fromkeys(("Pruned", "prune", "reconstruct", "perplexity", "save"), "library"),

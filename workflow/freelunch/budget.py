@@ -20,7 +20,6 @@ from freelunch.plan.plan import Plan, make_plan, walk
 from freelunch.plan.spec import STAGES, Spec
 from freelunch.plan.specs import EvaluationSpec, ModelSpec, PrunedSpec, ReconstructedSpec
 from freelunch.plan.validity import check_name
-from freelunch.vision import costs as _of_classifiers  # noqa: F401  (it registers them)
 
 TFLOPS = 396.0
 """Default of what a GPU does: 40 % of the 989 TFLOP/s of dense bfloat16 products that the data sheet of an H100 SXM

@@ -6,7 +6,7 @@ docs/memory.md has these sums as formulas, and what was measured. Sizes such as 
 code that uses them; none of it imports torch.
 
 A stage has one function, registered with :func:`cost` for the class of its spec; those of classifiers are in
-``vision.costs``.
+``vision.classifier_costs``.
 """
 
 from __future__ import annotations

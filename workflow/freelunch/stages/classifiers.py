@@ -9,9 +9,8 @@ import torch
 from freelunch.engine.device import choose
 from freelunch.results.stage import Stage
 from freelunch.vision.images import Images, unpacked
-from freelunch.vision.networks import build
+from freelunch.vision.networks import accuracy, build, train
 from freelunch.vision.runs import ClassifierSpec, ImagesSpec
-from freelunch.vision.supervised import accuracy, train
 
 NETWORK = "network.safetensors"
 

@@ -6,10 +6,10 @@ from itertools import islice
 from pathlib import Path
 
 from freelunch.errors import FreelunchError, naming
-from freelunch.inputs.sources import hub_error, wheel_path
+from freelunch.inputs.sources import hub_error, wheel_member, wheel_path
 from freelunch.plan.config import Hub
 from freelunch.results.stage import Stage
-from freelunch.vision.images import Images, dataset_images, folder_images, split, wheel_images
+from freelunch.vision.images import Images, dataset_images, folder_images, split, table_images
 from freelunch.vision.runs import ImagesSpec
 from freelunch.vision.sections import PARTS, ImagesConfig, Part
 
@@ -35,7 +35,10 @@ def make(stage: Stage) -> None:
 def _parts(stage: Stage, source: ImagesConfig) -> dict[Part, Images]:
     if source.wheel is not None:
         counts: dict[str, int] = {name: value for name in PARTS if isinstance(value := source.splits[name], int)}
-        drawn = split(wheel_images(wheel_path(stage.root, source.wheel), source.wheel), counts, source.seed)
+        path = wheel_path(stage.root, source.wheel)
+        with wheel_member(path, source.wheel.member, source.wheel.sha256) as stream:
+            images = table_images(stream, f"{path}: {source.wheel.member}")
+        drawn = split(images, counts, source.seed)
         return {name: drawn[name] for name in PARTS}
     found: dict[Part, Images] = {}
     for name in PARTS:

@@ -16,7 +16,7 @@ from freelunch.report.verdicts import verdicts
 from freelunch.results.artifacts import Artifact, replacing
 
 _KINDS = {"models": "model"}
-"""What sources are called whose stage is called otherwise."""
+"""Sources by the section of the config that names them, where that is no name of a kind."""
 
 
 def report(plan: Plan, suite: str, root: Path, configs: Sequence[str], target: Path) -> None:
@@ -45,12 +45,7 @@ def report(plan: Plan, suite: str, root: Path, configs: Sequence[str], target: P
         verdicts=verdicts(rows),
         jobs=[done for spec in specs if (done := _job(spec, root)) is not None],
         sources=[
-            Source(
-                _KINDS.get(spec.stage, spec.stage),
-                spec.label,
-                _origin(spec.origin),
-                spec.origin.licence,
-            )
+            Source(_KINDS.get(spec.entry[0], spec.entry[0]), spec.label, _origin(spec.origin), spec.origin.licence)
             for spec in specs
             if spec.entry is not None and spec.origin is not None
         ],

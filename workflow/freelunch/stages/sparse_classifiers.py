@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from freelunch.engine.device import choose
 from freelunch.engine.overlays import pack
 from freelunch.errors import FreelunchError, naming
 from freelunch.results.stage import Stage
 from freelunch.stages.classifiers import NETWORK, images_of, random_network
-from freelunch.vision import batchnorm
-from freelunch.vision.backends import recovered
-from freelunch.vision.diagnostics import Diagnostics, diagnose
+from freelunch.vision.backends import measured_layers, measured_norms, recovered
 from freelunch.vision.images import Images
-from freelunch.vision.layers import norms_of
-from freelunch.vision.pruning import densities, prune
+from freelunch.vision.layers import norms_of, prune
+from freelunch.vision.networks import accuracy
 from freelunch.vision.runs import SparseClassifierSpec
-from freelunch.vision.supervised import accuracy
 
 
 def make(stage: Stage) -> None:
@@ -47,14 +43,16 @@ def make(stage: Stage) -> None:
         started = _now(device)
         network = recovered(backend, dense, pruned, masks, pixels, spec.batch_size)
         seconds[backend] = round(_now(device) - started, 3)
-        found = accuracy(network, parts["test"])
-        print(f"{backend}: accuracy {found:.4f}", flush=True)
-        at = {"backend": backend}
-        records.append(at | _accuracy(found, len(parts["test"])))
+        value = accuracy(network, parts["test"])
+        print(f"{backend}: accuracy {value:.4f}", flush=True)
+        stderr = math.sqrt(value * (1 - value) / len(parts["test"]))
+        measured: list[dict[str, Any]] = [{"metric": "accuracy", "split": "test", "value": value, "stderr": stderr}]
         if backend != "none":
-            records += [at | each for each in _norms(network)]
-            records.append(at | {"metric": "epsilon", "value": _epsilon(network)})
-    records += list(_layers(masks, diagnose(dense, pruned, pixels)))
+            measured += measured_norms(network)
+            # which all norms have
+            measured.append({"metric": "epsilon", "value": next(iter(norms_of(network).values())).eps})
+        records += [{"backend": backend} | record for record in measured]
+    records += [{"backend": "none"} | record for record in measured_layers(dense, pruned, masks, pixels)]
     stage.write_tensors("masks.safetensors", {name: pack(mask.flatten(1).cpu()) for name, mask in masks.items()})
     stage.write_json("metrics.json", records)
     kept = sum(int(mask.sum()) for mask in masks.values())
@@ -79,43 +77,3 @@ def drawn(images: Images, count: int, seed: int) -> Tensor:
         raise FreelunchError(f"calibration_images is {count}, and there are {len(images)} images to train on")
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     return images.pixels[order[:count].to(images.pixels.device)]
-
-
-def _accuracy(value: float, images: int) -> dict[str, Any]:
-    stderr = math.sqrt(value * (1 - value) / images)
-    return {"metric": "accuracy", "split": "test", "value": value, "stderr": stderr}
-
-
-def _epsilon(network: nn.Module) -> float:
-    """That of its norms, which all have the same."""
-    return next(iter(norms_of(network).values())).eps
-
-
-def _norms(network: nn.Module) -> Iterator[dict[str, Any]]:
-    """Of every norm the lowest and the median variance of its input's channels, and the share under its epsilon.
-
-    Channels that never vary are left out, and counted.
-
-    ``step`` is its place in the network.
-    """
-    under = batchnorm.below(network, _epsilon(network))
-    for number, (name, found) in enumerate(batchnorm.variances(network).items(), 1):
-        at = {"position": name, "step": number}
-        alive = found[found > 0].double()
-        if len(alive):
-            for metric, value in (("least_variance", alive.min()), ("median_variance", alive.median())):
-                yield at | {"metric": metric, "value": float(value)}
-        yield at | {"metric": "faint_channels", "value": under[name]}
-        yield at | {"metric": "silent_channels", "value": 1 - len(alive) / len(found)}
-
-
-def _layers(masks: dict[str, Tensor], found: dict[str, Diagnostics]) -> Iterator[dict[str, Any]]:
-    """Of every layer what pruning left: its density, and how much of what it distorted a repair could undo."""
-    for number, (name, density) in enumerate(densities(masks).items(), 1):
-        at = {"backend": "none", "position": name, "step": number}
-        yield at | {"metric": "layer_density", "value": density}
-        each = found.get(name)
-        if each is None:
-            continue
-        yield at | {"metric": "relative_repairability", "value": each.repairability}
-        yield at | {"metric": "variance_ratio", "value": each.variance_ratio}

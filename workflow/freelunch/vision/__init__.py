@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from freelunch.report.views import View, register
 
-register("table", "accuracy", View("vision.views:accuracy_table", claim="allocation", reading="classifiers"))
-register("figure", "accuracy", View("vision.views:accuracy", claim="allocation", reading="classifiers"))
-register("figure", "allocation", View("vision.views:allocation", claim="allocation"))
-register("figure", "density", View("vision.views:density", claim="allocation"))
-register("figure", "transition", View("vision.views:transition", claim="transition"))
+register("table", "accuracy", View("vision.classifier_views:accuracy_table", claim="allocation", reading="classifiers"))
+register("figure", "accuracy", View("vision.classifier_views:accuracy", claim="allocation", reading="classifiers"))
+register("figure", "allocation", View("vision.classifier_views:allocation", claim="allocation"))
+register("figure", "density", View("vision.classifier_views:density", claim="allocation"))
+register("figure", "transition", View("vision.classifier_views:transition", claim="transition"))

@@ -8,8 +8,7 @@ stage.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from freelunch.errors import FreelunchError, suggest
 
@@ -17,18 +16,16 @@ TEST_BATCH = 100
 """Images that are measured at a time."""
 
 
-@dataclass(frozen=True)
-class Shape:
-    """Depth of an architecture: blocks of every stage, and of what kind they are."""
+class Shape(NamedTuple):
+    """Kind and number of the blocks of every stage; ``width`` is that of the first stage, or a DenseNet's growth."""
 
     kind: Literal["basic", "bottleneck", "dense"]
     blocks: tuple[int, ...]
     width: int
-    """Channels of the first stage of a ResNet, growth rate of a DenseNet."""
 
     @property
     def expansion(self) -> int:
-        """Channels that a residual block gives, per channel of its 3×3 convolutions."""
+        """Output channels of a residual block, per channel of its 3×3 convolutions."""
         return 4 if self.kind == "bottleneck" else 1
 
 
@@ -41,25 +38,16 @@ ARCHITECTURES = {
 
 
 def check_architecture(name: str) -> str:
-    """Refuse the name of an architecture that there is not.
-
-    Raises:
-        FreelunchError: there is no such architecture.
-    """
+    """The name; a :exc:`FreelunchError` if there is no such architecture."""
     if name not in ARCHITECTURES:
         raise FreelunchError(f"there is no network {name!r}; {suggest(name, ARCHITECTURES)}")
     return name
 
 
-@dataclass(frozen=True)
-class Convolution:
-    """A convolution without bias, or the head as one of side 1 at a single position.
+class Convolution(NamedTuple):
+    """Channels of a convolution, the side of its kernel, and the positions at which it is applied.
 
-    Attributes:
-        outputs: channels that it gives.
-        inputs: channels that it reads.
-        side: of its kernel.
-        positions: at which it is applied.
+    None has a bias. The head is one of side 1 at a single position.
     """
 
     outputs: int
@@ -73,49 +61,32 @@ class Convolution:
 
 
 def convolutions(architecture: str, classes: int, channels: int, size: int, width: int) -> Iterator[Convolution]:
-    """All convolutions and the head, in the order of definition.
-
-    Args:
-        architecture: one of :data:`ARCHITECTURES`.
-        classes: outputs of the head.
-        channels: of an image.
-        size: its side.
-        width: see :class:`Shape`.
-    """
+    """All convolutions and the head of a network on images of a size, in the order of definition."""
     shape = ARCHITECTURES[architecture]
-    yield from (_dense if shape.kind == "dense" else _residual)(shape, classes, channels, size, width)
-
-
-def _residual(shape: Shape, classes: int, channels: int, size: int, width: int) -> Iterator[Convolution]:
-    yield Convolution(width, channels, 3, size**2)
-    inputs = width
+    inputs = 2 * width if shape.kind == "dense" else width
+    yield Convolution(inputs, channels, 3, size**2)
     for stage, count in enumerate(shape.blocks):
+        if shape.kind == "dense":
+            if stage:
+                yield Convolution(inputs // 2, inputs, 1, size**2)
+                inputs, size = inputs // 2, size // 2
+            for _ in range(count):
+                yield Convolution(4 * width, inputs, 1, size**2)
+                yield Convolution(width, 4 * width, 3, size**2)
+                inputs += width
+            continue
         inner, outputs = width * 2**stage, width * 2**stage * shape.expansion
         for index in range(count):
-            strided = bool(stage) and not index
-            before, size = size, -(-size // 2) if strided else size
-            if shape.expansion == 1:
+            is_strided = bool(stage) and not index
+            before, size = size, -(-size // 2) if is_strided else size
+            if shape.kind == "basic":
                 yield Convolution(inner, inputs, 3, size**2)
                 yield Convolution(inner, inner, 3, size**2)
             else:
                 yield Convolution(inner, inputs, 1, before**2)
                 yield Convolution(inner, inner, 3, size**2)
                 yield Convolution(outputs, inner, 1, size**2)
-            if strided or inputs != outputs:
+            if is_strided or inputs != outputs:
                 yield Convolution(outputs, inputs, 1, size**2)
             inputs = outputs
-    yield Convolution(classes, inputs, 1, 1)
-
-
-def _dense(shape: Shape, classes: int, channels: int, size: int, growth: int) -> Iterator[Convolution]:
-    inputs = 2 * growth
-    yield Convolution(inputs, channels, 3, size**2)
-    for stage, count in enumerate(shape.blocks):
-        for _ in range(count):
-            yield Convolution(4 * growth, inputs, 1, size**2)
-            yield Convolution(growth, 4 * growth, 3, size**2)
-            inputs += growth
-        if stage < len(shape.blocks) - 1:
-            yield Convolution(inputs // 2, inputs, 1, size**2)
-            inputs, size = inputs // 2, size // 2
     yield Convolution(classes, inputs, 1, 1)

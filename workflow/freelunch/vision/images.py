@@ -1,4 +1,4 @@
-"""Images with labels, from a table in a wheel or from a data set of the hub, in splits that share no image."""
+"""Images with labels, from a table in a wheel, a data set of the hub or folders, in splits that share no image."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from freelunch.errors import FreelunchError
-from freelunch.inputs.sources import wheel_member
-from freelunch.plan.config import Wheel
 
 _PACKED = 4096
 """Images that are rounded at a time."""
@@ -36,12 +34,7 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, indices: Tensor) -> Images:
-        """Some of them, in this order."""
-        return Images(self.pixels[indices], self.labels[indices])
-
     def to(self, device: torch.device) -> Images:
-        """On a device."""
         return Images(self.pixels.to(device), self.labels.to(device))
 
     def packed(self) -> dict[str, Tensor]:
@@ -60,13 +53,7 @@ def unpacked(pixels: Tensor, labels: Tensor) -> Images:
     return Images(pixels.float() / 255, labels)
 
 
-def wheel_images(path: Path, wheel: Wheel) -> Images:
-    """The square grey images of a gzipped table in a wheel; see :func:`read_table`."""
-    with wheel_member(path, wheel.member, wheel.sha256) as stream:
-        return read_table(stream, f"{path}: {wheel.member}")
-
-
-def read_table(stream: IO[bytes], where: str) -> Images:
+def table_images(stream: IO[bytes], where: str) -> Images:
     """Square grey images of a gzipped CSV: a row has its pixels of 0 to 255, row by row, and then its label.
 
     Raises:
@@ -87,14 +74,10 @@ def read_table(stream: IO[bytes], where: str) -> Images:
 def dataset_images(records: Iterable[Any], image: str, label: str, size: int) -> Images:
     """The images of a data set of the ``datasets`` library, in colour, their shorter side scaled to ``size``, cropped.
 
-    Args:
-        records: its records, with a PIL image and a whole number.
-        image: field of the image.
-        label: field of the label.
-        size: side of the square.
+    ``image`` is the field of a PIL image, ``label`` that of a whole number.
 
     Raises:
-        FreelunchError: a field is missing, or there is no record.
+        FreelunchError: a field is missing, a label is none, or there is no record.
     """
     pixels: list[Tensor] = []
     labels: list[int] = []
@@ -112,10 +95,7 @@ def dataset_images(records: Iterable[Any], image: str, label: str, size: int) ->
 def folder_images(folder: Path, size: int, most: int | None = None) -> Images:
     """The images below a folder, whose own folders are the classes, numbered in the order of their names.
 
-    Args:
-        folder: has one folder for each class.
-        size: side of the square that each becomes, as in :func:`dataset_images`.
-        most: of all images, taken from the classes in turn; all if not given.
+    They become squares as in :func:`dataset_images`. ``most`` of them are taken, from the classes in turn.
 
     Raises:
         FreelunchError: the folder is missing or has no images, or a file in it is none.
@@ -128,7 +108,7 @@ def folder_images(folder: Path, size: int, most: int | None = None) -> Images:
     files = [[(path, label) for path in sorted(each.rglob("*")) if path.suffix.lower() in _SUFFIXES]
              for label, each in enumerate(classes)]  # fmt: skip
     # in turn, so that the first of them are of all classes
-    order = [found for turn in zip_longest(*files) for found in turn if found is not None][:most]
+    order = [file for turn in zip_longest(*files) for file in turn if file is not None][:most]
     pixels = []
     for path, _ in tqdm(order, "images", unit="", mininterval=5):
         try:
@@ -159,16 +139,13 @@ def _stacked(pixels: list[Tensor], labels: list[int]) -> Images:
 
 
 def split(images: Images, counts: Mapping[str, int], seed: int) -> dict[str, Images]:
-    """Disjoint parts drawn at random, in the order of ``counts``: a part's images depend on the parts before it.
-
-    Raises:
-        FreelunchError: there are not so many images.
-    """
+    """Disjoint parts drawn at random, in the order of ``counts``, on which they depend; too few images are refused."""
     if sum(counts.values()) > len(images):
         raise FreelunchError(f"{sum(counts.values())} images are asked for, and there are {len(images)}")
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     parts, start = {}, 0
     for name, count in counts.items():
-        parts[name] = images.take(order[start : start + count])
+        drawn = order[start : start + count]
+        parts[name] = Images(images.pixels[drawn], images.labels[drawn])
         start += count
     return parts

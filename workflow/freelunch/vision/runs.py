@@ -63,7 +63,7 @@ class ClassifierSpec(MeasuredSpec):
 
     @property
     def model(self) -> str:
-        """What rows call it; seeds are told apart by a column of their own."""
+        """Without the seed, for which rows have a column."""
         return f"{self.classifier}-{self.images.label}"
 
     @property
@@ -106,7 +106,7 @@ class SparseClassifierSpec(MeasuredSpec):
 
     @cached_property
     def method(self) -> Method:
-        """What the texts stand for."""
+        """Criterion, pattern and allocation, parsed."""
         return parse_method(self.criterion, self.pattern, self.allocation, "none")
 
     @property
@@ -131,52 +131,45 @@ class SparseClassifierSpec(MeasuredSpec):
         return [self.dense.images, self.dense]
 
 
-def _check(config: VisionConfig, path: str, axes: ClassifierAxes) -> None:
-    """Refuse what the classifiers and images of a config make impossible."""
+def _runs(
+    config: Config, runs: Sequence[tuple[str, ClassifierAxes]]
+) -> Iterator[tuple[MeasuredSpec, ClassifierAxes | None]]:
+    """For every trained classifier its dense run, then its pruned ones, each once."""
+    assert isinstance(config, VisionConfig)
+    pruned: dict[str, dict[str, tuple[SparseClassifierSpec, ClassifierAxes]]] = {}
+    for path, axes in runs:
+        spec = _sparse_classifier(config, path, axes)
+        pruned.setdefault(spec.dense.manifest, {}).setdefault(spec.manifest, (spec, axes))
+    for of_dense in pruned.values():
+        yield next(spec.dense for spec, _ in of_dense.values()), None
+        yield from of_dense.values()
+
+
+RUN_KINDS["classifier"] = RunKind(ClassifierAxes, _runs)
+
+
+def _sparse_classifier(config: VisionConfig, path: str, axes: ClassifierAxes) -> SparseClassifierSpec:
+    """The spec of a run; what the classifiers and images of a config make impossible is refused."""
     check_name(f"{path}.classifier", axes.classifier, config.classifiers)
     check_name(f"{path}.images", axes.images, config.images)
-    subject, images = _sparse_classifier(config, axes), config.images[axes.images]
-    recipe = config.classifiers[axes.classifier]
+    recipe, images = config.classifiers[axes.classifier], config.images[axes.images]
+    source = ImagesSpec(images=axes.images, source=images)
+    dense = ClassifierSpec(classifier=axes.classifier, recipe=recipe, images=source, seed=axes.seed)
+    same: dict[str, Any] = {
+        name: getattr(axes, name) for name in SparseClassifierSpec.model_fields if name in ClassifierAxes.model_fields
+    }
+    spec = SparseClassifierSpec(dense=dense, **same)
     layers = list(convolutions(recipe.architecture, images.classes, images.channels, images.size, recipe.channels))
     try:
-        if isinstance(subject.method.pattern, Structured):
-            raise FreelunchError(f"pattern {subject.method.pattern} is one of attention heads; classifiers have none")
-        subject.method.check(len(layers))
+        if isinstance(spec.method.pattern, Structured):
+            raise FreelunchError(f"pattern {spec.method.pattern} is one of attention heads; classifiers have none")
+        spec.method.check(len(layers))
         for number, layer in enumerate(layers):
-            subject.method.pattern.check(layer.outputs, layer.weights // layer.outputs, f"layer {number} of it")
+            spec.method.pattern.check(layer.outputs, layer.weights // layer.outputs, f"layer {number} of it")
     except FreelunchError as error:
         raise FreelunchError(f"{path}: {error} ({axes.classifier})") from None
     train = images.splits["train"]
     for name, wanted in (("calibration_images", axes.calibration_images), ("batch_size", recipe.batch_size)):
         if isinstance(train, int) and wanted > train:
             raise FreelunchError(f"{path}: {name} is {wanted}, and images.{axes.images} has {train} to train on")
-
-
-def _runs(
-    config: Config, runs: Sequence[tuple[str, ClassifierAxes]]
-) -> Iterator[tuple[MeasuredSpec, ClassifierAxes | None]]:
-    """For every trained classifier its dense run, then its pruned ones, each once."""
-    assert isinstance(config, VisionConfig)
-    pruned: dict[str, tuple[SparseClassifierSpec, ClassifierAxes]] = {}
-    for path, axes in runs:
-        _check(config, path, axes)
-        spec = _sparse_classifier(config, axes)
-        pruned.setdefault(spec.manifest, (spec, axes))
-    for dense in dict.fromkeys(spec.dense.manifest for spec, _ in pruned.values()):
-        of_dense = [(spec, axes) for spec, axes in pruned.values() if spec.dense.manifest == dense]
-        yield of_dense[0][0].dense, None
-        yield from of_dense
-
-
-RUN_KINDS["classifier"] = RunKind(ClassifierAxes, _runs)
-
-
-def _sparse_classifier(config: VisionConfig, axes: ClassifierAxes) -> SparseClassifierSpec:
-    """The spec of a run."""
-    images = ImagesSpec(images=axes.images, source=config.images[axes.images])
-    recipe = config.classifiers[axes.classifier]
-    dense = ClassifierSpec(classifier=axes.classifier, recipe=recipe, images=images, seed=axes.seed)
-    same: dict[str, Any] = {
-        name: getattr(axes, name) for name in SparseClassifierSpec.model_fields if name in ClassifierAxes.model_fields
-    }
-    return SparseClassifierSpec(dense=dense, **same)
+    return spec

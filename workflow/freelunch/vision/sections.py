@@ -17,7 +17,7 @@ Part = Literal["train", "test"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
 Repair = Literal["channel", "layer", "shrink"]
-"""Those of ``recovery.repair``, where torch is imported."""
+"""The modes of ``recover.repair``, which imports torch."""
 Backend = Literal[
     "none", "recalibrate_cumulative", "recalibrate", "recalibrate_epsilon", "channel", "layer", "shrink", "reconstruct",
 ]  # fmt: skip

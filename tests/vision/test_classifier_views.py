@@ -14,7 +14,7 @@ from freelunch.report.compare import Estimate
 from freelunch.report.rows import to_frame
 from freelunch.report.verdicts import verdict
 from freelunch.report.views import figure, table
-from freelunch.vision.views import accuracies, clear, difference, transitions
+from freelunch.vision.classifier_views import accuracies, clear, transitions
 
 VIEWS = ("accuracy", "allocation", "density", "transition")
 BASE = {
@@ -76,10 +76,9 @@ def _pruned(
 
 
 def test_accuracies_are_percent_and_global_is_an_allocation():
-    frame = accuracies(rows_of(), "view")
-    assert set(frame["allocation"].dropna()) == {"erk", "lamp", "global"}
-    at = frame[(frame["backend"] == "recalibrate") & (frame["sparsity"] == 0.95) & (frame["allocation"] == "erk")]
-    assert sorted(at[at["model"] == "net-a"]["value"].round(9)) == [40, 40.3, 40.6]
+    known = accuracies(rows_of(), "view")
+    assert {allocation for _, _, allocation, _ in known.seeds} == {"erk", "lamp", "global"}
+    assert list(known.seeds["net-a", 0.95, "erk", "recalibrate"]["value"].round(9)) == [40, 40.3, 40.6]
 
 
 def test_the_table_has_the_best_allocation_of_every_network_sparsity_and_backend():
@@ -98,13 +97,12 @@ def test_the_table_has_the_best_allocation_of_every_network_sparsity_and_backend
 
 
 def test_differences_are_of_common_seeds():
-    frame = accuracies(rows_of(lamp=5.0), "view")
-    frame = frame[~((frame["allocation"] == "lamp") & (frame["seed"] == 2))]
-    at = {"model": "net-a", "sparsity": 0.9, "backend": "shrink"}
-    found = difference(frame, {**at, "allocation": "erk"}, {**at, "allocation": "lamp"})
-    assert found is not None and found.runs == 2
-    assert found.value == pytest.approx(-5) and found.stderr == pytest.approx(0, abs=1e-9)
-    assert difference(frame, {**at, "allocation": "erk"}, {**at, "allocation": "owl"}) is None
+    rows = rows_of(lamp=5.0)
+    known = accuracies(rows[~((rows["allocation"] == "lamp") & (rows["seed"] == 2))], "view")
+    gap = known.erk_less_lamp("net-a", 0.9, "shrink")
+    assert gap is not None and gap.runs == 2
+    assert gap.value == pytest.approx(-5) and gap.stderr == pytest.approx(0, abs=1e-9)
+    assert known.erk_less_lamp("net-a", 0.9, "layer") is None
 
 
 @pytest.mark.parametrize(
@@ -115,8 +113,7 @@ def test_differences_count_if_they_are_large_and_beyond_their_error(cell, expect
     assert clear(Estimate(*cell)) == expected
 
 
-@pytest.mark.parametrize("name", VIEWS)
-@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize(("name", "seeds"), [*((name, 3) for name in VIEWS), ("allocation", 1)])
 def test_figures_are_drawn_and_say_what_they_show(name, seeds):
     drawing = figure(name, rows_of(lamp=5.0, shrink=4.0, seeds=seeds))
     assert plot.draw(drawing).axes
@@ -137,7 +134,7 @@ def test_figures_have_the_numbers():
     assert [cell.value for _, cell in density.points] == pytest.approx([0.025, 0.05, 0.075])
 
 
-def test_views_of_rows_without_classifiers_say_what_they_need():
+def test_views_and_claims_of_rows_without_classifiers_say_what_they_need():
     rows = to_frame([{"suite": "s", "run": "r", "model": "m", "metric": "ppl@2", "split": "test", "value": 3.0,
                       "criterion": "dense", "pattern": "dense"}])  # fmt: skip
     for name in VIEWS:
@@ -145,18 +142,16 @@ def test_views_of_rows_without_classifiers_say_what_they_need():
             figure(name, rows)
     with pytest.raises(FreelunchError, match="table accuracy needs"):
         table("accuracy", rows)
+    assert verdict("allocation", rows).outcome == verdict("transition", rows).outcome == "not testable here"
 
 
-@pytest.mark.parametrize(("lamp", "outcome"), [(5.0, "holds"), (0.0, "does not hold here")])
-def test_the_allocation_matters_if_each_is_ahead_somewhere(lamp, outcome):
-    found = verdict("allocation", rows_of(lamp=lamp))
-    assert found.outcome == outcome and [case.seeds for case in found.cases] == [3, 3]
-    assert found.source == "arXiv:2605.21972"
-
-
-def test_an_allocation_that_is_ahead_alone_is_part_of_the_claim():
+def test_the_allocation_matters_if_each_is_ahead_somewhere():
     rows = rows_of(lamp=5.0)
-    assert verdict("allocation", rows[(rows["sparsity"] != 0.95)]).outcome == "holds partly"
+    ahead = verdict("allocation", rows)
+    assert ahead.outcome == "holds" and [case.seeds for case in ahead.cases] == [3, 3]
+    assert ahead.source == "arXiv:2605.21972"
+    assert verdict("allocation", rows[rows["sparsity"] != 0.95]).outcome == "holds partly"
+    assert verdict("allocation", rows_of()).outcome == "does not hold here"
 
 
 @pytest.mark.parametrize(
@@ -211,9 +206,3 @@ def test_points_of_the_transition_are_compared_at_the_same_seeds():
     assert first.gain.value == pytest.approx(4) and first.control is not None
     assert first.control.value == pytest.approx(1) and first.repair == "shrink"
     assert first.variance == pytest.approx(0.02 / 3) and first.recovers and not first.escapes
-
-
-def test_without_classifiers_the_claims_cannot_be_tested():
-    rows = to_frame([{"suite": "s", "run": "r", "model": "m", "metric": "ppl@2", "split": "test", "value": 3.0,
-                      "criterion": "dense", "pattern": "dense"}])  # fmt: skip
-    assert verdict("allocation", rows).outcome == verdict("transition", rows).outcome == "not testable here"

@@ -12,10 +12,10 @@ from freelunch.engine.accelerators import has_accelerator
 from freelunch.plan.config import Config
 from freelunch.vision.architectures import TEST_BATCH, Convolution, convolutions
 from freelunch.vision.runs import ClassifierSpec, ImagesSpec, SparseClassifierSpec
-from freelunch.vision.sections import Repair
+from freelunch.vision.sections import PARTS, Part, Repair
 
-_UNKNOWN = {"hub": 60_000, "path": 15_000}
-"""Images of a source whose splits have names: what CIFAR and Imagenette have, more or less."""
+_IMAGES = {"hub": 60_000, "path": 15_000}
+"""Assumed of a source whose splits have names: what CIFAR and Imagenette have, more or less."""
 
 
 @cost.register
@@ -31,9 +31,10 @@ def _trained(spec: ClassifierSpec, config: Config) -> Cost:
     Held are weights, gradients and momenta; of a batch the outputs of convolutions, norms and activations.
     """
     layers = _layers(spec)
+    weights = sum(each.weights for each in layers)
     passes = (3 * spec.recipe.epochs + 1) * _count(spec.images, "train") + _count(spec.images, "test")
-    held = 12.0 * _weights(layers) + 12.0 * spec.recipe.batch_size * _outputs(layers)
-    return _job(config, spec.images, passes * _forward(layers), held, 4 * _weights(layers))
+    held = 12.0 * weights + 12.0 * spec.recipe.batch_size * _outputs(layers)
+    return _job(config, spec.images, passes * _forward(layers), held, 4 * weights)
 
 
 @cost.register
@@ -43,15 +44,16 @@ def _pruned(spec: SparseClassifierSpec, config: Config) -> Cost:
     Held are the dense, the pruned and a repaired network; the calibration images at once, and the patches of a layer.
     """
     layers, count, images = _layers(spec.dense), spec.calibration_images, spec.dense.images
+    weights = sum(each.weights for each in layers)
     passes = _count(images, "test") * len(spec.backends) + count * (3 * len(spec.backends) + 2)
-    held = 3.0 * _weights(layers) + max(count, TEST_BATCH) * 4 * max(each.outputs * each.positions for each in layers)
+    held = 3.0 * weights + max(count, TEST_BATCH) * 4 * max(each.outputs * each.positions for each in layers)
     if set(spec.backends) & set(get_args(Repair)):
         # the dense outputs of all convolutions, which the pruned ones are compared with
         held += count * _outputs(layers)
     if "reconstruct" in spec.backends or spec.method.needs_gram:
         widest = max(each.inputs * each.side**2 * each.positions for each in layers)
         held += 2 * count * widest + sum((each.inputs * each.side**2) ** 2 for each in layers)
-    return _job(config, images, passes * _forward(layers), 4 * held, _weights(layers) / 8)
+    return _job(config, images, passes * _forward(layers), 4 * held, weights / 8)
 
 
 def _job(config: Config, images: ImagesSpec, operations: float, held: float, disk: float) -> Cost:
@@ -65,26 +67,22 @@ def _layers(spec: ClassifierSpec) -> list[Convolution]:
     return list(convolutions(recipe.architecture, source.classes, source.channels, source.size, recipe.channels))
 
 
-def _weights(layers: list[Convolution]) -> int:
-    return sum(each.weights for each in layers)
-
-
 def _forward(layers: list[Convolution]) -> float:
     """Operations of a forward pass of one image."""
     return 2.0 * sum(each.weights * each.positions for each in layers)
 
 
 def _outputs(layers: list[Convolution]) -> int:
-    """Numbers that the layers give for one image, or read if that is more: what DenseNets join."""
+    """Numbers that the layers compute of one image, or read if these are more: what DenseNets join."""
     return sum(max(each.outputs, each.inputs * (each.side == 1)) * each.positions for each in layers)
 
 
-def _count(spec: ImagesSpec, part: str) -> int:
+def _count(spec: ImagesSpec, part: Part) -> int:
     """Images of a split; a guess where the source's own splits are named."""
-    split = next(value for name, value in spec.source.splits.items() if name == part)
-    return split if isinstance(split, int) else spec.source.max_images or _UNKNOWN[spec.source.kind]
+    split = spec.source.splits[part]
+    return split if isinstance(split, int) else spec.source.max_images or _IMAGES[spec.source.kind]
 
 
 def _pixels(spec: ImagesSpec) -> int:
     """Numbers of all images, those of colours counted each."""
-    return sum(_count(spec, part) for part in ("train", "test")) * spec.source.channels * spec.source.size**2
+    return sum(_count(spec, part) for part in PARTS) * spec.source.channels * spec.source.size**2

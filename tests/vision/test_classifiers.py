@@ -5,27 +5,24 @@ from __future__ import annotations
 import copy
 import gzip
 import io
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from freelunch.errors import FreelunchError
 from freelunch.prune.allocations import parse_allocation
 from freelunch.prune.hessian import relative_repairability
 from freelunch.prune.method import parse_method
-from freelunch.vision import batchnorm
-from freelunch.vision.architectures import ARCHITECTURES
-from freelunch.vision.backends import recovered
-from freelunch.vision.diagnostics import diagnose
-from freelunch.vision.images import Images, dataset_images, read_table, split
-from freelunch.vision.layers import layers_of, matrices_of, norms_of, patches
-from freelunch.vision.networks import build
-from freelunch.vision.pruning import densities, prune
-from freelunch.vision.reconstruct import reconstruct
-from freelunch.vision.repair import paired_moments, repair
+from freelunch.vision import backends
+from freelunch.vision.architectures import ARCHITECTURES, convolutions
+from freelunch.vision.backends import measured_layers, measured_norms, paired_moments, recovered
+from freelunch.vision.images import Images, dataset_images, split, table_images
+from freelunch.vision.layers import hooked, layers_of, matrices_of, norms_of, patches, prune, solve
+from freelunch.vision.networks import accuracy, build, train
 from freelunch.vision.sections import BACKENDS, ClassifierConfig
-from freelunch.vision.supervised import accuracy, train
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +38,7 @@ def dense(pixels: torch.Tensor) -> nn.Module:
     for norm in norms_of(network).values():
         nn.init.uniform_(norm.weight, 0.5, 1.5, generator=generator)
         nn.init.normal_(norm.bias, 0, 0.3, generator=generator)
-    batchnorm.recalibrate_layers(network, pixels)
+    backends.recalibrate(network, pixels)
     return network
 
 
@@ -50,12 +47,17 @@ def pruned_of(dense: nn.Module, allocation: str = "uniform", pattern: str = "80%
     return prune(dense, parse_method("magnitude", pattern, allocation, "none"), images)
 
 
+def far(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float((one - other).norm() / other.norm())
+
+
 # --- networks --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("name", "parameters"),
-    # of torchvision's, 1000 classes and a 7x7 stem of 3 channels, less what the smaller stem and head lack
+    # of torchvision's, 1000 classes and a 7x7 stem of 3 channels, less what the smaller stem and head lack; a
+    # DenseNet's stem has no norm of its own here: the first layer begins with one
     [
         ("resnet18", 11_689_512 - 64 * 3 * (49 - 9) - 513 * 990),
         ("resnet34", 21_797_672 - 64 * 3 * (49 - 9) - 513 * 990),
@@ -64,17 +66,22 @@ def pruned_of(dense: nn.Module, allocation: str = "uniform", pattern: str = "80%
     ],
 )
 def test_networks_have_the_published_number_of_parameters(name, parameters):
-    network = build(name, classes=10, channels=3)
-    # a DenseNet's stem has no norm of its own here: the first layer begins with one
+    with torch.device("meta"):
+        network = build(name, classes=10, channels=3)
     assert sum(each.numel() for each in network.parameters()) == parameters
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_networks_are_seeded_and_give_logits_of_any_image_size(name):
+def test_networks_are_seeded_take_any_size_and_have_the_shapes_of_the_plan(name):
     first, second, other = (build(name, 5, 2, seed, width=4) for seed in (0, 0, 1))
     images = torch.randn(3, 2, 9, 13)
     assert first(images).shape == (3, 5)
     assert torch.equal(first(images), second(images)) and not torch.equal(first(images), other(images))
+    layers, outputs = layers_of(first), {}
+    with hooked(layers, lambda name, _, __, output: outputs.update({name: output[0, 0]})):
+        first(torch.zeros(1, 2, 20, 20))
+    planned = [(each.weights, each.positions) for each in convolutions(name, 5, 2, 20, 4)]
+    assert planned == [(layer.weight.numel(), outputs[key].numel()) for key, layer in layers.items()]
 
 
 def test_unknown_networks_are_refused():
@@ -88,7 +95,7 @@ def test_unknown_networks_are_refused():
 def test_tables_are_read_and_split_without_overlap():
     rows = [[*range(k, k + 9), k % 3] for k in range(20)]
     stream = io.BytesIO(gzip.compress("\n".join(",".join(map(str, row)) for row in rows).encode()))
-    images = read_table(stream, "table")
+    images = table_images(stream, "table")
     assert images.pixels.shape == (20, 1, 3, 3) and images.pixels[4, 0, 1, 2] == torch.tensor(9 / 255)
     parts = split(images, {"train": 12, "calibration": 3, "test": 5}, seed=0)
     firsts = [round(255 * float(each)) for part in parts.values() for each in part.pixels[:, 0, 0, 0]]
@@ -100,17 +107,22 @@ def test_tables_are_read_and_split_without_overlap():
 @pytest.mark.parametrize("content", [b"1,2,3\n", b"a,b\n", b"1,2,3,4,5\n1,2\n"])
 def test_tables_that_hold_no_square_images_are_refused(content):
     with pytest.raises(FreelunchError, match=r"^table: "):
-        read_table(io.BytesIO(gzip.compress(content)), "table")
+        table_images(io.BytesIO(gzip.compress(content)), "table")
 
 
 def test_records_of_a_data_set_become_squares_in_colour():
-    image = pytest.importorskip("PIL.Image")
-    wide = image.new("L", (8, 4), 51)
-    images = dataset_images([{"img": wide, "label": 7}], "img", "label", 4)
+    record = {"img": Image.new("L", (8, 4), 51), "label": 7}
+    images = dataset_images([record], "img", "label", 4)
     assert images.pixels.shape == (1, 3, 4, 4) and torch.allclose(images.pixels, torch.tensor(0.2))
     assert images.labels.tolist() == [7]
     with pytest.raises(FreelunchError, match="no field 'image'; it has img, label"):
-        dataset_images([{"img": wide, "label": 7}], "image", "label", 4)
+        dataset_images([record], "image", "label", 4)
+
+
+@pytest.mark.parametrize("label", [-1, None, "cat", 0.5, True])
+def test_labels_that_are_none_are_refused(label: Any):
+    with pytest.raises(FreelunchError, match=r"record 0: label is .*, not a whole number from 0 up"):
+        dataset_images([{"image": Image.new("RGB", (4, 4)), "label": label}], "image", "label", 4)
 
 
 # --- training --------------------------------------------------------------------------------------------------------
@@ -122,11 +134,14 @@ def test_training_learns_and_is_seeded():
     shift = (2.0 * labels - 1).view(-1, 1, 1, 1)
     images = Images(torch.randn(40, 1, 8, 8, generator=generator) + shift, labels)
     networks = [build("resnet18", 2, 1, width=4) for _ in range(2)]
-    recipe = ClassifierConfig(architecture="resnet18", epochs=15, batch_size=16, learning_rate=0.05)
+    recipe = ClassifierConfig(architecture="resnet18", epochs=8, batch_size=16, learning_rate=0.05)
     losses = [train(network, images, recipe, 0, "name") for network in networks]
     assert losses[0] == losses[1] and losses[0][-1] < losses[0][0]
     assert torch.equal(networks[0](images.pixels), networks[1](images.pixels))
     assert accuracy(networks[0], images, batch_size=7) > 0.9
+    nothing = Images(torch.full((16, 1, 8, 8), torch.nan), labels[:16])
+    with pytest.raises(FreelunchError, match="name: the loss of epoch 0 is nan; lower its learning_rate"):
+        train(networks[1], nothing, recipe, 0, "name")
 
 
 # --- pruning ---------------------------------------------------------------------------------------------------------
@@ -148,14 +163,13 @@ def test_exactly_the_asked_share_of_weights_goes_and_large_ones_stay(dense, patt
         assert torch.equal(layer.weight, original * masks[name])
         if not masks[name].all() and masks[name].any():
             assert original[masks[name]].abs().min() >= original[~masks[name]].abs().max()
-    assert max(densities(masks).values()) <= (0.5 + 1e-3 if "cap" in allocation else 1)
+    assert max(float(mask.double().mean()) for mask in masks.values()) <= (0.5 + 1e-3 if "cap" in allocation else 1)
 
 
 def test_erk_adds_up_all_sides_of_a_kernel():
     # scores 4+2+3+3 = 12, 4+4+1+1 = 10 and 3+4 = 7, of 72, 16 and 12 weights
     network = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Conv2d(4, 4, 1), nn.Linear(4, 3))
-    matrices = matrices_of(network)
-    targets = parse_allocation("erk").targets(matrices, 100 - 14.5)
+    targets = parse_allocation("erk").targets(matrices_of(network), 100 - 14.5)
     assert targets == pytest.approx({"0": 72 - 6, "1": 16 - 5, "2": 12 - 3.5})
 
 
@@ -173,33 +187,42 @@ def test_structured_patterns_are_refused(dense):
         pruned_of(dense, pattern="20% structured")
 
 
+def test_patches_are_what_a_convolution_multiplies():
+    layer = nn.Conv2d(3, 5, 3, stride=2, padding=1, bias=False)
+    inputs = torch.randn(2, 3, 7, 6)
+    wanted = layer(inputs).permute(0, 2, 3, 1).flatten(0, 2)
+    assert torch.allclose(patches(layer, inputs) @ layer.weight.flatten(1).T, wanted, atol=1e-5)
+
+
+def test_reconstruction_is_least_squares_under_the_mask(dense, pixels):
+    network, masks = pruned_of(dense, "erk")
+    solve(dense, network, masks, pixels, damping=1e-9)
+    mask, weight = masks["stem"].flatten(1), dense.stem.weight.detach().flatten(1)
+    inputs = patches(dense.stem, pixels)
+    for row, kept in enumerate(mask):
+        best = torch.linalg.lstsq(inputs[:, kept], (inputs @ weight[row]).unsqueeze(1)).solution.flatten()
+        assert torch.allclose(network.stem.weight.flatten(1)[row, kept], best, atol=1e-4)
+
+
 # --- recalibration ---------------------------------------------------------------------------------------------------
 
 
 def inputs_of_norms(network: nn.Module, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
     seen: dict[str, torch.Tensor] = {}
-    hooks = [
-        norm.register_forward_pre_hook(lambda _, inputs, name=name: seen.__setitem__(name, inputs[0]))
-        for name, norm in norms_of(network).items()
-    ]
-    with torch.no_grad():
+    with torch.no_grad(), hooked(norms_of(network), lambda name, _, inputs, __: seen.update({name: inputs[0]})):
         network(pixels)
-    for hook in hooks:
-        hook.remove()
     return seen
 
 
 def test_recalibration_equals_exact_statistics_on_one_batch(dense, pixels):
     network, _ = pruned_of(dense)
     cumulative, layers = copy.deepcopy(network), copy.deepcopy(network)
-    batchnorm.recalibrate_cumulative(cumulative, pixels, batch_size=len(pixels))
-    batchnorm.recalibrate_layers(layers, pixels)
+    backends.recalibrate_cumulative(cumulative, pixels, batch_size=len(pixels))
+    backends.recalibrate(layers, pixels)
     for name, inputs in inputs_of_norms(layers, pixels).items():
-        for channel in range(inputs.shape[1]):
-            values = inputs[:, channel].double()
-            one, other = norms_of(layers)[name], norms_of(cumulative)[name]
-            mean, square = float(values.mean()), float(((values - values.mean()) ** 2).sum())
-            count = values.numel()
+        one, other = norms_of(layers)[name], norms_of(cumulative)[name]
+        for channel, values in enumerate(inputs.double().transpose(0, 1)):
+            mean, square, count = float(values.mean()), float(((values - values.mean()) ** 2).sum()), values.numel()
             assert float(one.running_mean[channel]) == pytest.approx(mean, rel=1e-4, abs=1e-6)
             assert float(one.running_var[channel]) == pytest.approx(square / count, rel=1e-4, abs=1e-9)
             assert float(other.running_mean[channel]) == pytest.approx(mean, rel=1e-3, abs=1e-5)
@@ -207,48 +230,51 @@ def test_recalibration_equals_exact_statistics_on_one_batch(dense, pixels):
     assert all(norm.momentum == 0.1 and not norm.training for norm in norms_of(cumulative).values())
 
 
-def test_cumulative_recalibration_averages_over_batches(dense, pixels):
+def test_cumulative_recalibration_averages_over_batches_and_leaves_no_image_alone(dense, pixels):
     network, _ = pruned_of(dense)
-    batchnorm.recalibrate_cumulative(network, pixels, batch_size=8)
+    backends.recalibrate_cumulative(network, pixels, batch_size=8)
     with torch.no_grad():
         outputs = network.stem(pixels)
     means = torch.stack([batch.mean((0, 2, 3)) for batch in outputs.split(8)]).mean(0)
     variances = torch.stack([batch.var((0, 2, 3)) for batch in outputs.split(8)]).mean(0)
     assert torch.allclose(network.norm.running_mean, means, atol=1e-5)
     assert torch.allclose(network.norm.running_var, variances, rtol=1e-4)
+    backends.recalibrate_cumulative(network, pixels[:9, :, :8, :8], batch_size=8)
+    assert all(norm.running_var.isfinite().all() for norm in norms_of(network).values())
 
 
-def test_channels_under_epsilon_are_counted_without_silent_ones(dense):
-    norm = norms_of(dense)["norm"]
-    norm.running_var.copy_(torch.tensor([0.0, 1e-6, 1e-4, 2e-6]))
-    assert batchnorm.below(dense, 1e-5)["norm"] == 0.5
+def test_another_epsilon_does_not_change_a_network_that_is_not_pruned(dense, pixels):
+    before = dense(pixels).detach()
+    for epsilon in (0.5, 1e-12):
+        backends.set_epsilon(dense, epsilon)
+        assert torch.allclose(dense(pixels), before, atol=1e-4)
 
 
 # --- repair ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", ["channel", "layer", "shrink"])
-@pytest.mark.parametrize("name", ["resnet18", "densenet121"])
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [("resnet18", "channel"), ("resnet18", "layer"), ("resnet18", "shrink"), ("densenet121", "shrink")],
+)
 def test_repairing_an_unpruned_network_changes_nothing(name, mode, pixels):
     dense = build(name, 4, 1, width=2)
-    batchnorm.recalibrate_layers(dense, pixels)
+    backends.recalibrate(dense, pixels)
     same = copy.deepcopy(dense)
-    repair(dense, same, pixels, mode)
+    backends.match_variances(dense, same, pixels, mode)
     for before, after in zip(layers_of(dense).values(), layers_of(same).values(), strict=True):
         assert torch.allclose(before.weight, after.weight, rtol=1e-6, atol=0)
 
 
 def test_channelwise_repair_matches_every_variance_behind_repaired_layers(dense, pixels):
-    network, masks = pruned_of(dense)
+    network, _ = pruned_of(dense)
     before = copy.deepcopy(network)
-    repair(dense, network, pixels, "channel")
-    wanted, found, raw = (inputs_of_norms(each, pixels) for each in (dense, network, before))
-    for name, inputs in found.items():
+    backends.match_variances(dense, network, pixels, "channel")
+    wanted, repaired, raw = (inputs_of_norms(each, pixels) for each in (dense, network, before))
+    for name, inputs in repaired.items():
         varies = raw[name].var((0, 2, 3)) > 0
         ratio = (inputs.var((0, 2, 3)) / wanted[name].var((0, 2, 3)))[varies]
         assert torch.allclose(ratio, torch.ones_like(ratio), rtol=1e-3), name
-    for name, layer in layers_of(network).items():
-        assert not layer.weight[~masks[name]].any()
     assert torch.equal(network.head.weight, before.head.weight)
 
 
@@ -262,94 +288,64 @@ def test_recalibration_undoes_a_repair_but_for_epsilon(dense, pixels):
             student = copy.deepcopy(network).double()
             student.stem.weight.data.mul_(1e-3)
             if repaired:
-                repair(copy.deepcopy(dense).double(), student, pixels.double(), "channel")
-            batchnorm.set_epsilon(student, epsilon)
-            batchnorm.recalibrate_layers(student, pixels.double())
+                backends.match_variances(copy.deepcopy(dense).double(), student, pixels.double(), "channel")
+            backends.set_epsilon(student, epsilon)
+            backends.recalibrate(student, pixels.double())
             logits[epsilon, repaired] = student(pixels.double()).detach()
-    change = {
-        epsilon: float((logits[epsilon, True] - logits[epsilon, False]).norm() / logits[epsilon, False].norm())
-        for epsilon in (1e-5, 1e-14)
-    }
-    assert change[1e-5] > 0.1 and change[1e-14] < 1e-4
+    assert far(logits[1e-5, True], logits[1e-5, False]) > 0.1
+    assert far(logits[1e-14, True], logits[1e-14, False]) < 1e-4
 
 
 def test_the_control_does_what_the_repair_does(pixels):
     """Where scales are measured behind no norm with old statistics; epsilon matters in the dense network too."""
     dense = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6, eps=1.0)).double().eval()
     images = pixels.double()
-    batchnorm.recalibrate_layers(dense, images)
+    backends.recalibrate(dense, images)
     network, masks = prune(dense, parse_method("magnitude", "60% per matrix", "uniform", "none"), images)
-    logits = {
-        backend: recovered(backend, dense, network, masks, images, 8)(images).detach()
+    plain, control, repaired = (
+        recovered(backend, dense, network, masks, images, 8)(images).detach()
         for backend in ("recalibrate", "recalibrate_epsilon", "channel")
-    }
-    apart = {
-        backend: float((found - logits["channel"]).norm() / logits["channel"].norm())
-        for backend, found in logits.items()
-    }
-    assert apart["recalibrate"] > 0.05 and apart["recalibrate_epsilon"] < 1e-6
+    )
+    assert far(plain, repaired) > 0.05 and far(control, repaired) < 1e-6
 
 
-def test_another_epsilon_does_not_change_a_network_that_is_not_pruned(dense, pixels):
-    before = dense(pixels).detach()
-    batchnorm.set_epsilon(dense, 0.5)
-    assert torch.allclose(dense(pixels), before, atol=1e-4)
-    batchnorm.set_epsilon(dense, 1e-12)
-    assert torch.allclose(dense(pixels), before, atol=1e-4)
+# --- diagnostics -----------------------------------------------------------------------------------------------------
 
 
-def test_a_last_batch_of_one_image_joins_the_one_before(dense, pixels):
-    network, _ = pruned_of(dense)
-    batchnorm.recalibrate_cumulative(network, pixels[:9, :, :8, :8], batch_size=8)
-    assert all(norm.running_var.isfinite().all() for norm in norms_of(network).values())
+def test_variances_of_norms_are_summed_up_without_silent_channels(dense):
+    norms_of(dense)["norm"].running_var.copy_(torch.tensor([0.0, 1e-6, 1e-4, 2e-6]))
+    records = [record for record in measured_norms(dense) if record["position"] == "norm"]
+    assert {record["step"] for record in records} == {1}
+    assert {record["metric"]: record["value"] for record in records} == pytest.approx(
+        {"least_variance": 1e-6, "median_variance": 2e-6, "faint_channels": 0.5, "silent_channels": 0.25}
+    )
 
 
 def test_diagnostics_are_those_of_a_layer_on_dense_inputs(dense, pixels):
-    network, _ = pruned_of(dense)
-    found = diagnose(dense, network, pixels)
+    network, masks = pruned_of(dense)
     name = "blocks.3.convolutions.1"
+    records = [record for record in measured_layers(dense, network, masks, pixels) if record["position"] == name]
     seen: list[torch.Tensor] = []
-    hook = layers_of(dense)[name].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     with torch.no_grad():
-        dense(pixels)
-        hook.remove()
-        outputs = [layers_of(each)[name](seen[0]).transpose(0, 1).flatten(1) for each in (dense, network)]
-    moments = paired_moments(*outputs)
-    assert found[name].repairability == pytest.approx(relative_repairability(moments), rel=1e-6)
-    assert found[name].variance_ratio == pytest.approx(float(moments.sparse.sum() / moments.dense.sum()), rel=1e-6)
+        with hooked({name: layers_of(dense)[name]}, lambda *hooked: seen.append(hooked[2][0])):
+            dense(pixels)
+        moments = paired_moments(*(layers_of(each)[name](seen[0]) for each in (dense, network)))
+    assert {record["metric"]: record["value"] for record in records} == pytest.approx(
+        {
+            "layer_density": float(masks[name].double().mean()),
+            "relative_repairability": relative_repairability(moments),
+            "variance_ratio": float(moments.sparse.sum() / moments.dense.sum()),
+        }
+    )
 
 
 def test_moments_and_relative_repairability_by_hand():
-    dense = torch.tensor([[1.0, 3, 5, 7]])
-    sparse = torch.tensor([[1.0, 1, 2, 2]])
+    dense, sparse = (torch.tensor(row).view(2, 1, 1, 2) for row in ([1.0, 3, 5, 7], [1.0, 1, 2, 2]))
     moments = paired_moments(dense, sparse)
     assert [float(each) for each in (moments.dense, moments.sparse, moments.covariance)] == [5, 0.25, 1]
     # raw 5 + 1/4 - 2 = 3.25; matched with gamma = sqrt(20): 10 - 2 sqrt(20)
     assert relative_repairability(moments) == pytest.approx((10 - 2 * 20**0.5) / 3.25, rel=1e-6)
     assert relative_repairability(paired_moments(dense, dense)) == 0
-
-
-# --- reconstruction --------------------------------------------------------------------------------------------------
-
-
-def test_patches_are_what_a_convolution_multiplies():
-    layer = nn.Conv2d(3, 5, 3, stride=2, padding=1, bias=False)
-    inputs = torch.randn(2, 3, 7, 6)
-    wanted = layer(inputs).permute(0, 2, 3, 1).flatten(0, 2)
-    assert torch.allclose(patches(layer, inputs) @ layer.weight.flatten(1).T, wanted, atol=1e-5)
-
-
-def test_reconstruction_is_least_squares_under_the_mask(dense, pixels):
-    network, masks = pruned_of(dense, "erk")
-    reconstruct(dense, network, masks, pixels, damping=1e-9)
-    mask, weight = masks["stem"].flatten(1), dense.stem.weight.detach().flatten(1)
-    inputs = patches(dense.stem, pixels)
-    for row in range(len(weight)):
-        kept = mask[row]
-        best = torch.linalg.lstsq(inputs[:, kept], (inputs @ weight[row]).unsqueeze(1)).solution.flatten()
-        assert torch.allclose(network.stem.weight.flatten(1)[row, kept], best, atol=1e-4)
-    for name, layer in layers_of(network).items():
-        assert not layer.weight[~masks[name]].any()
 
 
 # --- backends --------------------------------------------------------------------------------------------------------
@@ -359,20 +355,18 @@ def test_reconstruction_is_least_squares_under_the_mask(dense, pixels):
 def test_backends_change_a_copy_keep_the_mask_and_recalibrate_last(dense, pixels, backend):
     network, masks = pruned_of(dense, "lamp")
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    found = recovered(backend, dense, network, masks, pixels, batch_size=8)
+    result = recovered(backend, dense, network, masks, pixels, batch_size=8)
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
-    weights = {name: layer.weight for name, layer in layers_of(found).items()}
+    weights = {name: layer.weight for name, layer in layers_of(result).items()}
     assert not any(weights[name][~mask].any() for name, mask in masks.items())
     same = all(torch.equal(weight, before[f"{name}.weight"]) for name, weight in weights.items())
     assert same == (backend == "none" or backend.startswith("recalibrate"))
-    again = copy.deepcopy(found)
-    batchnorm.recalibrate_layers(again, pixels)
-    settled = all(
-        torch.equal(norm.running_var, again_norm.running_var)
-        for norm, again_norm in zip(norms_of(found).values(), norms_of(again).values(), strict=True)
-    )
+    again = copy.deepcopy(result)
+    backends.recalibrate(again, pixels)
+    pairs = zip(norms_of(result).values(), norms_of(again).values(), strict=True)
+    settled = all(torch.equal(norm.running_var, other.running_var) for norm, other in pairs)
     assert settled == (backend not in ("none", "recalibrate_cumulative"))
-    assert {norm.eps for norm in norms_of(found).values()} == {1e-12 if backend == "recalibrate_epsilon" else 1e-5}
+    assert {norm.eps for norm in norms_of(result).values()} == {1e-12 if backend == "recalibrate_epsilon" else 1e-5}
 
 
 def test_unknown_backends_are_refused(dense, pixels):
