@@ -17,11 +17,10 @@ from torch.nn import functional
 
 from freelunch.errors import FreelunchError
 from freelunch.prune.hessian import masked_least_squares, solvable
-from freelunch.prune.matrix import Matrices, Matrix
+from freelunch.prune.matrix import Matrices, Matrix, Statistics
 from freelunch.prune.method import Method
 from freelunch.prune.patterns import Structured
 from freelunch.prune.pruner import allocate, prune_matrix
-from freelunch.prune.statistics import Statistics
 from freelunch.recover.reconstruct import DAMPING
 
 Layer = nn.Conv2d | nn.Linear
