@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -85,8 +86,15 @@ def of(frame: DataFrame, setting: Mapping[str, Any]) -> DataFrame:
     keep = np.ones(len(frame), bool)
     for name, value in setting.items():
         column = frame[name]
-        keep &= (column.isna() if pd.isna(value) else (column == value).fillna(False)).to_numpy(bool)
+        keep &= (column.isna() if pd.isna(value) else column == value).to_numpy(bool)
     return frame[keep]
+
+
+def split(frame: DataFrame, names: Sequence[str]) -> list[tuple[Setting, DataFrame]]:
+    """The distinct combinations of some columns, each with its rows, in the order a reader expects."""
+    parts = [(dict(zip(names, key, strict=True)), part)
+             for key, part in frame.groupby(list(names), dropna=False, sort=False)]  # fmt: skip
+    return sorted(parts, key=lambda part: [text.order(*pair) for pair in part[0].items()])
 
 
 def known(key: Iterable[Any]) -> tuple[Any, ...]:
@@ -102,7 +110,7 @@ def ordered(frame: DataFrame, names: Sequence[str]) -> list[Setting]:
 
 def values_of(frame: DataFrame, axis: str) -> list[Any]:
     """The values of an axis that are not missing, in the order a reader expects."""
-    return [setting[axis] for setting in ordered(frame.dropna(subset=[axis]), [axis])]
+    return sorted(frame[axis].dropna().unique(), key=lambda value: text.order(axis, value))
 
 
 def varying(settings: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -260,11 +268,16 @@ class Group:
     @property
     def values(self) -> list[Any]:
         """Values of the axis in reading order."""
-        return values_of(self.runs, self.axis)
+        return list(self._by_value)
+
+    @cached_property
+    def _by_value(self) -> dict[Any, DataFrame]:
+        runs = self.runs.dropna(subset=[self.axis])
+        return {setting[self.axis]: at for setting, at in split(runs, [self.axis])}
 
     def at(self, value: Any) -> DataFrame:
         """The runs with a value of the axis."""
-        return of(self.runs, {self.axis: value})
+        return self._by_value.get(value, self.runs.iloc[:0])
 
     def estimate(self, value: Any, column: str = "value") -> Estimate | None:
         """Mean of a column over the seeds at a value of the axis; of the perplexity if no column is named."""
@@ -304,10 +317,10 @@ def along(runs: DataFrame, axis: str, free: Sequence[str] = (), shared: Sequence
     candidates = recovered(runs).dropna(subset=[axis])
     alone = runs[(runs["recovery"] == text.NOT_RECOVERED) & (runs["criterion"] != "dense")]
     dense = runs[runs["criterion"] == "dense"]
+    # the many that are alone are left out before anything is asked of them
+    many = candidates.groupby(names, dropna=False, sort=False)["run"].transform("size") > 1
     groups = []
-    for _, group in candidates.groupby(names, dropna=False, sort=False):
-        if len(group) < 2:
-            continue  # before anything is asked of the many that are alone
+    for _, group in candidates[many].groupby(names, dropna=False, sort=False):
         group = aligned(group, [axis, *free])
         setting = {name: group[name].iloc[0] for name in names}
         pruned = {name: setting[name] for name in (*WHERE, *PRUNED) if name in setting}

@@ -29,6 +29,7 @@ from freelunch.report.compare import (
     ordered,
     perplexities,
     rows_of,
+    split,
     summary,
     values_of,
     varying,
@@ -171,7 +172,7 @@ def retraining(view: View, rows: DataFrame) -> Drawing:
                     mean = summary(runs)
                     repairs.append(Level(name, mean.value if mean else np.nan, Look(styles[name].colour), MIXED, False))
                     continue
-                at = [of(runs, setting) for setting in ordered(runs, ["training_tokens"])]
+                at = [each for _, each in split(runs, ["training_tokens"])]
                 points = [(float(each[column].iloc[0]), cell) for each in at if (cell := summary(each))]
                 series.append(Series(name, points, styles[name], "-"))
             panel = _compared_panel(title, series, group, text.axis(column), log_x=text.compact)
@@ -292,8 +293,7 @@ def gain(view: View, rows: DataFrame) -> Drawing:
     limits = (min([0.0, *finite]), max([1.0, *finite]))
     styles = looks(kinds)
     panels = []
-    for setting in ordered(frame, names):
-        at = of(frame, setting)
+    for setting, at in split(frame, names):
         series = []
         for kind in kinds:
             one = at[at["part"] == kind].sort_values("first")

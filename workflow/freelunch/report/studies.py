@@ -32,9 +32,9 @@ from freelunch.report.compare import (
     lowest,
     measured,
     of,
-    ordered,
     preferred,
     recovered,
+    split,
     suite,
     summary,
     validated,
@@ -103,8 +103,7 @@ def sweeps(rows: DataFrame, view: str) -> list[Sweep]:
     for group in along(measured(rows, view), "learning_rate", ("epochs",)):
         runs = group.runs.assign(validation=group.runs["run"].map(validated(group.runs, rows, view)))
         rates = []
-        for setting in ordered(runs, ["learning_rate", "epochs"]):
-            at = of(runs, setting)
+        for setting, at in split(runs, ["learning_rate", "epochs"]):
             test = estimate(list(at["value"]), list(at["stderr"]))
             rates.append(Rate(str(setting["learning_rate"]), int(setting["epochs"]), estimate(list(at["validation"])),
                               test, float(at["seconds"].sum()), len(at)))  # fmt: skip
@@ -175,7 +174,7 @@ def races(rows: DataFrame, view: str) -> list[Group]:
 
 def runners(group: Group) -> list[tuple[Setting, DataFrame]]:
     """The lines of a race in reading order, each with what it is and its runs."""
-    return [(line, of(group.runs, line)) for line in ordered(group.runs, SERIES)]
+    return split(group.runs, SERIES)
 
 
 # --- criteria by size of model ---------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from freelunch.report.compare import (
     ordered,
     perplexities,
     rows_of,
+    split,
     suite,
     summary,
     varying,
@@ -108,8 +109,7 @@ def _compared(
     """A line per setting of the runs of every group; those of recovered runs are rivals."""
     lines: dict[tuple[Any, ...], tuple[Cell, ...]] = {}
     for group, here in zip(groups, runs, strict=True):
-        for setting in ordered(here, names):
-            at = of(here, setting)
+        for setting, at in split(here, names):
             value, dense, alone = summary(at), summary(group.dense), group.baseline(at[group.axis].iloc[0])
             cells = [summary(at, column) for column in more]
             # what stands in two groups is the same run
@@ -158,7 +158,9 @@ def perplexity(view: View, rows: DataFrame) -> Table:
              for setting in found.settings]  # fmt: skip
     places = [place for place, variant in enumerate(found.variants) if variant != "dense"]
     contests = tuple(Contest([(line, place) for place in places]) for line in range(len(lines)))
-    columns = {variant: text.value("variant", variant) for variant in found.variants}
+    # some variants (model, repair) are called as an axis is, which may be a column too
+    columns = {variant if variant not in AXES else f"{variant}_perplexity": text.value("variant", variant)
+               for variant in found.variants}  # fmt: skip
     return Table(view, suite(rows), names, columns, lines, rows, constants, contests)
 
 
@@ -170,8 +172,8 @@ def cost(view: View, rows: DataFrame) -> Table:
         raise lacking(str(view), "pruned runs", rows)
     names = levels(runs, ("model", "criterion", "pattern", "variant"))
     columns = ("seconds", "peak_gib", "training_tokens", "search_tokens", "achieved_sparsity")
-    lines = {known(setting.values()): tuple(summary(of(runs, setting), column) for column in columns)
-             for setting in ordered(runs, names)}  # fmt: skip
+    lines = {known(setting.values()): tuple(summary(at, column) for column in columns)
+             for setting, at in split(runs, names)}  # fmt: skip
     return _sorted(view, rows, names, {column: text.axis(column) for column in columns}, lines)
 
 
@@ -190,7 +192,7 @@ def drift(view: View, rows: DataFrame) -> Table:
         told = [setting[axis] for axis in shown]
         told.insert(after, "in" if setting["dataset"] == setting["calibration"] else "out")
         first = len(lines)
-        lines += [((*told, *line.values()), _drift_cells(of(panel, line))) for line in ordered(panel, series)]
+        lines += [((*told, *line.values()), _drift_cells(at)) for line, at in split(panel, series)]
         contests.append(Contest([(place, 1) for place in range(first, len(lines))]))
     columns = {"drift_local": "Block alone", "drift_accumulated": "With all blocks before",
                "accumulation": "Accumulated / alone", "drift_local_mean": "Mean over blocks, alone"}  # fmt: skip
@@ -300,13 +302,13 @@ def zero_shot(view: View, rows: DataFrame) -> Table:
         lines[known((nothing | {"variant": "chance"}).values())] = tuple(guesses.get(name) for name in columns)
     for model, dense in found.rows[found.rows["variant"] == "dense"].groupby("model", sort=False):
         lines[known((nothing | {"model": model, "variant": "dense"}).values())] = accuracies(dense)
-    for setting in ordered(pruned, names):
-        lines[known(setting.values())] = accuracies(of(pruned, setting))
+    for setting, at in split(pruned, names):
+        lines[known(setting.values())] = accuracies(at)
     rivals: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
     for key in lines:
-        at = dict(zip(names, key, strict=True))
-        if at["variant"] not in ("chance", "dense", text.NOT_RECOVERED):
-            rivals.setdefault((at["model"], at["pattern"]), []).append(key)
+        line = dict(zip(names, key, strict=True))
+        if line["variant"] not in ("chance", "dense", text.NOT_RECOVERED):
+            rivals.setdefault((line["model"], line["pattern"]), []).append(key)
     used = rows[rows["metric"].isin([*(kind.metric for kind in found.kinds.values()), MEAN, "chance"])]
     return _sorted(view, used, names, columns, lines, list(rivals.values()), list(range(len(columns))), highest=True)
 
@@ -319,8 +321,7 @@ def published(view: View, rows: DataFrame) -> Table:
     extra = [axis for axis in (*PRUNED, *RECOVERING) if axis not in always and joined[axis].nunique() > 1]
     names = (*always, *(["published_recovery"] if recovered.any() else []), *extra)
     lines: list[tuple[tuple[Any, ...], tuple[Cell, ...]]] = []
-    for setting in ordered(joined, names):
-        at = of(joined, setting)
+    for setting, at in split(joined, names):
         theirs, ours = float(at["published"].iloc[0]), estimate(list(at["value"]), list(at["stderr"]))
         cells = (Estimate(theirs), ours, Estimate(ours.value - theirs, ours.stderr, ours.runs))
         lines.append((tuple(setting.values()), cells))

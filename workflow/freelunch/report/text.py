@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ def described(name: str, of: Any) -> str:
     return value(name, of) if name in _SELF_EXPLAINING else f"{axis(name)}: {value(name, of)}"
 
 
+@cache
 def order(name: str, of: Any) -> tuple[Any, ...]:
     """Sorting key of an axis' values: listed ones as listed, patterns by kind and sparsity, names by the numbers in
     them, what is missing first."""

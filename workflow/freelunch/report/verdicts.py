@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 from typing import Any, Literal, NamedTuple
@@ -39,6 +39,7 @@ from freelunch.report.compare import (
 )
 from freelunch.report.measures import ACCUMULATED, LOCAL, PANEL, drifts
 from freelunch.report.studies import Sizes, races, runners, sizes
+from freelunch.report.views import RULES, call
 
 Outcome = Literal["holds", "holds partly", "does not hold here", "not testable here"]
 HOLDS: Outcome = "holds"
@@ -55,7 +56,7 @@ HALF = 0.5
 GROWTH = 2.0
 """Accumulated over local drift from which errors accumulate: half of the drift at the end came from blocks before."""
 SAME = 0.05
-"""Share by which peak memories may differ and count as equal: what a process takes varies by some percent."""
+"""Share below which peak memories count as equal, in both directions: what a process takes varies by some percent."""
 TIMES = 10.0
 """The paper's factor of tokens."""
 EQUAL = 1.25
@@ -99,23 +100,6 @@ class Verdict:
         return str(text.TEXT["claims"][self.name]["rule"]).format(**_THRESHOLDS)
 
 
-Rule = Callable[[DataFrame, str], Iterable[Case | None]]
-RULES: dict[str, Rule] = {}
-
-
-def rule(name: str) -> Callable[[Rule], Rule]:
-    """Register the rule of a claim of ``text.yaml``: it gives the comparisons that test it.
-
-    It takes rows, and what messages about missing runs call it.
-    """
-
-    def register(cases: Rule) -> Rule:
-        RULES[name] = cases
-        return cases
-
-    return register
-
-
 def verdicts(rows: DataFrame) -> list[Verdict]:
     """A verdict on every claim, in the order of ``text.yaml``; none is left out because the rows cannot test it."""
     return [verdict(name, rows) for name in text.TEXT["claims"] if name in RULES]
@@ -124,7 +108,7 @@ def verdicts(rows: DataFrame) -> list[Verdict]:
 def verdict(name: str, rows: DataFrame) -> Verdict:
     """The claim holds (or does not) if it does in every case; else it holds partly."""
     try:
-        cases = [case for case in RULES[name](rows, f"claim {name}") if case is not None]
+        cases = list(call(RULES[name], f"claim {name}", rows))
     except FreelunchError as error:
         return Verdict(name, UNTESTED, f"{error}.")
     if not cases:
@@ -256,8 +240,7 @@ def by_window(rows: DataFrame, view: str) -> list[Windows]:
     return found
 
 
-@rule("window")
-def window(rows: DataFrame, view: str) -> Iterator[Case]:
+def window(view: str, rows: DataFrame) -> Iterator[Case]:
     for where, runs, alone in by_window(rows, view):
         large = {name: each for name, each in runs.items() if not of_matrices(name)}
         single = [each for name, each in runs.items() if name in SINGLE]
@@ -276,8 +259,7 @@ def window(rows: DataFrame, view: str) -> Iterator[Case]:
         yield Case(where, outcome(flat, worse), numbers, spread.seeds)
 
 
-@rule("drift")
-def drift(rows: DataFrame, view: str) -> Iterator[Case]:
+def drift(view: str, rows: DataFrame) -> Iterator[Case]:
     def end(panel: DataFrame, window: str) -> tuple[Difference, float] | None:
         """Drift at the last block with all before it, and the mean drift of the blocks alone."""
         runs = panel[panel["variant"] == window]
@@ -307,8 +289,7 @@ def drift(rows: DataFrame, view: str) -> Iterator[Case]:
             yield Case(where, outcome(more.positive, growth >= GROWTH), numbers, more.seeds)
 
 
-@rule("memory")
-def memory(rows: DataFrame, view: str) -> Iterator[Case]:
+def memory(view: str, rows: DataFrame) -> Iterator[Case]:
     for where, every, alone in by_window(rows, view):
         taken = {name: summary(runs, "peak_gib") for name, runs in every.items()}
         peaks = {name: mean.value for name, mean in taken.items() if mean is not None}
@@ -321,9 +302,8 @@ def memory(rows: DataFrame, view: str) -> Iterator[Case]:
             continue
         ahead = []
         for name, peak in peaks.items():
-            worse = between(runs[HALVES], runs[name])
-            smaller = peak <= (1 - SAME) * peaks[HALVES]
-            if worse is not None and peak <= peaks[HALVES] and worse.value >= 0 and (smaller or worse.positive):
+            worse, more = between(runs[HALVES], runs[name]), peak / peaks[HALVES] - 1
+            if worse is not None and ((more <= -SAME and worse.value >= 0) or (more < SAME and worse.positive)):
                 ahead.append(text.value("window", name))
         told = [f"{role}{text.value('window', name)} {said(summary(runs[name]))} ({peaks[name]:.2f} GiB)"
                 for role, name in (("", HALVES), ("best ", best), ("least memory ", least))]  # fmt: skip
@@ -345,8 +325,7 @@ class _Pair(NamedTuple):
         return not self.worse.positive
 
 
-@rule("retraining")
-def retraining(rows: DataFrame, view: str) -> Iterator[Case]:
+def retraining(view: str, rows: DataFrame) -> Iterator[Case]:
     groups = races(rows, view)
     for where, group in zip(places([group.setting for group in groups]), groups, strict=True):
         lines = runners(group)
@@ -398,8 +377,7 @@ def _race(where: str, pairs: list[_Pair]) -> Case:
     return Case(where, result, "; ".join(told), far.worse.seeds)
 
 
-@rule("parametrization")
-def parametrization(rows: DataFrame, view: str) -> Iterator[Case]:
+def parametrization(view: str, rows: DataFrame) -> Iterator[Case]:
     groups = comparison(rows, "parametrization", view)
     for where, group in zip(places([group.setting for group in groups]), groups, strict=True):
         every = {value: group.at(value) for value in group.values}
@@ -429,8 +407,7 @@ def _criteria(rows: DataFrame, view: str) -> list[Group]:
     return [group for group in groups if group.setting["recovery"] == "reconstruct"]
 
 
-@rule("criterion")
-def criterion(rows: DataFrame, view: str) -> Iterator[Case]:
+def criterion(view: str, rows: DataFrame) -> Iterator[Case]:
     groups = _criteria(rows, view)
     for where, group in zip(places([group.setting for group in groups], aside="criterion"), groups, strict=True):
         alone = {name: of(group.alone, {"criterion": name}) for name in group.values}
@@ -451,8 +428,7 @@ def criterion(rows: DataFrame, view: str) -> Iterator[Case]:
         yield Case(where, result, f"highest over lowest perplexity {', '.join(told)}", shrinks.seeds)
 
 
-@rule("scale")
-def scale(rows: DataFrame, view: str) -> Iterator[Case]:
+def scale(view: str, rows: DataFrame) -> Iterator[Case]:
     sized = [group for group in _criteria(rows, view) if group.runs["parameters"].notna().all()]
     every: list[Sizes] = sizes(sized, lambda group, name: True)
     for where, one in zip(places([each.setting for each in every], aside="criterion"), every, strict=True):
@@ -469,8 +445,7 @@ def scale(rows: DataFrame, view: str) -> Iterator[Case]:
         yield Case(where, result, f"highest over lowest perplexity: {told}", shrinks.seeds)
 
 
-@rule("simple_criterion")
-def simple_criterion(rows: DataFrame, view: str) -> Iterator[Case]:
+def simple_criterion(view: str, rows: DataFrame) -> Iterator[Case]:
     runs = measured(rows, view)
     base = runs["criterion"].str.split("(").str[0]
     local = recovered(runs[base == SIMPLE], "reconstruct")

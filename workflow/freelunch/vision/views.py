@@ -1,6 +1,6 @@
 """Tables, figures and verdicts of the second paper: classifiers, ERK against LAMP, repair against recalibration.
 
-Importing it registers them. Accuracies are in percent; all means and differences are over seeds.
+Accuracies are in percent; all means and differences are over seeds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from freelunch.report import text
 from freelunch.report.compare import Estimate, estimate, lacking, of, suite, values_of
 from freelunch.report.plot import BLACK, DOTS, DOUBLE, GREY, SERIES, Drawing, Level, Line, Look, Panel, Series, grid
 from freelunch.report.tables import Cell, Contest, Table
-from freelunch.report.verdicts import FAILS, HOLDS, PARTLY, Case, rule
+from freelunch.report.verdicts import FAILS, HOLDS, PARTLY, Case
 from freelunch.report.views import View
 
 SETTING = ("model", "sparsity", "allocation", "backend", "seed")
@@ -337,8 +337,7 @@ def _over_depth(frame: DataFrame, what: str, line: Line) -> list[Series]:
 # --- verdicts --------------------------------------------------------------------------------------------------------
 
 
-@rule("allocation")
-def allocation_matters(rows: DataFrame, view: str) -> Iterator[Case]:
+def allocation_matters(view: str, rows: DataFrame) -> Iterator[Case]:
     frame = accuracies(rows, view)
     for model in present(frame, "model"):
         every = [(sparsity, erk_less_lamp(frame, model=model, sparsity=sparsity, backend=MATCHED))
@@ -353,8 +352,7 @@ def allocation_matters(rows: DataFrame, view: str) -> Iterator[Case]:
             yield Case(model, outcome, numbers, min(gap.runs for _, gap in gaps))
 
 
-@rule("transition")
-def repair_recovers(rows: DataFrame, view: str) -> Iterator[Case]:
+def repair_recovers(view: str, rows: DataFrame) -> Iterator[Case]:
     groups: dict[tuple[str, str], list[Point]] = {}
     for point in transitions(rows, view):
         groups.setdefault((point.model, point.allocation), []).append(point)
