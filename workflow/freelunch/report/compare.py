@@ -92,9 +92,10 @@ def of(frame: DataFrame, setting: Mapping[str, Any]) -> DataFrame:
 
 def split(frame: DataFrame, names: Sequence[str]) -> list[tuple[Setting, DataFrame]]:
     """The distinct combinations of some columns, each with its rows, in the order a reader expects."""
-    parts = [(dict(zip(names, key, strict=True)), part)
-             for key, part in frame.groupby(list(names), dropna=False, sort=False)]  # fmt: skip
-    return sorted(parts, key=lambda part: [text.order(*pair) for pair in part[0].items()])
+    # the keys of groups would be floats where whole numbers are missing in some
+    settings: list[Setting] = frame[list(names)].drop_duplicates().to_dict("records")  # type: ignore[assignment]
+    groups = (group for _, group in frame.groupby(list(names), dropna=False, sort=False))
+    return sorted(zip(settings, groups, strict=True), key=lambda part: [text.order(*pair) for pair in part[0].items()])
 
 
 def known(key: Iterable[Any]) -> tuple[Any, ...]:
@@ -142,7 +143,7 @@ def aligned(runs: DataFrame, by: Sequence[str]) -> DataFrame:
         return set.intersection(*(seeds for seeds in held if seed in seeds))
 
     most = max(sorted(set(seeds)), key=lambda seed: (sum(seed in each for each in held), len(common(seed)), -seed))
-    keep = setting.isin([place for place, each in enumerate(held) if most in each])
+    keep = setting.isin([index for index, each in enumerate(held) if most in each])
     return runs[keep & seeds.isin(common(most))]
 
 
@@ -432,8 +433,8 @@ def merge_mismatch(rows: DataFrame) -> dict[str, float]:
 
     Both are of the last step. They are sums over the windows that have both; what is not finite makes the ratio so.
     """
-    place = ["run", "position", "step"]
-    merged, unmerged = (rows[rows["metric"] == name].set_index(place)["value"]
+    step = ["run", "position", "step"]
+    merged, unmerged = (rows[rows["metric"] == name].set_index(step)["value"]
                         for name in ("validation_loss", "unmerged_validation_loss"))  # fmt: skip
     both = pd.concat([merged.rename("merged"), unmerged.rename("unmerged")], axis=1, join="inner")
     sums = {str(run): windows.sum(skipna=False) for run, windows in both.groupby("run")}
@@ -443,11 +444,11 @@ def merge_mismatch(rows: DataFrame) -> dict[str, float]:
 
 def fullest(groups: Sequence[Group]) -> list[Group]:
     """Of the groups that were measured and pruned alike those with the most values of the axis."""
-    places = [known(group.setting.get(name) for name in (*WHERE, *PRUNED)) for group in groups]
+    keys = [known(group.setting.get(name) for name in (*WHERE, *PRUNED)) for group in groups]
     most: dict[tuple[Any, ...], int] = {}
-    for place, group in zip(places, groups, strict=True):
-        most[place] = max(most.get(place, 0), len(group.values))
-    return [group for place, group in zip(places, groups, strict=True) if len(group.values) == most[place]]
+    for key, group in zip(keys, groups, strict=True):
+        most[key] = max(most.get(key, 0), len(group.values))
+    return [group for key, group in zip(keys, groups, strict=True) if len(group.values) == most[key]]
 
 
 # --- all settings of a metric ----------------------------------------------------------------------------------------

@@ -227,8 +227,8 @@ def duration(seconds: float) -> str:
 
 def versions(jobs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Every version of every library that some job ran with."""
-    found: dict[str, set[str]] = {}
+    every: dict[str, set[str]] = {}
     for each in jobs:
         for library, version in each["versions"].items():
-            found.setdefault(library, set()).add(version)
-    return {library: " and ".join(sorted(found[library])) for library in sorted(found)}
+            every.setdefault(library, set()).add(version)
+    return {library: " and ".join(sorted(every[library])) for library in sorted(every)}

@@ -74,14 +74,14 @@ def order(name: str, of: Any) -> tuple[Any, ...]:
     if name in ("window", "variant"):
         listed, text = list(_VALUES["window"]), str(of)
         known = "blocks" if text.isdecimal() else "matrix_control" if is_control(text) else text
-        place = listed.index(known) if known in listed else len(listed)
-        return (place, int(text) if text.isdecimal() else 0, text)
+        rank = listed.index(known) if known in listed else len(listed)
+        return (rank, int(text) if text.isdecimal() else 0, text)
     if not isinstance(of, str):
         return (-1, 0.0, "") if pd.isna(of) else (0, float(of), "")
     if name in _VALUES:
         listed, base = list(_VALUES[name]), re.split(r"\(| \+", of)[0]
-        place = listed.index(of) if of in listed else listed.index(base) if base in listed else len(listed)
-        return (0, float(place), of)
+        rank = listed.index(of) if of in listed else listed.index(base) if base in listed else len(listed)
+        return (0, float(rank), of)
     if name == "learning_rate":
         return (1, 0.0, of) if of == "auto" else (0, float(of), "")
     if name == "pattern":
