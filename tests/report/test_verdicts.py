@@ -365,19 +365,14 @@ def test_scale_is_judged_family_by_family_and_on_common_criteria() -> None:
     few, more = "Magnitude / Wanda", "Magnitude / Wanda / RIA"
     assert {
         case.where: (case.outcome, case.numbers.count("parameters")) for case in suite.verdict("scale", **sizes).cases
-    } == {
-        f"2:4, a, {few}": (HOLDS, 2),
-        f"2:4, b, {few}": (PARTLY, 3),
-        f"2:4, b, {more}": (FAILS, 2),
-    }
+    } == {f"2:4, a, {few}": (HOLDS, 2), f"2:4, b, {few}": (PARTLY, 3), f"2:4, b, {more}": (FAILS, 2)}
     alone = [record for record in suite.records if record["model"] in ("a1", "b1")]
     suite.records = alone
     assert suite.verdict("scale", **sizes).outcome == UNTESTED, "one model of each family"
 
 
 @pytest.mark.parametrize(
-    ("gaps", "outcome"),
-    [((3.0, 1.5), HOLDS), ((3.0, 2.0, 1.5), HOLDS), ((3.0, 4.0, 2.0), PARTLY), ((2.0, 3.0), FAILS)],
+    ("gaps", "outcome"), [((3.0, 1.5), HOLDS), ((3.0, 2.0, 1.5), HOLDS), ((3.0, 4.0, 2.0), PARTLY), ((2.0, 3.0), FAILS)]
 )
 def test_scale(gaps: tuple[float, ...], outcome: Outcome) -> None:
     suite = Suite()

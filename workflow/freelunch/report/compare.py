@@ -306,13 +306,8 @@ def along(runs: DataFrame, axis: str, free: Sequence[str] = (), shared: Sequence
     """Groups of recovered runs that are equal in every axis but one, and have at least two values of it.
 
     Of every value there are the seeds that all values have; a value that shares none with the others is left out. So
-    it is with runs that are not recovered, where the axis is one of pruning and every value has its own.
-
-    Args:
-        runs: of :func:`measured`; those that are dense or not recovered become the groups' baselines.
-        axis: the axis compared. Runs that do not have it are in no group.
-        free: axes that may differ as well: they follow from the axis, or tell lines of a figure apart.
-        shared: columns beside the axes that runs of a group share.
+    it is with runs that are not recovered, where the axis is one of pruning and every value has its own. Axes that are
+    ``free`` may differ as well; ``shared`` are columns beside the axes that runs of a group share.
     """
     names = [name for name in (*AXES, *shared) if name not in (axis, *free)]
     candidates = recovered(runs).dropna(subset=[axis])
@@ -368,9 +363,8 @@ def comparison(rows: DataFrame, axis: str, view: str) -> list[Group]:
 
 
 def _windows(runs: DataFrame) -> list[Group]:
-    """Windows, with variants of ``matrix`` as windows of their own.
+    """Windows; the replica of the official code, and matrices of which some are ``targets``, are windows of their own.
 
-    These are the replica of the official code, and matrices of which some are ``targets``, the control of ``key_up``.
     What is solved in closed form has no training settings, and stands in every group that is otherwise equal: in those
     that there are without it, or if there are none, beside every window.
     """

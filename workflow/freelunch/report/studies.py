@@ -92,14 +92,11 @@ def sweeps(rows: DataFrame, view: str) -> list[Sweep]:
 def races(rows: DataFrame, view: str) -> list[Group]:
     """For each way to prune: reconstruction and retraining along the training tokens; repairs train on none.
 
-    Reconstruction is that of one window, flow and loss: attention and MLP apart, dense and mean squared error if there
-    are such runs. It has the parametrizations that retraining has, if they have some in common. Among runs that differ
-    in other settings alone (learning rate, epochs, ...) the lowest validation perplexity chooses. Of all that is left
-    there are the seeds that all have.
-
-    Runs also have ``operations``, missing where the size of the model is not known: 6 per parameter and token (two
-    forward, four backward), also for the tokens that searches of rates took. Windows tile the network, so what they
-    train on together is one pass over the model for every token.
+    Reconstruction is that of one window, flow and loss (:data:`PREFERRED`, if there are such runs), with the
+    parametrizations that retraining has, if some are common. Among runs that differ in other settings alone the lowest
+    validation perplexity chooses. All are of the same seeds. Runs also have ``operations``, missing where the size of
+    the model is not known: 6 per parameter and token (two forward, four backward), also for the tokens of searches.
+    Windows tile the network, so what they train on together is one pass over the model for every token.
 
     Raises:
         FreelunchError: there are no retrained runs beside reconstructed ones that were pruned alike, or no validation
@@ -179,13 +176,9 @@ class Sizes(NamedTuple):
 
 
 def gaps(runs: DataFrame) -> dict[str, Estimate]:
-    """By criterion the logarithm of its perplexity over the best criterion's: the mean over seeds, in nats.
+    """By criterion, the logarithm of its perplexity over that of the best (of the lowest mean): mean over seeds, in nats.
 
-    The best is the one with the lowest mean logarithm, so no gap is negative. Seeds are paired: the error is that of
-    the differences, and missing with one seed.
-
-    Args:
-        runs: one row per criterion and seed, perplexity in ``value``; all criteria at the same seeds.
+    Seeds are paired: the error is that of the differences, and missing with one seed. All criteria have the same seeds.
     """
     logs = runs.assign(log=np.log(runs["value"].to_numpy(float)), seed=runs["seed"].fillna(-1).astype(int))
     table = logs.pivot(index="seed", columns="criterion", values="log")
@@ -224,12 +217,8 @@ def by_size(rows: DataFrame, view: str) -> list[Sizes]:
 def sizes(groups: Sequence[Group], has: Callable[[Group, str], bool]) -> list[Sizes]:
     """At least two models of one family that are equal in everything else; models without one are together.
 
-    Models are compared on the criteria that all of them have. A model with few criteria takes none from the others:
-    those that have more are compared once more, on all that they have. Groups come by size.
-
-    Args:
-        groups: along the criterion, of models of known size.
-        has: whether a group has one of its criteria.
+    Models (of known size) are compared on the criteria that all of them have; those that have more are compared once
+    more, on all that they have. Groups come by size. ``has`` says whether a group has one of its criteria.
     """
     families: dict[tuple[Any, ...], list[Group]] = {}
     for group in groups:
@@ -275,12 +264,10 @@ _FIXED: dict[str, tuple[str, ...]] = {
 def drifts(rows: DataFrame, view: str) -> DataFrame:
     """Drift by panel, line, metric and ``block``: mean over seeds, its error and their number (``Estimate``).
 
-    Of the ways to recover there is one line for each window, for each loss of retraining, and for each repair.
-    Reconstructions have one flow, loss, parametrization and the same targets (named in ``fixed``): dense, mean squared
-    error and all, if there are such runs; the other flows of the window that the paper recommends are lines of their
-    own. Runs trained on more or fewer sequences than pruning saw are left out where there are others. Among runs that
-    differ in other settings the lowest validation perplexity chooses. All lines of a panel are of the same seeds.
-    ``loss`` is that of retraining alone, ``flow`` that of lines of other flows.
+    There is one line for each window, each loss of retraining (in ``loss``) and each repair. Reconstructions have one
+    flow, loss, parametrization and the same targets (named in ``fixed``); other flows of the preferred window are lines
+    of their own (in ``flow``). Runs trained on more or fewer sequences than pruning saw are left out where there are
+    others. Among other settings the lowest validation perplexity chooses. All lines of a panel are of the same seeds.
 
     Raises:
         FreelunchError: no pruned run has a drift on held-out text, or no validation perplexity to choose by.
