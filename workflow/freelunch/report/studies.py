@@ -176,7 +176,7 @@ class Sizes(NamedTuple):
 
 
 def gaps(runs: DataFrame) -> dict[str, Estimate]:
-    """By criterion, the logarithm of its perplexity over that of the best (of the lowest mean): mean over seeds, in nats.
+    """By criterion, the log of its perplexity over that of the best (of the lowest mean): mean over seeds, in nats.
 
     Seeds are paired: the error is that of the differences, and missing with one seed. All criteria have the same seeds.
     """
