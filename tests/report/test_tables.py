@@ -17,7 +17,7 @@ from made import ALL, EXACT, LORA, RETRAINED, Record, Suite, criteria, everythin
 import freelunch.vision  # noqa: F401  declares its tables
 from freelunch.errors import FreelunchError
 from freelunch.prune.patterns import parse_pattern
-from freelunch.report import measures, render, rows, text, views
+from freelunch.report import render, rows, studies, tables, text, views
 
 
 @pytest.fixture(scope="module")
@@ -249,8 +249,8 @@ def test_drift_compares_windows_in_one_setting() -> None:
     suite.drift(suite.add(140.0, seed=1), 0.9)
     suite.drift(suite.add(35.0, **RETRAINED), 0.8)
     suite.drift(suite.add(25.0, **RETRAINED | {"training_sequences": 128}), 0.9)
-    frame = measures.drifts(suite.frame, "x")
-    named = frame[list(measures.LINES)[:3]].astype("object").fillna("")
+    frame = studies.drifts(suite.frame, "x")
+    named = frame[list(studies.LINES)[:3]].astype("object").fillna("")
     found = {tuple(line): set(group) for line, group in frame["value"].groupby([named[axis] for axis in named])}
     assert found == {
         ("none", "", ""): {0.7}, ("matrix_exact", "", ""): {0.6}, ("matrix", "", ""): {0.3},
@@ -320,12 +320,12 @@ def test_a_recovered_model_stands_beside_published_recovered_ones() -> None:
     line = {"source": "arXiv:1", "model": "m", "criterion": "wanda", "pattern": "2:4", "recovery": "lora",
             "dataset": "wiki", "length": 256, "metric": "ppl", "value": 9.0}  # fmt: skip
     theirs = pd.DataFrame([line]).astype({"length": "Int64"})
-    joined = measures.published(criteria({"wanda": (12.0, 10.0)}).frame, theirs, "x")
+    joined = tables.beside_published(criteria({"wanda": (12.0, 10.0)}).frame, theirs, "x")
     assert list(joined["value"]) == [10.0] and list(joined["published_recovery"]) == ["lora"]
 
 
 def test_every_reference_has_a_source_and_parses() -> None:
-    found = measures.references()
+    found = tables.references()
     assert len(found) > 100
     assert found["source"].str.contains(r"arXiv:\d{4}\.\d{5}|github\.com/\S+/\S+").all()
     assert not found.duplicated(["source", "model", "criterion", "pattern", "dataset", "length", "metric"]).any()
@@ -340,8 +340,8 @@ def test_every_reference_has_a_source_and_parses() -> None:
     ("content", "message"),
     [
         ("a,b\n1,2\n", "its columns are not source, model"),
-        (",".join(measures.COLUMNS) + "\n,m,wanda,2:4,none,w,2048,ppl,3\n", "a row lacks its source"),
-        (",".join(measures.COLUMNS) + "\ns,m,wanda,2:4,none,w,2048,ppl,low\n", "could not convert"),
+        (",".join(tables.PUBLISHED) + "\n,m,wanda,2:4,none,w,2048,ppl,3\n", "a row lacks its source"),
+        (",".join(tables.PUBLISHED) + "\ns,m,wanda,2:4,none,w,2048,ppl,low\n", "could not convert"),
         (None, "there are no published numbers"),
     ],
 )
@@ -349,7 +349,7 @@ def test_references_that_cannot_be_read_are_named(tmp_path: Path, content: str |
     if content is not None:
         (tmp_path / "x.csv").write_text(content)
     with pytest.raises(FreelunchError, match=message):
-        measures.references(tmp_path)
+        tables.references(tmp_path)
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------

@@ -18,7 +18,8 @@ from freelunch.plan.plan import Plan, make_plan
 from freelunch.plan.specs import EvaluationSpec
 from freelunch.plan.yaml_files import read_yaml
 from freelunch.report import plot, render, text, views
-from freelunch.report.verdicts import RULES, UNTESTED, verdicts
+from freelunch.report.verdicts import UNTESTED, verdicts
+from freelunch.report.views import RULES
 
 ROOT = Path(__file__).parents[2]
 

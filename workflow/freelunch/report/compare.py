@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -85,8 +86,16 @@ def of(frame: DataFrame, setting: Mapping[str, Any]) -> DataFrame:
     keep = np.ones(len(frame), bool)
     for name, value in setting.items():
         column = frame[name]
-        keep &= (column.isna() if pd.isna(value) else (column == value).fillna(False)).to_numpy(bool)
+        keep &= (column.isna() if pd.isna(value) else column == value).to_numpy(bool)
     return frame[keep]
+
+
+def split(frame: DataFrame, names: Sequence[str]) -> list[tuple[Setting, DataFrame]]:
+    """The distinct combinations of some columns, each with its rows, in the order a reader expects."""
+    # the keys of groups would be floats where whole numbers are missing in some
+    settings: list[Setting] = frame[list(names)].drop_duplicates().to_dict("records")  # type: ignore[assignment]
+    groups = (group for _, group in frame.groupby(list(names), dropna=False, sort=False))
+    return sorted(zip(settings, groups, strict=True), key=lambda part: [text.order(*pair) for pair in part[0].items()])
 
 
 def known(key: Iterable[Any]) -> tuple[Any, ...]:
@@ -102,7 +111,7 @@ def ordered(frame: DataFrame, names: Sequence[str]) -> list[Setting]:
 
 def values_of(frame: DataFrame, axis: str) -> list[Any]:
     """The values of an axis that are not missing, in the order a reader expects."""
-    return [setting[axis] for setting in ordered(frame.dropna(subset=[axis]), [axis])]
+    return sorted(frame[axis].dropna().unique(), key=lambda value: text.order(axis, value))
 
 
 def varying(settings: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -134,7 +143,7 @@ def aligned(runs: DataFrame, by: Sequence[str]) -> DataFrame:
         return set.intersection(*(seeds for seeds in held if seed in seeds))
 
     most = max(sorted(set(seeds)), key=lambda seed: (sum(seed in each for each in held), len(common(seed)), -seed))
-    keep = setting.isin([place for place, each in enumerate(held) if most in each])
+    keep = setting.isin([index for index, each in enumerate(held) if most in each])
     return runs[keep & seeds.isin(common(most))]
 
 
@@ -260,11 +269,16 @@ class Group:
     @property
     def values(self) -> list[Any]:
         """Values of the axis in reading order."""
-        return values_of(self.runs, self.axis)
+        return list(self._by_value)
+
+    @cached_property
+    def _by_value(self) -> dict[Any, DataFrame]:
+        runs = self.runs.dropna(subset=[self.axis])
+        return {setting[self.axis]: at for setting, at in split(runs, [self.axis])}
 
     def at(self, value: Any) -> DataFrame:
         """The runs with a value of the axis."""
-        return of(self.runs, {self.axis: value})
+        return self._by_value.get(value, self.runs.iloc[:0])
 
     def estimate(self, value: Any, column: str = "value") -> Estimate | None:
         """Mean of a column over the seeds at a value of the axis; of the perplexity if no column is named."""
@@ -292,22 +306,17 @@ def along(runs: DataFrame, axis: str, free: Sequence[str] = (), shared: Sequence
     """Groups of recovered runs that are equal in every axis but one, and have at least two values of it.
 
     Of every value there are the seeds that all values have; a value that shares none with the others is left out. So
-    it is with runs that are not recovered, where the axis is one of pruning and every value has its own.
-
-    Args:
-        runs: of :func:`measured`; those that are dense or not recovered become the groups' baselines.
-        axis: the axis compared. Runs that do not have it are in no group.
-        free: axes that may differ as well: they follow from the axis, or tell lines of a figure apart.
-        shared: columns beside the axes that runs of a group share.
+    it is with runs that are not recovered, where the axis is one of pruning and every value has its own. Axes that are
+    ``free`` may differ as well; ``shared`` are columns beside the axes that runs of a group share.
     """
     names = [name for name in (*AXES, *shared) if name not in (axis, *free)]
     candidates = recovered(runs).dropna(subset=[axis])
     alone = runs[(runs["recovery"] == text.NOT_RECOVERED) & (runs["criterion"] != "dense")]
     dense = runs[runs["criterion"] == "dense"]
+    # the many that are alone are left out before anything is asked of them
+    many = candidates.groupby(names, dropna=False, sort=False)["run"].transform("size") > 1
     groups = []
-    for _, group in candidates.groupby(names, dropna=False, sort=False):
-        if len(group) < 2:
-            continue  # before anything is asked of the many that are alone
+    for _, group in candidates[many].groupby(names, dropna=False, sort=False):
         group = aligned(group, [axis, *free])
         setting = {name: group[name].iloc[0] for name in names}
         pruned = {name: setting[name] for name in (*WHERE, *PRUNED) if name in setting}
@@ -354,9 +363,8 @@ def comparison(rows: DataFrame, axis: str, view: str) -> list[Group]:
 
 
 def _windows(runs: DataFrame) -> list[Group]:
-    """Windows, with variants of ``matrix`` as windows of their own.
+    """Windows; the replica of the official code, and matrices of which some are ``targets``, are windows of their own.
 
-    These are the replica of the official code, and matrices of which some are ``targets``, the control of ``key_up``.
     What is solved in closed form has no training settings, and stands in every group that is otherwise equal: in those
     that there are without it, or if there are none, beside every window.
     """
@@ -419,8 +427,8 @@ def merge_mismatch(rows: DataFrame) -> dict[str, float]:
 
     Both are of the last step. They are sums over the windows that have both; what is not finite makes the ratio so.
     """
-    place = ["run", "position", "step"]
-    merged, unmerged = (rows[rows["metric"] == name].set_index(place)["value"]
+    step = ["run", "position", "step"]
+    merged, unmerged = (rows[rows["metric"] == name].set_index(step)["value"]
                         for name in ("validation_loss", "unmerged_validation_loss"))  # fmt: skip
     both = pd.concat([merged.rename("merged"), unmerged.rename("unmerged")], axis=1, join="inner")
     sums = {str(run): windows.sum(skipna=False) for run, windows in both.groupby("run")}
@@ -430,11 +438,11 @@ def merge_mismatch(rows: DataFrame) -> dict[str, float]:
 
 def fullest(groups: Sequence[Group]) -> list[Group]:
     """Of the groups that were measured and pruned alike those with the most values of the axis."""
-    places = [known(group.setting.get(name) for name in (*WHERE, *PRUNED)) for group in groups]
+    keys = [known(group.setting.get(name) for name in (*WHERE, *PRUNED)) for group in groups]
     most: dict[tuple[Any, ...], int] = {}
-    for place, group in zip(places, groups, strict=True):
-        most[place] = max(most.get(place, 0), len(group.values))
-    return [group for place, group in zip(places, groups, strict=True) if len(group.values) == most[place]]
+    for key, group in zip(keys, groups, strict=True):
+        most[key] = max(most.get(key, 0), len(group.values))
+    return [group for key, group in zip(keys, groups, strict=True) if len(group.values) == most[key]]
 
 
 # --- all settings of a metric ----------------------------------------------------------------------------------------

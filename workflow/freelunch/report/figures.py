@@ -10,30 +10,8 @@ import numpy as np
 import pandas as pd
 from pandas import DataFrame
 
-from freelunch.report import text
-from freelunch.report.compare import (
-    PRUNED,
-    WHERE,
-    Cells,
-    Estimate,
-    Group,
-    Setting,
-    by_extras,
-    cells,
-    comparison,
-    fullest,
-    known,
-    lacking,
-    of,
-    of_matrices,
-    ordered,
-    perplexities,
-    rows_of,
-    summary,
-    values_of,
-    varying,
-)
-from freelunch.report.measures import ACCUMULATED, LINES, LOCAL, MEAN, PANEL, curves, drifts, scores
+from freelunch.report import compare, studies, text
+from freelunch.report.compare import PRUNED, WHERE, Cells, Estimate, Group, Setting, split
 from freelunch.report.plot import (
     BLACK,
     DASHES,
@@ -50,7 +28,7 @@ from freelunch.report.plot import (
     looks,
     strokes,
 )
-from freelunch.report.studies import AUTO, SIDES, by_size, races, runners, sweeps
+from freelunch.report.studies import ACCUMULATED, AUTO, LINES, LOCAL, MEAN, PANEL, SIDES
 from freelunch.report.tables import fixed_note, size_note
 from freelunch.report.views import View
 
@@ -67,15 +45,15 @@ def categories(view: View, rows: DataFrame) -> Drawing:
     Where the axis is one of pruning, what is not recovered is a series of its own; else it is a line across. Windows of
     matrices are no sizes of the same thing: their marks are not joined.
     """
-    groups = comparison(rows, view.along, str(view))
-    differing = [axis for axis in varying(group.setting for group in groups) if axis != "core"]
+    groups = compare.comparison(rows, view.along, str(view))
+    differing = [axis for axis in compare.varying(group.setting for group in groups) if axis != "core"]
     pruning = view.along in PRUNED
     default = "Recovered" if pruning else "Reconstruction"
-    split = [(part, _series_name(part, differing, default)) for group in groups for part in by_extras(group)]
+    split = [(part, _series_name(part, differing, default)) for group in groups for part in compare.by_extras(group)]
     styles = dict(zip(dict.fromkeys(name for _, name in split), SERIES * 9, strict=False))
     if pruning:
         styles = {_ALONE: looks(["none"])["none"], **styles}
-    values = values_of(pd.concat([group.runs for group in groups]), view.along)
+    values = compare.values_of(pd.concat([group.runs for group in groups]), view.along)
     spread = np.linspace(-0.3, 0.3, len(styles)) if len(styles) > 1 else np.zeros(1)
     shift = dict(zip(styles, spread, strict=True))
     panels = []
@@ -94,7 +72,7 @@ def categories(view: View, rows: DataFrame) -> Drawing:
         panels.append(_compared_panel(title, series, inside[0][0], text.axis(view.along), alone=not pruning,
                                       ticks=[text.value(view.along, value) for value in values],
                                       printed=len(styles) * len(values) <= _FITTING))  # fmt: skip
-    return Drawing(view, panels, rows_of(groups, rows), height=2.6)
+    return Drawing(view, panels, compare.rows_of(groups, rows), height=2.6)
 
 
 def scatter(view: View, rows: DataFrame) -> Drawing:
@@ -104,35 +82,37 @@ def scatter(view: View, rows: DataFrame) -> Drawing:
     the groups with most of them.
     """
     (column,) = view.columns
-    groups = comparison(rows, view.along, str(view))
-    groups = [_first_extras(group) for group in groups] if view.along == "window" else fullest(groups)
+    groups = compare.comparison(rows, view.along, str(view))
+    groups = [_first_extras(group) for group in groups] if view.along == "window" else compare.fullest(groups)
     groups = [group for group in groups if sum(group.estimate(value, column) is not None for value in group.values) > 1]
     if not groups:
-        raise lacking(str(view), f"{text.axis(column).lower()} of at least two runs that are compared", rows)
-    values = values_of(pd.concat([group.runs for group in groups]), view.along)
+        raise compare.lacking(str(view), f"{text.axis(column).lower()} of at least two runs that are compared", rows)
+    values = compare.values_of(pd.concat([group.runs for group in groups]), view.along)
     styles = looks(values) if view.along == "window" else dict(zip(values, SERIES * 9, strict=False))
-    differing = [axis for axis in varying(group.setting for group in groups) if axis != "core"]
+    differing = [axis for axis in compare.varying(group.setting for group in groups) if axis != "core"]
     panels = []
     for group in sorted(groups, key=lambda group: not group.home):
         series = [Series(text.value(view.along, value), points, styles[value]) for value in group.values
                   if (points := _points(group, [value], column))]  # fmt: skip
         panels.append(_compared_panel(title_of(group.setting, differing), series, group, text.axis(column),
                                       log_x=text.compact))  # fmt: skip
-    return Drawing(view, panels, rows_of(groups, rows))
+    return Drawing(view, panels, compare.rows_of(groups, rows))
 
 
 def _first_extras(group: Group) -> Group:
-    rank = group.runs["extras"].map({name: place for place, name in enumerate(text.TEXT["values"]["extras"])})
+    rank = group.runs["extras"].map({name: index for index, name in enumerate(text.TEXT["values"]["extras"])})
     return replace(group, runs=group.runs[rank == rank.groupby(group.runs["window"]).transform("min")])
 
 
 def calibration_size(view: View, rows: DataFrame) -> Drawing:
     """Over the tokens that recovery was given: a line per series, and what is not recovered."""
-    groups = comparison(rows, view.along, str(view))
+    groups = compare.comparison(rows, view.along, str(view))
     named = []
     for group in groups:
         settings = [each.setting for each in groups if each.axis == group.axis]
-        differing = [axis for axis in varying(settings) if axis not in ("training_sequences", "calibration_length")]
+        differing = [
+            axis for axis in compare.varying(settings) if axis not in ("training_sequences", "calibration_length")
+        ]
         saw = "as much" if group.axis == "sequences" else f"{group.setting['sequences']} sequences"
         named.append((group, f"{_name(group, differing, 'Recovered')} (pruning saw {saw})"))
     styles = dict(zip(dict.fromkeys(name for _, name in named), SERIES * 9, strict=False))
@@ -145,13 +125,13 @@ def calibration_size(view: View, rows: DataFrame) -> Drawing:
         panels.append(
             _compared_panel(title, series, inside[0][0], text.axis("tokens"), alone=False, log_x=text.compact)
         )
-    return Drawing(view, panels, rows_of(groups, rows))
+    return Drawing(view, panels, compare.rows_of(groups, rows))
 
 
 def retraining(view: View, rows: DataFrame) -> Drawing:
     """One line per loss and parametrization, over tokens and beside that over operations, if the size is known."""
-    groups = races(rows, str(view))
-    lines = [runners(group) for group in groups]
+    groups = studies.races(rows, str(view))
+    lines = [studies.runners(group) for group in groups]
     every = [about for inside in lines for about, _ in inside]
     names = dict.fromkeys(
         _runner(about, every) for about in sorted(every, key=lambda each: each["recovery"] == "repair")
@@ -168,15 +148,15 @@ def retraining(view: View, rows: DataFrame) -> Drawing:
             for about, runs in lines[groups.index(group)]:
                 name = _runner(about, every)
                 if about["recovery"] == "repair":
-                    mean = summary(runs)
+                    mean = compare.summary(runs)
                     repairs.append(Level(name, mean.value if mean else np.nan, Look(styles[name].colour), MIXED, False))
                     continue
-                at = [of(runs, setting) for setting in ordered(runs, ["training_tokens"])]
-                points = [(float(each[column].iloc[0]), cell) for each in at if (cell := summary(each))]
+                at = [each for _, each in split(runs, ["training_tokens"])]
+                points = [(float(each[column].iloc[0]), cell) for each in at if (cell := compare.summary(each))]
                 series.append(Series(name, points, styles[name], "-"))
             panel = _compared_panel(title, series, group, text.axis(column), log_x=text.compact)
             panels.append(replace(panel, levels=[*repairs, *panel.levels]))
-    return Drawing(view, panels, rows_of(groups, rows))
+    return Drawing(view, panels, compare.rows_of(groups, rows))
 
 
 def _runner(about: Setting, every: Sequence[Setting]) -> str:
@@ -186,22 +166,22 @@ def _runner(about: Setting, every: Sequence[Setting]) -> str:
         return f"{text.value('recovery', how)}, {text.value('repair', about['repair'])}"
     alike = [other for other in every if other["recovery"] == how]
     trained = [other for other in every if other["recovery"] != "repair"]
-    told = [axis for axis in varying(alike) if axis != "parametrization"]
-    told += ["loss"] if how == "retrain" and "loss" not in told else []
-    told += ["parametrization"] if "parametrization" in varying(trained) else []
+    axes = [axis for axis in compare.varying(alike) if axis != "parametrization"]
+    axes += ["loss"] if how == "retrain" and "loss" not in axes else []
+    axes += ["parametrization"] if "parametrization" in compare.varying(trained) else []
     first = [] if how == "retrain" else [text.value("recovery", how)]
-    return ", ".join([*first, *(text.value(axis, about[axis]) for axis in told)])
+    return ", ".join([*first, *(text.value(axis, about[axis]) for axis in axes)])
 
 
 def learning_rate(view: View, rows: DataFrame) -> Drawing:
     """One colour per number of epochs: validation solid, test dashed; rings and squares are what either selects."""
-    found = sweeps(rows, str(view))
-    found = [sweep for sweep in found if sweep.group.home] or found
-    differing = varying(sweep.group.setting for sweep in found)
-    epochs = sorted({rate.epochs for sweep in found for rate in (*sweep.rates, *sweep.auto)})
+    swept = studies.sweeps(rows, str(view))
+    swept = [sweep for sweep in swept if sweep.group.home] or swept
+    differing = compare.varying(sweep.group.setting for sweep in swept)
+    epochs = sorted({rate.epochs for sweep in swept for rate in (*sweep.rates, *sweep.auto)})
     styles = dict(zip(epochs, SERIES * 9, strict=False))
     panels = []
-    for sweep in found:
+    for sweep in swept:
         series, across = [], []
         for count, look in styles.items():
             at = sorted((float(rate.learning_rate), rate) for rate in sweep.rates if rate.epochs == count)
@@ -219,10 +199,10 @@ def learning_rate(view: View, rows: DataFrame) -> Drawing:
         panel = _compared_panel(title, series, sweep.group, "Learning rate", measure="Perplexity", log_x=_rate)
         panels.append(replace(panel, levels=[*across, *panel.levels]))
     keys = (Level("Validation", 0, Look(GREY), "-"), Level("Test", 0, Look(GREY), DASHES))
-    settings = [sweep.group.setting for sweep in found]
+    settings = [sweep.group.setting for sweep in swept]
     others = sorted({str(each["calibration"]) for each in settings if each["calibration"] != each["dataset"]})
     notes = (text.TEXT["views"][view.name]["elsewhere"].format(", ".join(others)),) if others else ()
-    return Drawing(view, panels, rows_of([sweep.group for sweep in found], rows), keys=keys, notes=notes)
+    return Drawing(view, panels, compare.rows_of([sweep.group for sweep in swept], rows), keys=keys, notes=notes)
 
 
 def _rate(value: float) -> str:
@@ -233,11 +213,11 @@ def _rate(value: float) -> str:
 
 def scale(view: View, rows: DataFrame) -> Drawing:
     """Gaps of criteria over the number of parameters; the best criterion of a model has the gap 0, and no mark."""
-    found = by_size(rows, str(view))
-    differing = varying(sizes.setting for sizes in found)
-    styles = dict(zip(dict.fromkeys(name for sizes in found for name in sizes.criteria), SERIES, strict=False))
+    every = studies.by_size(rows, str(view))
+    differing = compare.varying(sizes.setting for sizes in every)
+    styles = dict(zip(dict.fromkeys(name for sizes in every for name in sizes.criteria), SERIES, strict=False))
     panels = []
-    for sizes in found:
+    for sizes in every:
         by_group = [(float(group.runs["parameters"].iloc[0]), sizes.gaps(group)) for group in sizes.groups]
         gaps = {side: [(size, sides[side]) for size, sides in by_group] for side in SIDES}
         series = [
@@ -245,38 +225,38 @@ def scale(view: View, rows: DataFrame) -> Drawing:
                    styles[name], DASHES if side == "before" else "-")
             for name in sizes.criteria for side in SIDES
         ]  # fmt: skip
-        models = " to ".join(str(sizes.groups[place].setting["model"]) for place in (0, -1))
+        models = " to ".join(str(sizes.groups[end].setting["model"]) for end in (0, -1))
         panels.append(Panel(title_of(sizes.setting | {"model": models}, differing), series, "Parameters of the model",
                             "Log perplexity over that\nof the best criterion (nats)", log_x=text.compact))  # fmt: skip
     keys = (Level("Before recovery", 0, Look(GREY), DASHES), Level("After recovery", 0, Look(GREY), "-"))
-    used = rows_of(comparison(rows, "criterion", str(view)), rows)
-    return Drawing(view, panels, used, keys=keys, notes=size_note(found))
+    used = compare.rows_of(compare.comparison(rows, "criterion", str(view)), rows)
+    return Drawing(view, panels, used, keys=keys, notes=size_note(every))
 
 
 def drift(view: View, rows: DataFrame) -> Drawing:
     """Drift over depth, a line per way to recover but for repairs: left of blocks alone, right with all before."""
-    frame = drifts(rows, str(view))
-    lines = [line for line in ordered(frame, LINES) if line["variant"] != "repair"]
+    frame = studies.drifts(rows, str(view))
+    lines = [line for line in compare.ordered(frame, LINES) if line["variant"] != "repair"]
     names = [", ".join(text.value(axis, value) for axis, value in line.items() if not pd.isna(value)) for line in lines]
     variants = [str(line["variant"]) for line in lines]
-    once = [variant if variants.index(variant) == place else names[place] for place, variant in enumerate(variants)]
+    once = [variant if variants.index(variant) == index else names[index] for index, variant in enumerate(variants)]
     styles = list(looks(once).values())
-    settings = ordered(frame, PANEL)
-    differing = [axis for axis in varying(settings) if axis != "dataset"]
+    settings = compare.ordered(frame, PANEL)
+    differing = [axis for axis in compare.varying(settings) if axis != "dataset"]
     panels = []
     for setting in sorted(settings, key=lambda setting: setting["dataset"] != setting["calibration"]):
         home = " (calibration data)" if setting["dataset"] == setting["calibration"] else ""
         for metric, what in ((LOCAL, "block alone"), (ACCUMULATED, "all blocks before")):
-            panel = of(frame, setting | {"metric": metric})
+            panel = compare.of(frame, setting | {"metric": metric})
             series = []
-            for place, (line, look, stroke) in enumerate(zip(lines, styles, strokes(styles), strict=True)):
-                one = of(panel, line).sort_values("block")
+            for index, (line, look, stroke) in enumerate(zip(lines, styles, strokes(styles), strict=True)):
+                one = compare.of(panel, line).sort_values("block")
                 points = [
                     (float(block), Estimate(float(value)))
                     for block, value in zip(one["block"], one["value"], strict=True)
                 ]
                 if points:
-                    series.append(Series(names[place], points, look, stroke, every=(place % 4, 4), size=3.2))
+                    series.append(Series(names[index], points, look, stroke, every=(index % 4, 4), size=3.2))
             title = f"{title_of(setting, differing)}\n{setting['dataset']}{home}: {what}"
             panels.append(Panel(title, series, "Depth (block)", "Drift of the block's output\n(squared, relative)",
                                 counts="value"))  # fmt: skip
@@ -292,8 +272,7 @@ def gain(view: View, rows: DataFrame) -> Drawing:
     limits = (min([0.0, *finite]), max([1.0, *finite]))
     styles = looks(kinds)
     panels = []
-    for setting in ordered(frame, names):
-        at = of(frame, setting)
+    for setting, at in split(frame, names):
         series = []
         for kind in kinds:
             one = at[at["part"] == kind].sort_values("first")
@@ -314,11 +293,11 @@ def validation_loss(view: View, rows: DataFrame) -> Drawing:
     finite = frame["ratio"][np.isfinite(frame["ratio"]) & (frame["ratio"] > 0)]
     limits = (min([0.9, *finite]), max([1.0, *finite]))
     one = [Level("", 1.0, Look(GREY), (0, (2, 2)), said=False)]
-    settings = ordered(frame, names)
+    settings = compare.ordered(frame, names)
     panels = []
     for kind in kinds:
         for setting in settings:
-            at = of(frame, setting | {"part": kind})
+            at = compare.of(frame, setting | {"part": kind})
             many = [(float(window["depth"].iloc[0]), window.sort_values("step")[["step", "ratio"]].to_numpy(float))
                     for _, window in at.groupby("position", sort=False)]  # fmt: skip
             if many:
@@ -330,8 +309,8 @@ def validation_loss(view: View, rows: DataFrame) -> Drawing:
 
 def _windows(view: View, rows: DataFrame, metric: str) -> tuple[DataFrame, tuple[str, ...], list[str]]:
     """Losses of windows, the axes that tell panels apart, and the kinds of windows in reading order."""
-    frame, extra = curves(rows, str(view), metric)
-    kinds = [each["part"] for each in ordered(frame.assign(window=frame["variant"]), ["window", "part"])]
+    frame, extra = studies.curves(rows, str(view), metric)
+    kinds = [each["part"] for each in compare.ordered(frame.assign(window=frame["variant"]), ["window", "part"])]
     return frame, (*extra, "criterion", "pattern"), list(dict.fromkeys(kinds))
 
 
@@ -347,47 +326,49 @@ def perplexity(view: View, rows: DataFrame) -> Drawing:
         what = "Perplexity" if name.endswith("(validation)") else "Test perplexity"
         return f"{what}\n({name}, {setting['length']} tokens)"
 
-    return Drawing(view, _by_pruning(perplexities(rows, str(view)), label), rows, 1, 2.1)
+    return Drawing(view, _by_pruning(compare.perplexities(rows, str(view)), label), rows, 1, 2.1)
 
 
 def zero_shot(view: View, rows: DataFrame) -> Drawing:
     """The mean over tasks, as :func:`perplexity`; guessing is a dotted line."""
-    found = scores(rows, str(view))
-    means = found.rows[found.rows["task"] == MEAN].drop(columns=["variant", "task"])
+    accuracies = studies.scores(rows, str(view))
+    means = accuracies.rows[accuracies.rows["task"] == MEAN].drop(columns=["variant", "task"])
     if means[means["criterion"] != "dense"].empty:
-        raise lacking(str(view), "the mean accuracy over tasks", rows)
-    panels = _by_pruning(cells(means), lambda _: "Mean zero-shot\naccuracy (%)", log=False)
-    if MEAN in found.chance:
-        chance = Level(text.value("variant", "chance"), found.chance[MEAN], Look(GREY), DOTS)
+        raise compare.lacking(str(view), "the mean accuracy over tasks", rows)
+    panels = _by_pruning(compare.cells(means), lambda _: "Mean zero-shot\naccuracy (%)", log=False)
+    if MEAN in accuracies.chance:
+        chance = Level(text.value("variant", "chance"), accuracies.chance[MEAN], Look(GREY), DOTS)
         panels = [replace(panel, levels=[*panel.levels, chance]) for panel in panels]
-    used = rows[rows["metric"].isin([*(kind.metric for kind in found.kinds.values()), MEAN, "chance"])]
+    used = rows[rows["metric"].isin([*(kind.metric for kind in accuracies.kinds.values()), MEAN, "chance"])]
     return Drawing(view, panels, used, 1, 2.1)
 
 
-def _by_pruning(found: Cells, label: Any, log: bool = True) -> list[Panel]:
+def _by_pruning(numbers: Cells, label: Any, log: bool = True) -> list[Panel]:
     """Criteria and patterns side by side, in lines of as many as fit; panels for every other axis that differs."""
-    variants = [variant for variant in found.variants if variant != "dense"]
+    variants = [variant for variant in numbers.variants if variant != "dense"]
     styles = looks(variants)
-    others = [name for name in found.levels if name not in ("criterion", "pattern")]
+    others = [name for name in numbers.levels if name not in ("criterion", "pattern")]
     apart: dict[tuple[Any, ...], list[Setting]] = {}
-    for setting in found.settings:
-        apart.setdefault(known(setting[name] for name in others), []).append(setting)
-    differing = [axis for axis in varying(found.settings) if axis in others and axis not in ("dataset", "length")]
+    for setting in numbers.settings:
+        apart.setdefault(compare.known(setting[name] for name in others), []).append(setting)
+    differing = [
+        axis for axis in compare.varying(numbers.settings) if axis in others and axis not in ("dataset", "length")
+    ]
     most = max(1, int(16 / (len(variants) + 0.6)))
     spread = (len(variants) - 1) / (len(variants) + 0.6) / 2
     shifts = np.linspace(-spread, spread, len(variants)) if len(variants) > 1 else np.zeros(1)
     panels = []
     for settings in apart.values():
-        dense = found.get(settings[0], "dense")
+        dense = numbers.get(settings[0], "dense")
         levels = [Level(_DENSE, dense.value)] if dense else []
-        values = [cell for setting in settings for variant in variants if (cell := found.get(setting, variant))]
+        values = [cell for setting in settings for variant in variants if (cell := numbers.get(setting, variant))]
         finite = [cell.value for cell in values if np.isfinite(cell.value)]
         lines = -(-len(settings) // most)
         width = -(-len(settings) // lines)
         for line in (settings[start : start + width] for start in range(0, len(settings), width)):
             series = [Series(text.value("variant", variant),
-                             [(place + float(shift), cell) for place, setting in enumerate(line)
-                              if (cell := found.get(setting, variant))], styles[variant])
+                             [(index + float(shift), cell) for index, setting in enumerate(line)
+                              if (cell := numbers.get(setting, variant))], styles[variant])
                       for variant, shift in zip(variants, shifts, strict=True)]  # fmt: skip
             ticks = [f"{text.value('criterion', each['criterion'])}\n{each['pattern']}" for each in line]
             title = ", ".join(text.described(axis, line[0][axis]) for axis in dict.fromkeys(("model", *differing))
@@ -410,7 +391,7 @@ def _compared_panel(
     **more: Any,
 ) -> Panel:
     """A panel with the dense model across, and what is not recovered."""
-    lines = [(_DENSE, summary(group.dense), Look(BLACK), DASHES),
+    lines = [(_DENSE, compare.summary(group.dense), Look(BLACK), DASHES),
              *([(_ALONE, group.baseline(), Look(GREY), DOTS)] if alone else [])]  # fmt: skip
     across = [Level(name, cell.value, look, line) for name, cell, look, line in lines if cell is not None]
     where = f"{group.setting['dataset']}, {group.setting['length']} tokens"
@@ -422,11 +403,11 @@ def _panels(
 ) -> list[tuple[str, list[tuple[Group, str]]]]:
     """Groups by where they were measured and how they were pruned, with titles; first those on calibrated data."""
     apart = [axis for axis in _PLACE if axis not in set(within)]
-    differing = [axis for axis in varying(group.setting for group, _ in named) if axis in apart]
-    found: dict[tuple[Any, ...], list[tuple[Group, str]]] = {}
+    differing = [axis for axis in compare.varying(group.setting for group, _ in named) if axis in apart]
+    panels: dict[tuple[Any, ...], list[tuple[Group, str]]] = {}
     for group, name in named:
-        found.setdefault(known(group.setting.get(axis) for axis in apart), []).append((group, name))
-    titled = [(title_of(inside[0][0].setting, differing), inside) for inside in found.values()]
+        panels.setdefault(compare.known(group.setting.get(axis) for axis in apart), []).append((group, name))
+    titled = [(title_of(inside[0][0].setting, differing), inside) for inside in panels.values()]
     return sorted(titled, key=lambda panel: not panel[1][0][0].home)
 
 
@@ -443,8 +424,8 @@ def title_of(setting: Setting, differing: Iterable[str]) -> str:
 
 def _name(group: Group, differing: Iterable[str], default: str = "") -> str:
     """What a series is called: the axes in which it differs from the others of its figure."""
-    told = [axis for axis in differing if axis not in _PLACE and not pd.isna(group.setting.get(axis))]
-    return ", ".join(text.described(axis, group.setting[axis]) for axis in told) or default
+    axes = [axis for axis in differing if axis not in _PLACE and not pd.isna(group.setting.get(axis))]
+    return ", ".join(text.described(axis, group.setting[axis]) for axis in axes) or default
 
 
 def _series_name(group: Group, differing: Sequence[str], default: str) -> str:
@@ -458,7 +439,7 @@ def _series_name(group: Group, differing: Sequence[str], default: str) -> str:
 
 
 def _joined(axis: str, value: Any) -> bool:
-    return axis == "window" and not of_matrices(value)
+    return axis == "window" and not compare.of_matrices(value)
 
 
 def _points(group: Group, values: Iterable[Any], column: str) -> Points:

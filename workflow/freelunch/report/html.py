@@ -14,18 +14,7 @@ from pandas import DataFrame
 
 from freelunch.errors import FreelunchError
 from freelunch.report import text
-from freelunch.report.compare import (
-    PRUNED,
-    among,
-    best,
-    held_out,
-    of,
-    on_text,
-    ordered,
-    recovered,
-    summary,
-    values_of,
-)
+from freelunch.report.compare import PRUNED, among, best, held_out, of, on_text, ordered, recovered, summary, values_of
 from freelunch.report.render import Shown, about, caption, shown
 from freelunch.report.verdicts import UNTESTED, Verdict
 from freelunch.report.views import View, find
@@ -227,8 +216,8 @@ def duration(seconds: float) -> str:
 
 def versions(jobs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Every version of every library that some job ran with."""
-    found: dict[str, set[str]] = {}
+    every: dict[str, set[str]] = {}
     for each in jobs:
         for library, version in each["versions"].items():
-            found.setdefault(library, set()).add(version)
-    return {library: " and ".join(sorted(found[library])) for library in sorted(found)}
+            every.setdefault(library, set()).add(version)
+    return {library: " and ".join(sorted(every[library])) for library in sorted(every)}

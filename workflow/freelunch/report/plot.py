@@ -102,11 +102,11 @@ def looks(names: Sequence[str]) -> dict[str, Look]:
 def strokes(looks: Sequence[Look]) -> list[Line]:
     """Solid for the first line of a colour, another for each further one: between its marks a line has nothing else."""
     seen: Counter[str] = Counter()
-    found = []
+    lines = []
     for look in looks:
-        found.append(("-", DASHES, DOTS, MIXED)[seen[look.colour] % 4])
+        lines.append(("-", DASHES, DOTS, MIXED)[seen[look.colour] % 4])
         seen[look.colour] += 1
-    return found
+    return lines
 
 
 @dataclass(frozen=True)
@@ -240,15 +240,15 @@ def draw(drawing: Drawing) -> Figure:
         figure, axes = grid(rows, columns, drawing.height, width, sharex=drawing.shared, sharey=drawing.shared)
         labelled = drawing.lines and len(keys) > _KEYS * _columns(keys, width)
         room = width - (0.055 * max(len(str(key.get_label())) for key in keys) if labelled else 0)
-        for place, axis in enumerate(axes.flat):
-            if place >= len(drawing.panels):
+        for index, axis in enumerate(axes.flat):
+            if index >= len(drawing.panels):
                 axis.set_axis_off()
                 continue
-            panel, last = drawing.panels[place], (place + 1) % columns == 0 or place + 1 == len(drawing.panels)
+            panel, last = drawing.panels[index], (index + 1) % columns == 0 or index + 1 == len(drawing.panels)
             _draw(axis, panel, room / columns, drawing.depth, labelled and last)
-            left = place % columns == 0 or panel.y != drawing.panels[place - 1].y
+            left = index % columns == 0 or panel.y != drawing.panels[index - 1].y
             axis.set_ylabel(panel.y if left else "")
-            lowest = place + columns >= len(drawing.panels)
+            lowest = index + columns >= len(drawing.panels)
             axis.set_xlabel(panel.x if lowest or not drawing.shared else "")
             axis.tick_params(axis="x", labelbottom=lowest or not drawing.shared)
         if drawing.depth is not None:
@@ -296,11 +296,11 @@ def _drawable(panel: Panel, cell: Estimate) -> bool:
 
 def _marks(axis: Axes, panel: Panel, series: Series) -> int:
     """Draw marks with their errors; return how many are counted instead."""
-    shown = [place for place, (_, cell) in enumerate(series.points) if _drawable(panel, cell)]
+    shown = [index for index, (_, cell) in enumerate(series.points) if _drawable(panel, cell)]
     look, rest = series.look, [point for point in series.points if not _drawable(panel, point[1])]
     if shown:
-        xs, cells = zip(*(series.points[place] for place in shown), strict=True)
-        errors, spans = [cell.error for cell in cells], [series.spans[place] for place in shown if series.spans]
+        xs, cells = zip(*(series.points[index] for index in shown), strict=True)
+        errors, spans = [cell.error for cell in cells], [series.spans[index] for index in shown if series.spans]
         axis.errorbar(
             xs, [cell.value for cell in cells], yerr=errors if any(errors) else None,
             xerr=spans if any(spans) else None, elinewidth=2 if any(spans) else 0.8,
@@ -308,16 +308,16 @@ def _marks(axis: Axes, panel: Panel, series: Series) -> int:
             fillstyle="none" if series.hollow else "full", markeredgewidth=0.7 if series.hollow else None,
             markersize=1.6 * series.size if series.hollow else series.size, markevery=series.every, zorder=3,
         )  # fmt: skip
-    place: dict[str, Any] = {"xytext": (0, 4), "textcoords": "offset points", "ha": "center", "fontsize": 6.5}
+    above: dict[str, Any] = {"xytext": (0, 4), "textcoords": "offset points", "ha": "center", "fontsize": 6.5}
     if panel.printed and shown:
         for x, cell in zip(xs, cells, strict=True):
-            axis.annotate(text.printed(cell.value), (x, cell.value + cell.error), **place)
+            axis.annotate(text.printed(cell.value), (x, cell.value + cell.error), **above)
     if panel.counts:
         return len(rest)
     top = blended_transform_factory(axis.transData, axis.transAxes)
     for x, cell in rest:
         axis.plot(x, 0.92, look.marker, color=look.colour, fillstyle="none", transform=top, zorder=3, markersize=4.5)
-        axis.annotate(text.printed(cell.value), (x, 0.92), xycoords=top, **place)
+        axis.annotate(text.printed(cell.value), (x, 0.92), xycoords=top, **above)
     return 0
 
 
@@ -388,13 +388,13 @@ def _scale_x(axis: Axes, panel: Panel, width: float) -> None:
 def ticks(bottom: float, top: float, most: int = 10) -> list[float]:
     """Round numbers between two powers of ten, as many as have room."""
     powers = range(math.floor(bottom), math.ceil(top) + 1)
-    found: list[float] = []
+    multiples: list[float] = []
     for widest, steps in _STEPS:
         every = [step * 10.0**power for power in powers for step in steps]
-        found = [at for at in every if bottom <= math.log10(at) <= top]
-        if top - bottom < widest and len(found) <= most:
+        multiples = [at for at in every if bottom <= math.log10(at) <= top]
+        if top - bottom < widest and len(multiples) <= most:
             break
-    return found[:: -(-len(found) // most)] if len(found) > most else found
+    return multiples[:: -(-len(multiples) // most)] if len(multiples) > most else multiples
 
 
 def _level(axis: Axes, level: Level) -> list[tuple[float, str, str]]:
@@ -421,31 +421,31 @@ def _beside(axis: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
     line = 1.25 * 6.5 / 72 / max(0.5, axis.get_window_extent().height / axis.figure.dpi)
     # least squares under the distance of a line: means of neighbours that would be too close
     means: list[tuple[float, int]] = []
-    for place, height in enumerate(np.array(at)[order]):
-        mean, count = float(height) - place * line, 1
+    for index, height in enumerate(np.array(at)[order]):
+        mean, count = float(height) - index * line, 1
         while means and means[-1][0] > mean:
             above, many = means.pop()
             mean, count = (above * many + mean * count) / (many + count), many + count
         means.append((mean, count))
     heights = [mean for mean, count in means for _ in range(count)] + line * np.arange(len(at))
     heights = heights - max(0.0, float(heights[-1]) - 1.0)
-    for place, height in zip(order, heights, strict=True):
-        _, words, colour = ends[place]
+    for index, height in zip(order, heights, strict=True):
+        _, words, colour = ends[index]
         axis.text(1.015, height, words, transform=axis.transAxes, va="center", fontsize=6.5, color=colour)
 
 
 def _keys(drawing: Drawing) -> list[Line2D]:
     """One key per name, in the order of panels."""
-    found: dict[str, Line2D] = {}
+    keys: dict[str, Line2D] = {}
     series = [each for panel in drawing.panels for each in panel.series]
     levels = [each for panel in drawing.panels for each in panel.levels]
     for each in (*series, *drawing.keys, *levels):
-        if each.name and each.name not in found:
+        if each.name and each.name not in keys:
             hollow = isinstance(each, Series) and each.hollow
-            found[each.name] = Line2D([], [], color=each.look.colour, marker=each.look.marker, label=each.name,
+            keys[each.name] = Line2D([], [], color=each.look.colour, marker=each.look.marker, label=each.name,
                                       linestyle=cast(Any, each.line), markersize=7 if hollow else 4.5,
                                       fillstyle="none" if hollow else "full")  # fmt: skip
-    return list(found.values())
+    return list(keys.values())
 
 
 def _columns(keys: Sequence[Line2D], width: float) -> int:

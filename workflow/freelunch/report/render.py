@@ -46,7 +46,7 @@ def shown(table: Table) -> Shown:
         named = ["–" if pd.isna(part) else text.value(axis, part) for axis, part in zip(table.levels, key, strict=True)]
         numbers = [_cell(cell, name in COUNTS, mixed) for cell, name in zip(cells, table.columns, strict=True)]
         lines.append([*named, *numbers])
-    best = {place for contest in table.contests for place in _best(table, contest)}
+    best = {cell for contest in table.contests for cell in _best(table, contest)}
     keys = len(table.levels)
     bold = [[(line, column - keys) in best for column in range(len(heads))] for line in range(len(lines))]
     return Shown(DataFrame(lines, columns=heads), DataFrame(bold, columns=heads), keys)
@@ -66,11 +66,11 @@ def _cell(cell: Estimate | None, count: bool, mixed: bool) -> str:
 def _best(table: Table, contest: Contest) -> list[tuple[int, int]]:
     """The places of the best numbers of a contest: what reads the same is equally good. Alone nothing is."""
     cells = {(line, column): table.lines[line][1][column] for line, column in contest.cells}
-    finite = {place: cell.value for place, cell in cells.items() if cell is not None and math.isfinite(cell.value)}
+    finite = {index: cell.value for index, cell in cells.items() if cell is not None and math.isfinite(cell.value)}
     if len(finite) < 2:
         return []
     best = (max if contest.highest else min)(finite.values())
-    return [place for place, value in finite.items() if text.number(value) == text.number(best)]
+    return [index for index, value in finite.items() if text.number(value) == text.number(best)]
 
 
 def _errors(table: Table) -> set[bool]:
@@ -164,7 +164,7 @@ def latex(table: Table) -> str:
 def escaped(words: str) -> str:
     """Text for LaTeX."""
     parts = re.split(rf"((?:\d[\d.]*×)?10[{_SUPERSCRIPTS}]+)", words)
-    return "".join(_power(part) if place % 2 else part.translate(_LATEX) for place, part in enumerate(parts))
+    return "".join(_power(part) if index % 2 else part.translate(_LATEX) for index, part in enumerate(parts))
 
 
 def _power(number: str) -> str:
@@ -186,34 +186,34 @@ def protocol(rows: DataFrame) -> str:
         # a small model of one's own is no published one, and says less about those
         what += [] if pd.isna(data) else [f"trained here from random weights on {data}"]
         named.append(f"{model} ({', '.join(what)})" if what else str(model))
-    told = [_listed(named)]
+    words = [_listed(named)]
     runs = rows[rows["calibration"].notna()]
     if len(runs):
         amounts = [_values(runs, "sequences", " sequences"), _values(runs, "calibration_images", " images")]
         lengths = sorted((runs["calibration_tokens"] // runs["sequences"]).dropna().unique())
         amounts[0] += f" of {_listed(lengths)} tokens" if lengths else ""
-        told.append(", ".join([f"calibrated on {_values(runs, 'calibration')}", *(each for each in amounts if each)]))
+        words.append(", ".join([f"calibrated on {_values(runs, 'calibration')}", *(each for each in amounts if each)]))
     trained = rows[rows["epochs"].notna() & rows["learning_rate"].notna()]
     if len(trained):
         epochs, rate = _values(trained, "epochs"), _values(trained, "learning_rate")
-        told.append(f"trained for {epochs} epoch{'' if epochs == '1' else 's'}, learning rate {rate}")
+        words.append(f"trained for {epochs} epoch{'' if epochs == '1' else 's'}, learning rate {rate}")
     read = held_out(on_text(rows))
     if len(read):
         splits = [f"{split} text of {_values(inside, 'dataset')}" for split in ("test", "validation")
                   if len(inside := read[read["split"] == split])]  # fmt: skip
-        told.append(f"perplexity on {' and '.join(splits)} in windows of {_values(read, 'length')} tokens")
+        words.append(f"perplexity on {' and '.join(splits)} in windows of {_values(read, 'length')} tokens")
     drifted = held_out(rows[rows["metric"].str.startswith("drift_", na=False)])
     if len(drifted):
-        told.append(
+        words.append(
             f"drift on text of {_values(drifted, 'dataset')} in sequences of {_values(drifted, 'length')} tokens"
         )
     if tasks := rows[rows["metric"] == "chance"]["dataset"].nunique():
-        told.append(f"{tasks} zero-shot tasks")
+        words.append(f"{tasks} zero-shot tasks")
     seen = rows[(rows["metric"] == "accuracy") & (rows["split"] == "test")]
-    told += [f"accuracy on test images of {_values(seen, 'dataset')}"] if len(seen) else []
+    words += [f"accuracy on test images of {_values(seen, 'dataset')}"] if len(seen) else []
     seeds = sorted(rows["seed"].dropna().unique())
-    told += [f"seed{'s' if len(seeds) > 1 else ''} {_listed(seeds)}"] if seeds else []
-    return f"Protocol: {'; '.join(told)}."
+    words += [f"seed{'s' if len(seeds) > 1 else ''} {_listed(seeds)}"] if seeds else []
+    return f"Protocol: {'; '.join(words)}."
 
 
 def _values(rows: DataFrame, axis: str, after: str = "") -> str:

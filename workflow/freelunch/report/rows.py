@@ -6,6 +6,7 @@ same in all its rows. ``seconds`` and ``peak_gib`` are the cost of pruning and r
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -93,6 +94,18 @@ def write(frame: DataFrame, path: Path) -> None:
             frame.to_parquet(part, index=False, write_page_checksum=True)
         else:
             frame.to_csv(part, index=False, lineterminator="\n")
+
+
+def plain(frame: DataFrame) -> DataFrame:
+    """Rows with words and counts as Python objects, and NaN where they are missing: quick to slice, to group and to
+    compare, which views do again and again. What is measured stays ``float64``."""
+    if frame["suite"].dtype == object:
+        return frame
+    columns = {
+        name: column if DTYPES.get(str(name)) == "float64" else column.astype(object).where(column.notna(), math.nan)
+        for name, column in frame.items()
+    }
+    return DataFrame(columns, index=frame.index).copy()
 
 
 def _column(name: str, values: list[Any]) -> Series[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -66,20 +67,21 @@ def described(name: str, of: Any) -> str:
     return value(name, of) if name in _SELF_EXPLAINING else f"{axis(name)}: {value(name, of)}"
 
 
+@cache
 def order(name: str, of: Any) -> tuple[Any, ...]:
     """Sorting key of an axis' values: listed ones as listed, patterns by kind and sparsity, names by the numbers in
     them, what is missing first."""
     if name in ("window", "variant"):
         listed, text = list(_VALUES["window"]), str(of)
         known = "blocks" if text.isdecimal() else "matrix_control" if is_control(text) else text
-        place = listed.index(known) if known in listed else len(listed)
-        return (place, int(text) if text.isdecimal() else 0, text)
+        rank = listed.index(known) if known in listed else len(listed)
+        return (rank, int(text) if text.isdecimal() else 0, text)
     if not isinstance(of, str):
         return (-1, 0.0, "") if pd.isna(of) else (0, float(of), "")
     if name in _VALUES:
         listed, base = list(_VALUES[name]), re.split(r"\(| \+", of)[0]
-        place = listed.index(of) if of in listed else listed.index(base) if base in listed else len(listed)
-        return (0, float(place), of)
+        rank = listed.index(of) if of in listed else listed.index(base) if base in listed else len(listed)
+        return (0, float(rank), of)
     if name == "learning_rate":
         return (1, 0.0, of) if of == "auto" else (0, float(of), "")
     if name == "pattern":

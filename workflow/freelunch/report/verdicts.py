@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 from typing import Any, Literal, NamedTuple
@@ -14,31 +14,10 @@ import pandas as pd
 from pandas import DataFrame, Series
 
 from freelunch.errors import FreelunchError
-from freelunch.report import text
-from freelunch.report.compare import (
-    AXES,
-    EXACT,
-    PRUNED,
-    REPLICA,
-    WHERE,
-    Estimate,
-    Group,
-    Setting,
-    along,
-    by_extras,
-    comparison,
-    measured,
-    of,
-    of_matrices,
-    ordered,
-    parts,
-    recovered,
-    summary,
-    values_of,
-    varying,
-)
-from freelunch.report.measures import ACCUMULATED, LOCAL, PANEL, drifts
-from freelunch.report.studies import Sizes, races, runners, sizes
+from freelunch.report import compare, studies, text
+from freelunch.report.compare import AXES, EXACT, PRUNED, REPLICA, WHERE, Estimate, Group, Setting
+from freelunch.report.studies import ACCUMULATED, LOCAL, PANEL, Sizes
+from freelunch.report.views import RULES, call
 
 Outcome = Literal["holds", "holds partly", "does not hold here", "not testable here"]
 HOLDS: Outcome = "holds"
@@ -55,7 +34,7 @@ HALF = 0.5
 GROWTH = 2.0
 """Accumulated over local drift from which errors accumulate: half of the drift at the end came from blocks before."""
 SAME = 0.05
-"""Share by which peak memories may differ and count as equal: what a process takes varies by some percent."""
+"""Share below which peak memories count as equal, in both directions: what a process takes varies by some percent."""
 TIMES = 10.0
 """The paper's factor of tokens."""
 EQUAL = 1.25
@@ -99,23 +78,6 @@ class Verdict:
         return str(text.TEXT["claims"][self.name]["rule"]).format(**_THRESHOLDS)
 
 
-Rule = Callable[[DataFrame, str], Iterable[Case | None]]
-RULES: dict[str, Rule] = {}
-
-
-def rule(name: str) -> Callable[[Rule], Rule]:
-    """Register the rule of a claim of ``text.yaml``: it gives the comparisons that test it.
-
-    It takes rows, and what messages about missing runs call it.
-    """
-
-    def register(cases: Rule) -> Rule:
-        RULES[name] = cases
-        return cases
-
-    return register
-
-
 def verdicts(rows: DataFrame) -> list[Verdict]:
     """A verdict on every claim, in the order of ``text.yaml``; none is left out because the rows cannot test it."""
     return [verdict(name, rows) for name in text.TEXT["claims"] if name in RULES]
@@ -124,7 +86,7 @@ def verdicts(rows: DataFrame) -> list[Verdict]:
 def verdict(name: str, rows: DataFrame) -> Verdict:
     """The claim holds (or does not) if it does in every case; else it holds partly."""
     try:
-        cases = [case for case in RULES[name](rows, f"claim {name}") if case is not None]
+        cases = list(call(RULES[name], f"claim {name}", rows))
     except FreelunchError as error:
         return Verdict(name, UNTESTED, f"{error}.")
     if not cases:
@@ -132,12 +94,12 @@ def verdict(name: str, rows: DataFrame) -> Verdict:
     counts = Counter(case.outcome for case in cases)
     tally = ", ".join(f"{outcome} in {counts[outcome]}" for outcome in (HOLDS, PARTLY, FAILS) if counts[outcome])
     seeds = sorted({case.seeds for case in cases})
-    told = (
+    words = (
         "one seed: differences have no error"
         if seeds == [1]
         else f"{' to '.join(map(str, seeds[:: len(seeds) - 1 or 1]))} seeds"
     )
-    return Verdict(name, combined(counts), f"{text.counted(len(cases), 'comparison')}: {tally}; {told}.", tuple(cases))
+    return Verdict(name, combined(counts), f"{text.counted(len(cases), 'comparison')}: {tally}; {words}.", tuple(cases))
 
 
 def combined(outcomes: Iterable[Outcome]) -> Outcome:
@@ -206,9 +168,9 @@ def ranked(settings: Mapping[str, DataFrame]) -> list[str]:
 # --- words -----------------------------------------------------------------------------------------------------------
 
 
-def places(settings: Sequence[Setting], aside: str = "") -> list[str]:
+def titles(settings: Sequence[Setting], aside: str = "") -> list[str]:
     """A name for each setting: criterion and pattern, and every axis in which the settings differ, but for one."""
-    differing = [axis for axis in varying(settings) if axis not in ("core", "extras", "calibration_tokens")]
+    differing = [axis for axis in compare.varying(settings) if axis not in ("core", "extras", "calibration_tokens")]
     axes = [axis for axis in dict.fromkeys(("criterion", "pattern", *differing)) if axis != aside]
     return [", ".join(text.described(axis, setting[axis]) for axis in axes if not pd.isna(setting.get(axis)))
             for setting in settings]  # fmt: skip
@@ -223,7 +185,7 @@ def said(mean: Estimate | None) -> str:
 
 def listed(axis: str, settings: Mapping[str, DataFrame]) -> str:
     """``Matrix 43.1 ± 0.2, Block 29.9``."""
-    return ", ".join(f"{text.value(axis, name)} {said(summary(runs))}" for name, runs in settings.items())
+    return ", ".join(f"{text.value(axis, name)} {said(compare.summary(runs))}" for name, runs in settings.items())
 
 
 def outcome(*held: bool) -> Outcome:
@@ -247,19 +209,18 @@ def by_window(rows: DataFrame, view: str) -> list[Windows]:
 
     Left out are the replica of the official code, which measures a defect, and windows that train some matrices alone.
     """
-    every = [part for group in comparison(rows, "window", view) for part in by_extras(group)]
+    every = [part for group in compare.comparison(rows, "window", view) for part in compare.by_extras(group)]
     settings = [group.setting | {"parametrization": group.runs["parametrization"].iloc[0]} for group in every]
-    found = []
-    for where, group in zip(places(settings), every, strict=True):
+    windows = []
+    for where, group in zip(titles(settings), every, strict=True):
         kept = [window for window in group.values if window != REPLICA and not text.is_control(window)]
-        found.append(Windows(where, {window: group.at(window) for window in kept}, group.alone))
-    return found
+        windows.append(Windows(where, {window: group.at(window) for window in kept}, group.alone))
+    return windows
 
 
-@rule("window")
-def window(rows: DataFrame, view: str) -> Iterator[Case]:
+def window(view: str, rows: DataFrame) -> Iterator[Case]:
     for where, runs, alone in by_window(rows, view):
-        large = {name: each for name, each in runs.items() if not of_matrices(name)}
+        large = {name: each for name, each in runs.items() if not compare.of_matrices(name)}
         single = [each for name, each in runs.items() if name in SINGLE]
         if len(large) < 2:
             continue
@@ -270,14 +231,14 @@ def window(rows: DataFrame, view: str) -> Iterator[Case]:
         flat = math.isfinite(spread.value) and spread.value <= NEARLY * gain.value
         against = [between(one, other) for one, other in product(single, large.values())]
         worse = bool(against) and all(each is not None and each.positive for each in against)
-        told = "are not measured" if not single else f"are {'' if worse else 'not '}worse than all of these"
-        numbers = (f"{listed('window', runs)}, not recovered {said(summary(alone))}; from half a block up worst and "
-                   f"best are {spread.value / gain.value:.0%} of the gain apart; single matrices {told}")  # fmt: skip
+        words = "are not measured" if not single else f"are {'' if worse else 'not '}worse than all of these"
+        share = f"{spread.value / gain.value:.0%}"
+        numbers = (f"{listed('window', runs)}, not recovered {said(compare.summary(alone))}; from half a block up "
+                   f"worst and best are {share} of the gain apart; single matrices {words}")  # fmt: skip
         yield Case(where, outcome(flat, worse), numbers, spread.seeds)
 
 
-@rule("drift")
-def drift(rows: DataFrame, view: str) -> Iterator[Case]:
+def drift(view: str, rows: DataFrame) -> Iterator[Case]:
     def end(panel: DataFrame, window: str) -> tuple[Difference, float] | None:
         """Drift at the last block with all before it, and the mean drift of the blocks alone."""
         runs = panel[panel["variant"] == window]
@@ -289,10 +250,10 @@ def drift(rows: DataFrame, view: str) -> Iterator[Case]:
         value = math.inf if math.isnan(last["value"]) else float(last["value"])
         return Difference(value, float(last["stderr"]), int(last["runs"])), float(local["value"].mean())
 
-    frame = drifts(rows, view)
-    settings = ordered(frame, PANEL)
-    for where, setting in zip(places(settings), settings, strict=True):
-        panel = of(frame, setting | {"flow": None})
+    frame = studies.drifts(rows, view)
+    settings = compare.ordered(frame, PANEL)
+    for where, setting in zip(titles(settings), settings, strict=True):
+        panel = compare.of(frame, setting | {"flow": None})
         halves = end(panel, HALVES)
         for name in SINGLE:
             single = end(panel, name)
@@ -300,17 +261,16 @@ def drift(rows: DataFrame, view: str) -> Iterator[Case]:
                 continue
             more = apart(single[0], halves[0])
             growth = single[0].value / single[1] if single[1] else math.inf
-            told = [f"{text.value('window', each)} {text.printed(last.value)} at the last block "
+            words = [f"{text.value('window', each)} {text.printed(last.value)} at the last block "
                     f"(blocks alone {text.printed(mean)})"
                     for each, (last, mean) in ((name, single), (HALVES, halves))]  # fmt: skip
-            numbers = f"{', '.join(told)}; drift grows {growth:.3g} times"
+            numbers = f"{', '.join(words)}; drift grows {growth:.3g} times"
             yield Case(where, outcome(more.positive, growth >= GROWTH), numbers, more.seeds)
 
 
-@rule("memory")
-def memory(rows: DataFrame, view: str) -> Iterator[Case]:
+def memory(view: str, rows: DataFrame) -> Iterator[Case]:
     for where, every, alone in by_window(rows, view):
-        taken = {name: summary(runs, "peak_gib") for name, runs in every.items()}
+        taken = {name: compare.summary(runs, "peak_gib") for name, runs in every.items()}
         peaks = {name: mean.value for name, mean in taken.items() if mean is not None}
         if HALVES not in peaks or len(peaks) < 2:
             continue
@@ -321,14 +281,13 @@ def memory(rows: DataFrame, view: str) -> Iterator[Case]:
             continue
         ahead = []
         for name, peak in peaks.items():
-            worse = between(runs[HALVES], runs[name])
-            smaller = peak <= (1 - SAME) * peaks[HALVES]
-            if worse is not None and peak <= peaks[HALVES] and worse.value >= 0 and (smaller or worse.positive):
+            worse, more = between(runs[HALVES], runs[name]), peak / peaks[HALVES] - 1
+            if worse is not None and ((more <= -SAME and worse.value >= 0) or (more < SAME and worse.positive)):
                 ahead.append(text.value("window", name))
-        told = [f"{role}{text.value('window', name)} {said(summary(runs[name]))} ({peaks[name]:.2f} GiB)"
+        words = [f"{role}{text.value('window', name)} {said(compare.summary(runs[name]))} ({peaks[name]:.2f} GiB)"
                 for role, name in (("", HALVES), ("best ", best), ("least memory ", least))]  # fmt: skip
         front = f"dominated by {', '.join(ahead)}" if ahead else "on the Pareto front"
-        numbers = f"{', '.join(told)}; {front}, {behind.value / gain.value:.0%} of the gain behind the best"
+        numbers = f"{', '.join(words)}; {front}, {behind.value / gain.value:.0%} of the gain behind the best"
         yield Case(where, outcome(behind.value <= NEARLY * gain.value, not ahead), numbers, behind.seeds)
 
 
@@ -345,11 +304,10 @@ class _Pair(NamedTuple):
         return not self.worse.positive
 
 
-@rule("retraining")
-def retraining(rows: DataFrame, view: str) -> Iterator[Case]:
-    groups = races(rows, view)
-    for where, group in zip(places([group.setting for group in groups]), groups, strict=True):
-        lines = runners(group)
+def retraining(view: str, rows: DataFrame) -> Iterator[Case]:
+    groups = studies.races(rows, view)
+    for where, group in zip(titles([group.setting for group in groups]), groups, strict=True):
+        lines = studies.runners(group)
         trained = [_by_tokens(runs) for about, runs in lines if about["recovery"] != "repair"]
         gains = [
             gain.value for at in trained for runs in at.values() if (gain := between(group.alone, runs)) is not None
@@ -364,13 +322,16 @@ def retraining(rows: DataFrame, view: str) -> Iterator[Case]:
         for (_, runs), (about, others) in alike:
             pairs = list(_pairs(runs, others))
             if pairs and max(pair.ratio for pair in pairs) * EQUAL >= 1:
-                told = ("loss", "parametrization") if len(alike) > 1 else ("loss",)
-                yield _race(f"{where}, against {', '.join(text.value(axis, about[axis]) for axis in told)}", pairs)
+                words = ("loss", "parametrization") if len(alike) > 1 else ("loss",)
+                yield _race(f"{where}, against {', '.join(text.value(axis, about[axis]) for axis in words)}", pairs)
 
 
 def _by_tokens(runs: DataFrame) -> dict[int, DataFrame]:
     # what is solved in closed form trains on no number of tokens
-    return {int(tokens): of(runs, {"training_tokens": tokens}) for tokens in values_of(runs, "training_tokens")}
+    return {
+        int(tokens): compare.of(runs, {"training_tokens": tokens})
+        for tokens in compare.values_of(runs, "training_tokens")
+    }
 
 
 def _pairs(local: DataFrame, retrained: DataFrame) -> Iterator[_Pair]:
@@ -378,8 +339,8 @@ def _pairs(local: DataFrame, retrained: DataFrame) -> Iterator[_Pair]:
     for (tokens, one), (others, other) in product(_by_tokens(local).items(), _by_tokens(retrained).items()):
         worse = between(one, other)
         if worse is not None and tokens > 0:
-            numbers = (f"reconstruction {said(summary(one))} on {text.compact(tokens)}, "
-                       f"retraining {said(summary(other))} on {text.compact(others)}")  # fmt: skip
+            numbers = (f"reconstruction {said(compare.summary(one))} on {text.compact(tokens)}, "
+                       f"retraining {said(compare.summary(other))} on {text.compact(others)}")  # fmt: skip
             yield _Pair(tokens, others / tokens, worse, numbers)
 
 
@@ -392,18 +353,17 @@ def _race(where: str, pairs: list[_Pair]) -> Case:
     near = [pair for pair in pairs if 1 / EQUAL <= pair.ratio <= EQUAL]
     equal = min(near, key=lambda pair: (max(pair.ratio, 1 / pair.ratio), -pair.tokens)) if near else None
     result = HOLDS if enough and far.matches else PARTLY if far.matches or (equal and equal.matches) else FAILS
-    told = [f"{far.numbers} ({'as many tokens' if far is equal else f'{far.ratio:.3g} times the tokens'})"]
-    told += [f"at equal tokens {equal.numbers}"] if equal is not None and equal is not far else []
-    told += [] if enough else [f"{TIMES:g} times the tokens were not measured"]
-    return Case(where, result, "; ".join(told), far.worse.seeds)
+    words = [f"{far.numbers} ({'as many tokens' if far is equal else f'{far.ratio:.3g} times the tokens'})"]
+    words += [f"at equal tokens {equal.numbers}"] if equal is not None and equal is not far else []
+    words += [] if enough else [f"{TIMES:g} times the tokens were not measured"]
+    return Case(where, result, "; ".join(words), far.worse.seeds)
 
 
-@rule("parametrization")
-def parametrization(rows: DataFrame, view: str) -> Iterator[Case]:
-    groups = comparison(rows, "parametrization", view)
-    for where, group in zip(places([group.setting for group in groups]), groups, strict=True):
+def parametrization(view: str, rows: DataFrame) -> Iterator[Case]:
+    groups = compare.comparison(rows, "parametrization", view)
+    for where, group in zip(titles([group.setting for group in groups]), groups, strict=True):
         every = {value: group.at(value) for value in group.values}
-        full = {value: runs for value, runs in every.items() if parts(value)[0] == "full"}
+        full = {value: runs for value, runs in every.items() if compare.parts(value)[0] == "full"}
         efficient = {value: runs for value, runs in every.items() if value not in full}
         if not full or not efficient:
             continue
@@ -413,27 +373,27 @@ def parametrization(rows: DataFrame, view: str) -> Iterator[Case]:
         if whole is None or part is None or not whole.value > 0:
             continue
         share = part.value / whole.value
-        told = []
+        words = []
         for name in (other, best):
-            trained = summary(every[name], "trainable_parameters")
+            trained = compare.summary(every[name], "trainable_parameters")
             count = f" ({text.compact(trained.value)} trained parameters)" if trained else ""
-            told.append(f"{text.value('parametrization', name)} {said(summary(every[name]))}{count}")
-        numbers = f"{told[0]} reaches {share:.0%} of the gain of {told[1]}; not recovered {said(summary(group.alone))}"
+            words.append(f"{text.value('parametrization', name)} {said(compare.summary(every[name]))}{count}")
+        alone = said(compare.summary(group.alone))
+        numbers = f"{words[0]} reaches {share:.0%} of the gain of {words[1]}; not recovered {alone}"
         yield Case(where, HOLDS if share >= 1 - NEARLY else PARTLY if share >= HALF else FAILS, numbers, part.seeds)
 
 
 def _criteria(rows: DataFrame, view: str) -> list[Group]:
     """Reconstructions along the criterion, but for random pruning."""
-    runs = measured(rows, view)
-    groups = along(runs[runs["criterion"] != FLOOR], "criterion")
+    runs = compare.measured(rows, view)
+    groups = compare.along(runs[runs["criterion"] != FLOOR], "criterion")
     return [group for group in groups if group.setting["recovery"] == "reconstruct"]
 
 
-@rule("criterion")
-def criterion(rows: DataFrame, view: str) -> Iterator[Case]:
+def criterion(view: str, rows: DataFrame) -> Iterator[Case]:
     groups = _criteria(rows, view)
-    for where, group in zip(places([group.setting for group in groups], aside="criterion"), groups, strict=True):
-        alone = {name: of(group.alone, {"criterion": name}) for name in group.values}
+    for where, group in zip(titles([group.setting for group in groups], aside="criterion"), groups, strict=True):
+        alone = {name: compare.of(group.alone, {"criterion": name}) for name in group.values}
         before = {name: runs for name, runs in alone.items() if len(runs)}
         after = {name: group.at(name) for name in before}
         if len(after) < 2:
@@ -443,62 +403,60 @@ def criterion(rows: DataFrame, view: str) -> Iterator[Case]:
         if not common:
             continue
         shrinks = over([first[seed] - last[seed] for seed in common])
-        told = []
+        words = []
         for side, spread, runs in (("before", first, before), ("after", last, after)):
             ratio = math.exp(sum(spread[seed] for seed in common) / len(common))
-            told.append(f"{text.printed(ratio)} {side} ({listed('criterion', runs)})")
+            words.append(f"{text.printed(ratio)} {side} ({listed('criterion', runs)})")
         result = HOLDS if shrinks.positive else PARTLY if shrinks.value > 0 else FAILS
-        yield Case(where, result, f"highest over lowest perplexity {', '.join(told)}", shrinks.seeds)
+        yield Case(where, result, f"highest over lowest perplexity {', '.join(words)}", shrinks.seeds)
 
 
-@rule("scale")
-def scale(rows: DataFrame, view: str) -> Iterator[Case]:
+def scale(view: str, rows: DataFrame) -> Iterator[Case]:
     sized = [group for group in _criteria(rows, view) if group.runs["parameters"].notna().all()]
-    every: list[Sizes] = sizes(sized, lambda group, name: True)
-    for where, one in zip(places([each.setting for each in every], aside="criterion"), every, strict=True):
+    every: list[Sizes] = studies.sizes(sized, lambda group, name: True)
+    for where, one in zip(titles([each.setting for each in every], aside="criterion"), every, strict=True):
         parameters = [int(group.runs["parameters"].iloc[0]) for group in one.groups]
         if len(set(parameters)) < 2 or not one.better:
             continue
         gaps = [over(list(spreads(group.at(name) for name in one.criteria).values())) for group in one.groups]
         falls = all(larger.value < smaller.value for smaller, larger in pairwise(gaps))
         shrinks = apart(gaps[0], gaps[-1])
-        told = ", ".join(f"{group.setting['model']} ({text.compact(size)} parameters) "
+        words = ", ".join(f"{group.setting['model']} ({text.compact(size)} parameters) "
                          f"{text.printed(math.exp(gap.value))}"
                          for group, size, gap in zip(one.groups, parameters, gaps, strict=True))  # fmt: skip
         result = HOLDS if falls and shrinks.positive else PARTLY if shrinks.value > 0 else FAILS
-        yield Case(where, result, f"highest over lowest perplexity: {told}", shrinks.seeds)
+        yield Case(where, result, f"highest over lowest perplexity: {words}", shrinks.seeds)
 
 
-@rule("simple_criterion")
-def simple_criterion(rows: DataFrame, view: str) -> Iterator[Case]:
-    runs = measured(rows, view)
+def simple_criterion(view: str, rows: DataFrame) -> Iterator[Case]:
+    runs = compare.measured(rows, view)
     base = runs["criterion"].str.split("(").str[0]
-    local = recovered(runs[base == SIMPLE], "reconstruct")
-    local = local[~local["window"].map(of_matrices).astype(bool)]
+    local = compare.recovered(runs[base == SIMPLE], "reconstruct")
+    local = local[~local["window"].map(compare.of_matrices).astype(bool)]
     others = runs[base.isin(COMPLEX)]
-    settings = ordered(local, AXES)
-    for where, setting in zip(places(settings), settings, strict=True):
+    settings = compare.ordered(local, AXES)
+    for where, setting in zip(titles(settings), settings, strict=True):
         alike: dict[str, Any] = {axis: value for axis, value in setting.items() if axis != "criterion"}
         pruned = {axis: value for axis, value in alike.items() if axis in (*WHERE, *PRUNED)}
         opponents = {
-            "not recovered": of(others, pruned | {"recovery": text.NOT_RECOVERED}),
-            "reconstructed": of(others, alike),
+            "not recovered": compare.of(others, pruned | {"recovery": text.NOT_RECOVERED}),
+            "reconstructed": compare.of(others, alike),
         }
-        ours = of(local, setting)
+        ours = compare.of(local, setting)
         ahead: dict[tuple[str, str], Difference] = {}
-        told = []
+        words = []
         for how, theirs in opponents.items():
-            for name in values_of(theirs, "criterion"):
-                opponent = of(theirs, {"criterion": name})
+            for name in compare.values_of(theirs, "criterion"):
+                opponent = compare.of(theirs, {"criterion": name})
                 difference = between(opponent, ours)
                 if difference is not None:
-                    told.append(f"{text.value('criterion', name)} {how} {said(summary(opponent))}")
+                    words.append(f"{text.value('criterion', name)} {how} {said(compare.summary(opponent))}")
                     ahead[name, how] = difference
         if not ahead:
             continue
         alone = [difference.positive for (_, how), difference in ahead.items() if how == "not recovered"]
         every = all(difference.positive for difference in ahead.values())
         name, window_name = (text.value(axis, setting[axis]) for axis in ("criterion", "window"))
-        numbers = f"{name} reconstructed ({window_name}) {said(summary(ours))}; {', '.join(told)}"
+        numbers = f"{name} reconstructed ({window_name}) {said(compare.summary(ours))}; {', '.join(words)}"
         result = HOLDS if every else PARTLY if alone and all(alone) else FAILS
         yield Case(where, result, numbers, min(difference.seeds for difference in ahead.values()))

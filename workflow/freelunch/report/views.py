@@ -5,14 +5,12 @@ A further figure of a comparison is one line here, and what it shows is said in 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from freelunch.errors import FreelunchError, suggest
-from freelunch.plan.plan import VIEWS
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -23,6 +21,14 @@ if TYPE_CHECKING:
 Kind = Literal["table", "figure"]
 REFERENCES = Path(__file__).parents[2] / "references"
 """Published numbers, which the table ``published`` reads."""
+
+
+def call(function: str, about: Any, rows: DataFrame) -> Any:
+    """What a ``module:function`` of the package makes of rows."""
+    from freelunch.report.rows import plain
+
+    module, name = function.split(":")
+    return getattr(import_module(f"freelunch.{module}"), name)(about, plain(rows))
 
 
 @dataclass(frozen=True)
@@ -56,13 +62,15 @@ class View:
         Raises:
             FreelunchError: the rows lack what it shows.
         """
-        module, function = self.form.split(":")
-        return cast(Callable[..., Any], getattr(import_module(f"freelunch.{module}"), function))(self, rows)
+        return call(self.form, self, rows)
 
 
 TABLES: dict[str, View] = {}
 FIGURES: dict[str, View] = {}
-VIEWS |= {"tables": TABLES, "figures": FIGURES}
+RULES = {name: f"report.verdicts:{name}" for name in (
+    "window", "drift", "memory", "retraining", "parametrization", "criterion", "scale", "simple_criterion",
+)}  # fmt: skip
+"""Claims of ``text.yaml`` that have a verdict, each with the ``module:function`` that gives the cases which test it."""
 
 
 def register(kind: Kind, name: str, view: View) -> None:
