@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from freelunch.report.views import RULES, View, register
 
-RULES |= {"allocation": "vision.views:allocation_matters", "transition": "vision.views:repair_recovers"}
+RULES |= {
+    "allocation": "vision.classifier_views:allocation_matters",
+    "transition": "vision.classifier_views:repair_recovers",
+}
 
 register("table", "accuracy", View("vision.classifier_views:accuracy_table", claim="allocation", reading="classifiers"))
 register("figure", "accuracy", View("vision.classifier_views:accuracy", claim="allocation", reading="classifiers"))

@@ -20,7 +20,7 @@ from freelunch.report import text
 from freelunch.report.compare import Estimate, estimate, lacking, ordered, suite, summary, values_of
 from freelunch.report.plot import BLACK, DOTS, DOUBLE, GREY, SERIES, Drawing, Level, Line, Look, Panel, Series, grid
 from freelunch.report.tables import Cell, Contest, Table
-from freelunch.report.verdicts import FAILS, HOLDS, PARTLY, Case, rule
+from freelunch.report.verdicts import FAILS, HOLDS, PARTLY, Case
 from freelunch.report.views import View
 
 Key = tuple[str, float, str, str]
@@ -316,7 +316,6 @@ def _over_depth(frame: DataFrame, what: str, line: Line) -> list[Series]:
 # --- verdicts --------------------------------------------------------------------------------------------------------
 
 
-@rule("allocation")
 def allocation_matters(rows: DataFrame, view: str) -> Iterator[Case]:
     known = accuracies(rows, view)
     models, sparsities = (values_of(known.pruned, axis) for axis in ("model", "sparsity"))
@@ -330,7 +329,6 @@ def allocation_matters(rows: DataFrame, view: str) -> Iterator[Case]:
             yield Case(model, outcome, f"ERK less LAMP in points: {numbers}", seeds)
 
 
-@rule("transition")
 def repair_recovers(rows: DataFrame, view: str) -> Iterator[Case]:
     for (model, name), group in groupby(transitions(rows, view), lambda point: (point.model, point.allocation)):
         points = list(group)
