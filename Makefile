@@ -4,7 +4,7 @@ BIN := .venv/bin
 SNAKEMAKE := $(BIN)/snakemake
 STAMP := .venv/.installed
 
-.PHONY: demo test end-to-end slurm lint format bench bench-peers gpu reference venv
+.PHONY: demo test end-to-end slurm lint format docs bench bench-peers gpu reference venv
 
 demo: $(STAMP)
 	$(SNAKEMAKE) demo
@@ -47,6 +47,11 @@ reference: $(STAMP)
 	for page in api:docs/api.md config:docs/configuration.md schema:workflow/config.schema.json; do \
 	  $(BIN)/python -m freelunch.reference $${page%%:*} > .reference.part && mv .reference.part $${page#*:} || exit 1; \
 	done
+
+# fails on every warning, links that lead nowhere included
+docs: $(STAMP)
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --nitpicky docs docs/_build
+	@echo "docs: docs/_build/index.html"
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks

@@ -20,6 +20,7 @@ min_version("9.20")
 PACKAGE_ROOT = Path(workflow.basedir) / "workflow"
 sys.path.insert(0, str(PACKAGE_ROOT))
 
+from freelunch import stages
 from freelunch.errors import FreelunchError
 from freelunch.job import put_on_path
 from freelunch.plan.config import parse_config
@@ -28,8 +29,6 @@ from freelunch.plan.spec import STAGES
 from freelunch.plan.yaml_files import read_yaml
 from freelunch.report.views import REFERENCES, find
 from freelunch.results.artifacts import check_writable
-from freelunch.results.code import code_digest
-from freelunch.stages import code_of, code_of_report, inputs_of, memory_of, threads_of
 from freelunch.vision import costs as vision_costs  # registers those of classifiers
 
 put_on_path(PACKAGE_ROOT)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Prove and measure on a GPU what was built without one, in at most eight minutes; options are those of benchmarks.gpu.
-# In an environment with torch that is not the project's own, what it lacks is installed from .gpu/wheels, which
+# In an environment with torch that is not the project's own, what it lacks is unpacked from .gpu/wheels, which
 # `python -m benchmarks.gpu.carry` fetches on a machine with a package index.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -16,9 +16,16 @@ sys.exit(any(version(name) != pins[name] for name in ("transformers", "pydantic"
         echo "no .venv, and no wheels in .gpu/wheels: run \`python -m benchmarks.gpu.carry\` where there is a package index" >&2
         exit 1
     fi
+    if ! "$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))'; then
+        echo "the wheels in .gpu/wheels are for Python 3.12; name one with PYTHON=" >&2
+        exit 1
+    fi
     site=$(mktemp -d)
     trap 'rm -rf "$site"' EXIT
-    "$python" -m pip install --quiet --no-index --no-deps --no-compile --target "$site" .gpu/wheels/*.whl
+    for wheel in .gpu/wheels/*.whl; do "$python" -m zipfile -e "$wheel" "$site"; done
     export PYTHONPATH="$site:$PYTHONPATH"
+fi
+if [ ! -e .gpu/results.tar.xz ] && [ ! -x .venv/bin/python ]; then
+    echo "no .gpu/results.tar.xz: without a network the part \`pipeline\` has no text to work on" >&2
 fi
 "$python" -m benchmarks.gpu "$@"

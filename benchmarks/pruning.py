@@ -29,7 +29,7 @@ from freelunch.prune.criteria import CRITERIA
 from freelunch.prune.hessian import inverse_factor
 from freelunch.prune.matrix import Matrix, Pruned, Statistics
 from freelunch.prune.method import parse_method
-from freelunch.prune.pruner import prune_matrix, relative_error
+from freelunch.prune.pruner import prune_matrix
 from freelunch.prune.refinements import REFINEMENTS
 
 from .runs import alone, pruned_from, random_dense, run, the_demo, write_text
@@ -165,6 +165,18 @@ def _wide_matrices(path: Path, with_gram: bool) -> Iterator[Matrix]:
         rows, columns = EIGHT_B.matrices[role]
         weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)) / columns**0.5
         yield Matrix(role, weight.to(device), found[read])
+
+
+def relative_error(matrix: Matrix, pruned: Pruned) -> float:
+    """``||X (W - V)^T||^2 / ||X W^T||^2`` of a pruned matrix ``V``, from the Gram matrix of the inputs.
+
+    A change of the bias is left out.
+    """
+    gram = matrix.inputs.gram
+    assert gram is not None
+    lost = matrix.weight - pruned.weight * pruned.mask
+    errors, outputs = ((((each @ gram.to(each)) * each).sum()).double() for each in (lost, matrix.weight))
+    return float(errors / outputs) if float(outputs) > 0 else 0.0
 
 
 def _peak() -> float:

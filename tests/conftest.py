@@ -8,7 +8,8 @@ import pytest
 import setuptools  # noqa: F401 - before anything imports distutils, which it replaces: torch's compiler needs that
 import torch
 
-import fake_gpu  # noqa: F401 - sets up its device before anything goes backward
+if not torch.cuda.is_available():
+    import fake_gpu  # noqa: F401 - sets up its device before anything goes backward
 
 # tiny matrices: a second thread costs more than it gives, and its speed depends on what else the machine does
 torch.set_num_threads(1)

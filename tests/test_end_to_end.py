@@ -135,7 +135,7 @@ def test_a_zero_shot_task_asks_what_a_stage_made(copied: Path) -> None:
     edited = snakemake(copied, "--dry-run", "--", "tiny_zero_shot", "tiny")
     lines = (edited.stdout + edited.stderr).split("Job stats:")[1].split("total")[0].splitlines()
     counts = dict(line.split() for line in lines if line.strip() and line.split()[-1].isdigit())
-    assert counts["evaluate"] == "2" and not {"questions", "prune", "dense"} & counts.keys(), counts
+    assert counts["evaluation"] == "2" and not {"questions", "pruned", "dense"} & counts.keys(), counts
 
 
 def test_the_report_is_made_with_the_suite_and_is_the_same_bytes_again(finished: Path) -> None:
@@ -169,7 +169,7 @@ def test_adding_a_sparsity_adds_only_its_jobs(finished: Path) -> None:
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     try:
         assert jobs(finished) == {
-            "prune": 1, "reconstruct": 3, "evaluate": 3, "collect": 1, "table": 2, "figure": 3, "report": 1,
+            "pruned": 1, "reconstructed": 3, "evaluation": 3, "collect": 1, "table": 2, "figure": 3, "report": 1,
             "tiny": 1,
         }  # fmt: skip
     finally:
@@ -180,31 +180,31 @@ def test_editing_a_module_reruns_what_uses_it_and_nothing_else(finished: Path) -
     def after_editing(module: str) -> dict[str, int]:
         path = finished / "workflow/freelunch" / module
         original = path.read_bytes()
-        path.write_bytes(original + b"\n# edited\n")
+        path.write_bytes(original + b"\nEDITED = True\n")
         try:
             return jobs(finished)
         finally:
             path.write_bytes(original)
 
     assert after_editing("report/figures.py") == {"tiny": 1, "table": 2, "figure": 3, "report": 1}
-    wanda = after_editing("criteria/wanda.py")
-    assert wanda["prune"] == 2 and wanda["reconstruct"] == 5 and wanda["retrain"] == wanda["repair"] == 1
-    assert "dense" not in wanda and "calibrate" not in wanda
-    sparsegpt = after_editing("criteria/sparsegpt.py")
-    assert sparsegpt["prune"] == 1 and sparsegpt["reconstruct"] == 1 and "grams" not in sparsegpt
-    owl = after_editing("allocations/owl.py")
-    assert owl["prune"] == 1 and owl["evaluate"] == 1 and "reconstruct" not in owl
-    exact = after_editing("refinements/exact.py")
-    assert exact["prune"] == 1 and exact["evaluate"] == 1
-    recoveries = {"reconstruct", "retrain", "repair"}
-    mask_lora = after_editing("parametrizations/mask_lora.py")
-    assert mask_lora["reconstruct"] == mask_lora["evaluate"] == 1
-    assert not {"prune", "retrain", "repair"} & mask_lora.keys()
-    for module, rule in {"recovery/retrain.py": "retrain", "recovery/repair.py": "repair"}.items():
+    wanda = after_editing("prune/criteria/wanda.py")
+    assert wanda["pruned"] == 2 and wanda["reconstructed"] == 5 and wanda["retrained"] == wanda["repaired"] == 1
+    assert "dense" not in wanda and "calibration" not in wanda
+    sparsegpt = after_editing("prune/criteria/sparsegpt.py")
+    assert sparsegpt["pruned"] == 1 and sparsegpt["reconstructed"] == 1 and "grams" not in sparsegpt
+    owl = after_editing("prune/allocations/owl.py")
+    assert owl["pruned"] == 1 and owl["evaluation"] == 1 and "reconstructed" not in owl
+    exact = after_editing("prune/refinements/exact.py")
+    assert exact["pruned"] == 1 and exact["evaluation"] == 1
+    recoveries = {"reconstructed", "retrained", "repaired"}
+    mask_lora = after_editing("recover/parametrizations/mask_lora.py")
+    assert mask_lora["reconstructed"] == mask_lora["evaluation"] == 1
+    assert not {"pruned", "retrained", "repaired"} & mask_lora.keys()
+    for module, rule in {"recover/retrain.py": "retrained", "recover/repair.py": "repaired"}.items():
         edited = after_editing(module)
-        assert edited[rule] == edited["evaluate"] == 1 and recoveries & edited.keys() == {rule}
-    perplexity = after_editing("evaluation/perplexity.py")
-    assert perplexity["evaluate"] == 15 and not (recoveries | {"prune", "dense"}) & perplexity.keys()
+        assert edited[rule] == edited["evaluation"] == 1 and recoveries & edited.keys() == {rule}
+    perplexity = after_editing("evaluate/perplexity.py")
+    assert perplexity["evaluation"] == 15 and not (recoveries | {"pruned", "dense"}) & perplexity.keys()
 
 
 def test_execution_settings_rerun_nothing(finished: Path) -> None:
@@ -281,7 +281,7 @@ def test_a_job_that_outlives_its_snakemake_keeps_its_result_to_itself(tmp_path: 
     job = f"""
 import time
 from pathlib import Path
-from freelunch.results.occupancy import occupy
+from freelunch.results.stage import occupy
 from freelunch.plan.spec import parse_spec
 occupy(Path(), parse_spec({spec.model_dump()!r}))
 print("held", flush=True)

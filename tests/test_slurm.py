@@ -106,7 +106,7 @@ def train_for(epochs: int, folder: Path) -> None:
 def test_the_suite_runs_on_the_cluster_and_then_has_nothing_to_do(folder: Path) -> None:
     text = snakemake(folder, "--", "tiny")
     assert (folder / "results/tiny/report.html").is_file()
-    (reconstruct,) = submitted(text, "reconstruct")
+    (reconstruct,) = submitted(text, "reconstructed")
     assert reconstruct["JobState"] == "COMPLETED" and reconstruct["NumNodes"] == "1"
     assert reconstruct["TresPerJob"] == "gres:gpu:1"
     assert int(re.sub(r"\D", "", reconstruct["MinMemoryNode"])) > 700  # MB: a process with torch, and the model
@@ -127,9 +127,9 @@ def test_a_job_that_was_given_too_little_memory_gets_more(folder: Path) -> None:
 
 def test_a_job_that_ran_out_of_time_goes_on_after_its_last_window(folder: Path) -> None:
     train_for(400, folder)  # minutes, in eight windows
-    text = snakemake(folder, "--set-resources", "reconstruct:runtime=1+20*(attempt-1)", "--until", "reconstruct",
+    text = snakemake(folder, "--set-resources", "reconstructed:runtime=1+20*(attempt-1)", "--until", "reconstructed",
                      "--", "tiny")  # fmt: skip
-    first, last = submitted(text, "reconstruct")
+    first, last = submitted(text, "reconstructed")
     assert (first["JobState"], last["JobState"]) == ("TIMEOUT", "COMPLETED")
     assert resumed(folder) >= 1
 
@@ -156,7 +156,7 @@ def interrupted(folder: Path, how: signal.Signals, epochs: int) -> Iterator[None
     train_for(epochs, folder)
     windows = set((folder / "results/reconstructed").glob("*/window-*.json"))
     running = subprocess.Popen(
-        command("--until", "reconstruct", "--", "tiny"), cwd=folder, env=environment(), stdout=subprocess.DEVNULL,
+        command("--until", "reconstructed", "--", "tiny"), cwd=folder, env=environment(), stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
@@ -175,7 +175,7 @@ def interrupted(folder: Path, how: signal.Signals, epochs: int) -> Iterator[None
 def test_a_cancelled_snakemake_cancels_its_jobs_and_the_next_one_goes_on(folder: Path) -> None:
     with interrupted(folder, signal.SIGINT, 401):
         wait(lambda: not jobs(), 60)
-    snakemake(folder, "--until", "reconstruct", "--", "tiny")
+    snakemake(folder, "--until", "reconstructed", "--", "tiny")
     assert resumed(folder) >= 1
 
 
@@ -184,10 +184,10 @@ def test_jobs_of_a_killed_snakemake_go_on_and_keep_others_out_until_they_are_can
         assert jobs()
         snakemake(folder, "--unlock", "--", "tiny")
         second = subprocess.run(
-            command("--retries", "0", "--until", "reconstruct", "--", "tiny"), cwd=folder, env=environment(),
+            command("--retries", "0", "--until", "reconstructed", "--", "tiny"), cwd=folder, env=environment(),
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         log = max((folder / "results/logs/reconstructed").glob("*.log"), key=lambda path: path.stat().st_mtime)
         assert second.returncode and "another process" in log.read_text(encoding="utf-8", errors="replace")
     # the first job was cancelled here, or was done before
-    snakemake(folder, "--until", "reconstruct", "--", "tiny")
+    snakemake(folder, "--until", "reconstructed", "--", "tiny")

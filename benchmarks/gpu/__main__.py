@@ -13,6 +13,7 @@ import importlib
 import json
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,13 +24,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.runs import alone
 from freelunch.errors import first_line
 
 PROJECT = Path(__file__).parents[2]
-SECONDS = {"checks": 140, "pipeline": 90, "blocks": 150, "cache": 30, "sparse": 20}
-"""Parts in their order, and how long each may take; 430 s in all."""
-GRACE = 15
-"""Seconds after which a part that has used up its time is killed."""
+SECONDS = {"checks": 150, "pipeline": 85, "blocks": 160, "cache": 35, "sparse": 25}
+"""Parts in their order, and how long each may take, with its start."""
+LIMIT = 470
+"""Seconds of all parts together: what those before took too long is taken from those that follow."""
+MARGIN = 8
+"""Seconds before its time is over at which a part is to end by itself; then it is killed."""
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pydantic", "triton")
 
 
@@ -42,21 +46,24 @@ def main() -> int:
     )
     parser.add_argument("--smallest", action="store_true", help="the smallest sizes, which say nothing about speed")
     parser.add_argument("--folder", type=Path, help="where files of the parts lie (default: OUT)")
-    parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)  # a part in its own process
+    # a part in its own process
+    parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--until", type=float, help=argparse.SUPPRESS)
     options = parser.parse_args()
     parts = options.parts or list(SECONDS)
     if unknown := [part for part in parts if part not in SECONDS]:
         parser.error(f"no part {unknown[0]!r}; there are {', '.join(SECONDS)}")
     if options.write:
-        _compute(parts[0], options.device, options.smallest, options.folder, options.write)
+        _compute(parts[0], options.device, options.smallest, options.folder, options.write, options.until)
         return 0
     out = Path(os.environ.get("OUT") or tempfile.mkdtemp(prefix="freelunch-gpu-")).resolve()
     out.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    result: dict[str, Any] = {"machine": machine(options.device), "smallest": options.smallest, "parts": {}}
+    result: dict[str, Any] = {"machine": alone(machine, options.device), "smallest": options.smallest, "parts": {}}
     for part in parts:
         print(f"{part} ...", end=" ", flush=True)
-        result["parts"][part] = _part(part, options.device, options.smallest, options.folder or out, out)
+        limit = min(SECONDS[part], LIMIT - (time.perf_counter() - started))
+        result["parts"][part] = _part(part, options.device, options.smallest, options.folder or out, out, limit)
         print(f"{result['parts'][part]['seconds']:.0f} s", flush=True)
         result["seconds"] = round(time.perf_counter() - started, 1)
         (out / "gpu.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
@@ -65,26 +72,30 @@ def main() -> int:
     return 1 if any(errors(part) for part in result["parts"].values()) else 0
 
 
-def _part(part: str, device: str, smallest: bool, folder: Path, out: Path) -> dict[str, Any]:
-    """Run a part in a process of its own, with its log in ``out``."""
+def _part(part: str, device: str, smallest: bool, folder: Path, out: Path, limit: float) -> dict[str, Any]:
+    """Run a part in a process of its own, with its log in ``out``; what it had measured when it was killed counts."""
     path, started = out / f"{part}.json", time.perf_counter()
     path.unlink(missing_ok=True)
     command = [sys.executable, "-m", "benchmarks.gpu", part, "--device", device]
-    command += ["--folder", str(folder), "--write", str(path), *(["--smallest"] if smallest else [])]
+    command += ["--folder", str(folder), "--write", str(path), "--until", str(time.time() + limit - MARGIN)]
+    command += ["--smallest"] if smallest else []
+    before = set(folder.iterdir())
     with (out / f"{part}.log").open("w", encoding="utf-8") as log:
         process = subprocess.Popen(command, cwd=PROJECT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
         try:
-            status: int | str = process.wait(SECONDS[part] + GRACE)
+            status: int | str = process.wait(max(1.0, limit))
         except subprocess.TimeoutExpired:
-            status = f"was killed after {SECONDS[part] + GRACE} s"
+            status = f"was killed after {limit:.0f} s"
         finally:
             _kill(process)
-    try:
-        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        path.unlink()
-    except (OSError, ValueError):
+    for left in set(folder.iterdir()) - before:
+        if left.is_dir():
+            shutil.rmtree(left)  # hidden states of a part that was killed
+    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"rows": []}
+    path.unlink(missing_ok=True)
+    if status:
         said = status if isinstance(status, str) else f"ended with status {status}"
-        result = {"rows": [], "error": f"the part {said}; see {part}.log"}
+        result["error"] = f"the part {said}; see {part}.log"
     return result | {"seconds": round(time.perf_counter() - started, 1)}
 
 
@@ -95,22 +106,27 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _compute(part: str, device: str, smallest: bool, folder: Path, path: Path) -> None:
+def _compute(part: str, device: str, smallest: bool, folder: Path, path: Path, until: float) -> None:
     """A part in this process, its result to ``path``; the cache is measured against what the blocks before it read."""
     import torch
 
+    def keep(result: dict[str, Any]) -> None:
+        part_of = path.with_suffix(".part")
+        part_of.write_text(json.dumps(result, default=str), encoding="utf-8")
+        part_of.replace(path)
+
+    others: dict[str, Any] = {"folder": folder} if part in ("blocks", "cache") else {}
+    before = path.with_name("gpu.json")
+    if part == "cache" and before.exists():
+        blocks = json.loads(before.read_text(encoding="utf-8"))["parts"].get("blocks", {"rows": []})
+        others["needed"] = importlib.import_module("benchmarks.gpu.cache").needed_by(blocks)
     try:
-        others: dict[str, Any] = {"folder": folder} if part in ("blocks", "cache") else {}
-        before = path.with_name("gpu.json")
-        if part == "cache" and before.exists():
-            blocks = json.loads(before.read_text(encoding="utf-8"))["parts"].get("blocks", {"rows": []})
-            others["needed"] = importlib.import_module("benchmarks.gpu.cache").needed_by(blocks)
         module = importlib.import_module(f"benchmarks.gpu.{part}")
-        result = module.measure(torch.device(device), smallest, float(SECONDS[part]), **others)
+        keep(module.measure(torch.device(device), smallest, until - time.time(), keep=keep, **others))
     except Exception as error:
         traceback.print_exc()
-        result = {"rows": [], "error": f"{type(error).__name__}: {first_line(error)}"}
-    path.write_text(json.dumps(result), encoding="utf-8")
+        measured = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"rows": []}
+        keep(measured | {"error": f"{type(error).__name__}: {first_line(error)}"})
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -148,13 +164,16 @@ def table(result: dict[str, Any]) -> list[str]:
     for name, part in result["parts"].items():
         lines += ["", f"== {name} ({part['seconds']:.0f} s) =="]
         if part["rows"]:
-            lines += importlib.import_module(f"benchmarks.gpu.{name}").lines(part)
+            try:
+                lines += importlib.import_module(f"benchmarks.gpu.{name}").lines(part)
+            except Exception as error:  # the other tables are still worth showing
+                lines += [f"ERROR the table cannot be made of the numbers in gpu.json: {error!r}"]
         lines += [f"ERROR {part['error']}"] if "error" in part else []
+    open_ = sum("left out" in row or ("perplexity" in row and row["cpu perplexity"] is None)
+                for part in result["parts"].values() for row in part["rows"])  # fmt: skip
     wrong = {name: errors(part) for name, part in result["parts"].items() if errors(part)}
-    lines += [
-        "",
-        f"{result['seconds']:.0f} s; errors: " + (", ".join(f"{name} {n}" for name, n in wrong.items()) or "none"),
-    ]
+    said = ", ".join(f"{name} {count}" for name, count in wrong.items()) or "none"
+    lines += ["", f"{result['seconds']:.0f} s; left out or not compared: {open_}; errors: {said}"]
     return lines
 
 

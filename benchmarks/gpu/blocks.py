@@ -105,9 +105,14 @@ SMALLEST = Scale(
 
 
 def measure(
-    device: torch.device, smallest: bool, seconds: float = 150.0, folder: Path | None = None, scale: Scale | None = None
+    device: torch.device,
+    smallest: bool,
+    seconds: float = 150.0,
+    folder: Path | None = None,
+    scale: Scale | None = None,
+    keep: Callable[[dict[str, Any]], object] = len,
 ) -> dict[str, Any]:
-    """All rows that there is time for.
+    """All rows that there is time for; ``keep`` is given the result so far after every measurement.
 
     Args:
         smallest: blocks of some thousand weights, for a CPU.
@@ -117,21 +122,20 @@ def measure(
     end = time.perf_counter() + seconds
     scale = scale or (SMALLEST if smallest else FULL)
     kind, rate = matmul_rate(0.2 if scale.hurried else 2.0, device)
+
+    def result(rows: list[Row]) -> dict[str, Any]:
+        for row in rows:
+            if row.get("tflops") is not None:
+                row["share"] = row["tflops"] * 1e12 / rate
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+        about = {"device": name, "products": kind, "rate_tflops": rate / 1e12, "goal": GOAL, "length": scale.length}
+        return about | {"rows": rows}
+
     with tempfile.TemporaryDirectory(dir=folder) as room:
         blocks = [Block(name, facts, scale.length, device, Path(room)) for name, facts in scale.shapes.items()]
-        rows = run_cells(_cells(blocks, scale), device, end - time.perf_counter())
+        rows = run_cells(_cells(blocks, scale), device, end - time.perf_counter(), lambda rows: keep(result(rows)))
         del blocks
-    for row in rows:
-        if row.get("tflops") is not None:
-            row["share"] = row["tflops"] * 1e12 / rate
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
-        "products": kind,
-        "rate_tflops": rate / 1e12,
-        "goal": GOAL,
-        "length": scale.length,
-        "rows": rows,
-    }
+    return result(rows)
 
 
 def lines(result: Mapping[str, Any]) -> list[str]:
@@ -257,6 +261,8 @@ def _cells(blocks: list[Block], scale: Scale) -> Iterator[Cell]:
     largest = blocks[-1]
     yield cell(largest, "profile of training", 10, partial(profiled_training, largest, first), batch=first)
     yield cell(largest, "profile of the dense pass", 5, partial(profiled_pass, largest, first), batch=first)
+    if scale.compiled:
+        yield training(blocks[0], WINDOWS[0], first, True)
     for block in blocks:
         yield cell(block, "prune with wanda", 5, partial(pruning_rows, block, "wanda", first), batch=first)
     for block in blocks:
@@ -268,8 +274,6 @@ def _cells(blocks: list[Block], scale: Scale) -> Iterator[Cell]:
         for block in blocks:
             yield training(block, WINDOWS[0], batch)
             yield cell(block, "dense pass", 8, partial(dense_rows, block, batch), batch=batch)
-    if scale.compiled:
-        yield compiled[0]
     yield from (training(block, window, batch) for batch in others for window in WINDOWS[1:] for block in blocks)
     if scale.compiled:
         yield from compiled[1:]

@@ -58,9 +58,9 @@ SMALLEST = Scale((32, 64, 64), 2, blocks.SMALLEST, 0.5)
 
 def measure(
     device: torch.device, smallest: bool, seconds: float = 30.0, needed: Mapping[str, float] | None = None,
-    folder: Path | None = None, scale: Scale | None = None,
+    folder: Path | None = None, scale: Scale | None = None, keep: Callable[[dict[str, Any]], object] = len,
 ) -> dict[str, Any]:  # fmt: skip
-    """All rows that there is time for.
+    """All rows that there is time for; ``keep`` is given the result so far after every measurement.
 
     Args:
         needed: GB of states that a second of training reads, by what is trained (:func:`needed_by`).
@@ -73,15 +73,13 @@ def measure(
     with tempfile.TemporaryDirectory(dir=folder) as name:
         path = Path(name) / "states.safetensors"
         written = _write(path, scale.shape, device)
+
+        def result(rows: list[Row]) -> dict[str, Any]:
+            about = {"accelerator": device.type == "cuda", "written_gb_per_s": written, "needed": needed}
+            return about | {"rows": rows, "gains": gains(rows)}
+
         cells = _cells(path, scale, device, max(needed.values(), default=STEP_RATE))
-        rows = run_cells(cells, device, end - time.perf_counter())
-    return {
-        "accelerator": device.type == "cuda",
-        "rows": rows,
-        "written_gb_per_s": written,
-        "needed": needed,
-        "gains": gains(rows),
-    }
+        return result(run_cells(cells, device, end - time.perf_counter(), lambda rows: keep(result(rows))))
 
 
 def needed_by(result: Mapping[str, Any]) -> dict[str, float]:
@@ -217,19 +215,21 @@ class PlainCopies:
 
 
 def _cells(path: Path, scale: Scale, device: torch.device, rate: float) -> Iterator[Cell]:
+    """What decides about the rings comes first."""
+
     def cell(what: str, how: str, rows: Callable[[], Iterator[Row]], seconds: float) -> Cell:
         return Cell({"what": what, "how": how}, rows, seconds)
 
-    for how in READERS:
-        yield cell("page cache", how, partial(reading_rows, path, scale, device, how), scale.limit / 2)
-    for how in READERS:
-        yield cell("disk", how, partial(reading_rows, path, scale, device, how, dropped=True), scale.limit)
     name, facts = next(iter(scale.blocks.shapes.items()))
     block = blocks.Block(name, facts, scale.blocks.length, device, path.parent)
     batch = scale.blocks.batches[0]
     for what, rows_of in (("training", training_rows), ("dense pass", pass_rows)):
         for how in READERS:
             yield cell(f"{what} of {name}", how, partial(rows_of, block, batch, how), scale.limit)
+    for how in READERS:
+        yield cell("page cache", how, partial(reading_rows, path, scale, device, how), scale.limit / 2)
+    for how in READERS:
+        yield cell("disk", how, partial(reading_rows, path, scale, device, how, dropped=True), scale.limit)
     for how in READERS:
         rows = partial(reading_rows, path, scale, device, how, rate=rate)
         yield cell(f"page cache, beside products for {rate:.1f} GB/s", how, rows, scale.limit / 2)

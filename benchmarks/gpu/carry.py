@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -23,7 +24,7 @@ from freelunch.plan.plan import walk
 from freelunch.plan.spec import RESULTS
 from freelunch.runner import Runner
 
-from .pipeline import REFERENCE, plan_of
+from .pipeline import ARCHIVE, REFERENCE, plan_of
 
 PROJECT = Path(__file__).parents[2]
 CARRIED = PROJECT / ".gpu"
@@ -38,8 +39,8 @@ THERE = {"torch", "numpy", "pandas", "pyarrow", "scipy", "pytest", "hypothesis",
 """What an environment for GPUs has; it keeps its own versions."""
 UNUSED = {"hf-xet", "typer"}
 """What is needed by downloads and commands of the hub alone."""
-MOST = 60 * 2**20
-"""Bytes that may be carried, the tree included."""
+MOST = 60e6
+"""Bytes that may be carried, the tree without the figures of its documentation included."""
 
 
 def main() -> None:
@@ -94,23 +95,27 @@ def _needs(name: str) -> Iterator[str]:
 
 
 def make_results(with_model: bool) -> None:
-    """Run the stages that the part ``pipeline`` starts from: its text, and its model unless that is left out."""
+    """Run the stages that the part ``pipeline`` starts from: its text, and its model unless that is left out.
+
+    They are made in ``.gpu/results``, where an interrupted training goes on, and packed.
+    """
     runner = Runner.of(plan_of(REFERENCE).config, CARRIED, lambda line: print(line, flush=True))
     kept = {"data", "models"} if with_model else {"data"}
     specs = [spec for run in plan_of(REFERENCE).runs["gpu"] for spec in walk(run.evaluation) if spec.stage in kept]
     for spec in {spec.manifest: spec for spec in specs}.values():
         runner.need(spec)
-    shutil.rmtree(CARRIED / RESULTS / "wheels", ignore_errors=True)
+    with tarfile.open(ARCHIVE, "w:xz") as archive:
+        for stage in sorted(kept):
+            archive.add(CARRIED / RESULTS / stage, f"{RESULTS}/{stage}")
 
 
 def list_sizes() -> None:
     """Print what is carried, in MB, with the tree."""
     tree = subprocess.run(["git", "ls-files", "-z"], cwd=PROJECT, check=True, capture_output=True, text=True).stdout
-    sizes = {"the tree": sum((PROJECT / name).lstat().st_size for name in tree.split("\0") if name)}
-    folders = [*WHEELS.glob("*.whl"), *sorted((CARRIED / RESULTS).glob("*/*"))]
-    for path in folders:
-        files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-        sizes[str(path.relative_to(CARRIED))] = sum(file.stat().st_size for file in files)
+    names = [name for name in tree.split("\0") if name and not name.startswith("docs/figures/")]
+    sizes = {"the tree": sum((PROJECT / name).lstat().st_size for name in names)}
+    for path in [*WHEELS.glob("*.whl"), ARCHIVE]:
+        sizes[str(path.relative_to(CARRIED))] = path.stat().st_size
     for name, size in sorted(sizes.items(), key=lambda item: -item[1]):
         print(f"{size / 1e6:8.2f} MB  {name}")
     total = sum(sizes.values())

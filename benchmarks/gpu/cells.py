@@ -35,8 +35,10 @@ class Cell:
     seconds: float = 0.0
 
 
-def run_cells(cells: Iterable[Cell], device: torch.device, seconds: float) -> list[Row]:
-    """The rows of cells in order, until their time is over.
+def run_cells(
+    cells: Iterable[Cell], device: torch.device, seconds: float, keep: Callable[[list[Row]], object] = len
+) -> list[Row]:
+    """The rows of cells in order, until their time is over; ``keep`` is given all rows so far after every cell.
 
     An exception ends the cell in which it is raised, not the run. Of what a cell holds on the device nothing stays.
     """
@@ -56,6 +58,7 @@ def run_cells(cells: Iterable[Cell], device: torch.device, seconds: float) -> li
                 rows.append({**cell.label, **row})  # noqa: PERF401 (what came before a failure stays)
         except Exception as error:
             rows.append({**cell.label, "error": _one_line(error)})
+        keep(rows)
         gc.collect()
         if device.type == "cuda":
             # after an error on the device itself this fails as well, and so will what comes after

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -13,29 +15,53 @@ from xml.etree import ElementTree
 import torch
 
 PROJECT = Path(__file__).parents[2]
+GROUPS = ("stages", "training")
 SMALLEST = "not compiled and not qwen3 and not gemma2 and not phi3"
 """Tests of the smallest run: the others bring nothing that those on the CPU do not show."""
 
 
-def measure(device: torch.device, smallest: bool, seconds: float) -> dict[str, Any]:
-    """Outcomes of all tests.
+def measure(
+    device: torch.device, smallest: bool, seconds: float, keep: Callable[[dict[str, Any]], object] = len
+) -> dict[str, Any]:
+    """Outcomes of all tests; those of trainings, which start processes of their own, beside the others.
 
     Args:
         device: of CUDA or the CPU.
         smallest: whether to leave out what only an accelerator can show.
         seconds: after which the tests are stopped; what is missing then is told.
+        keep: is given nothing: outcomes are there at the end alone.
     """
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "outcomes.xml")
-        command = [
-            sys.executable, "-m", "pytest", "-m", "gpu", "tests/gpu", "--device", device.type, f"--junitxml={path}",
-            f"--timeout={seconds:.0f}", f"--session-timeout={seconds:.0f}", *(["-k", SMALLEST] if smallest else []),
-        ]  # fmt: skip
-        print(" ".join(command), flush=True)
-        status = subprocess.run(command, cwd=PROJECT, check=False).returncode
-        if not path.exists():
-            return {"rows": [{"test": "all", "error": f"pytest ended with status {status} before a test; see the log"}]}
-        return {"rows": outcomes(path)}
+        running = [_start(device, smallest, seconds, Path(folder), group) for group in GROUPS]
+        for process, group in zip(running, GROUPS, strict=True):
+            rows += _ended(process.wait(), Path(folder), group)
+    return {"rows": rows}
+
+
+def _start(device: torch.device, smallest: bool, seconds: float, folder: Path, group: str) -> subprocess.Popen[bytes]:
+    tests = (
+        ["tests/gpu/test_training.py"] if group == "training" else ["tests/gpu", "--ignore=tests/gpu/test_training.py"]
+    )
+    command = [
+        sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "-m", "gpu", *tests, "--device", device.type,
+        f"--junitxml={folder / group}.xml", f"--timeout={seconds:.0f}", f"--session-timeout={seconds:.0f}",
+        *(["-k", SMALLEST] if smallest else []),
+    ]  # fmt: skip
+    print(" ".join(command), flush=True)
+    return subprocess.Popen(command, cwd=PROJECT, env=os.environ | {"COLLECTED": str(folder / group)})
+
+
+def _ended(status: int, folder: Path, group: str) -> list[dict[str, Any]]:
+    """Rows of a group of tests, and one for those that did not run."""
+    path, collected = folder / f"{group}.xml", folder / group
+    if not path.exists() or not collected.exists():
+        return [{"test": group, "error": f"tests of {group} ended with status {status}; see the log"}]
+    rows = outcomes(path)
+    missing = int(collected.read_text()) - sum(row["passed"] + row["skipped"] + len(row["failures"]) for row in rows)
+    if missing or (status and not any(row["failures"] for row in rows)):
+        rows.append({"test": group, "error": f"{missing} tests of {group} did not run, status {status}; see the log"})
+    return rows
 
 
 def outcomes(path: Path) -> list[dict[str, Any]]:

@@ -13,8 +13,9 @@ HEAD = """# On a GPU
 
 `make gpu`, or `benchmarks/gpu.sh` where there is no make, checks and measures the GPU path in at most eight minutes:
 
-* `checks`: every stage on the GPU against the CPU, on tiny models of five families, in float32, bfloat16 and float16;
-  deterministic mode, also after a kill; compiled training; two shards on one card; running out of memory.
+* `checks`: every stage on the GPU against the CPU, on tiny models of five families in float32 and of one in bfloat16
+  and float16; deterministic mode, also after a kill; compiled training; two shards on one card; running out of memory.
+  Classifiers need pillow for that, and zero-shot tasks lm-eval; elsewhere they are left out.
 * `pipeline`: the trained model `llama-15m` at 2:4: Wanda and SparseGPT, four windows, retraining; perplexities beside
   the CPU's.
 * `blocks`: blocks of 8B and 72B shape: dense pass, pruning and reconstruction as shares of the card's rate of matrix
@@ -22,13 +23,13 @@ HEAD = """# On a GPU
 * `cache`: what the dense cache delivers from memory and from disk, beside what a training step needs.
 * `sparse`: 2:4 products beside dense ones, by shape.
 
-`benchmarks/gpu.sh PART ...` runs some of them; `--device cpu --smallest` shows within two minutes that the script
+`benchmarks/gpu.sh PART ...` runs some of them; `--device cpu --smallest` shows in minutes that the script
 itself works. Numbers and logs go to the folder that `OUT` names;
 `python -m benchmarks.gpu.page $OUT/gpu.json > docs/gpu.md` writes this page.
 
 On a machine without a package index, first run `python -m benchmarks.gpu.carry` where there is one: it puts the wheels
 that a plain environment with torch lacks (CPython 3.12, x86-64), the text and the trained model into `.gpu/`; copy the
-repository with that folder.
+repository with that folder, which git ignores.
 
 """
 """What the page says of any run."""

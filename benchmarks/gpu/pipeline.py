@@ -10,9 +10,10 @@ import json
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from freelunch.results.artifacts import read_json
 from freelunch.runner import Runner
 
 PROJECT = Path(__file__).parents[2]
-CARRIED = PROJECT / ".gpu"
+ARCHIVE = PROJECT / ".gpu" / "results.tar.xz"
+"""Finished results to start from, the text and the model, where they were carried."""
 SUITE = "gpu"
 REFERENCE = "llama-15m"
 """Model of the config that is pruned; small, and trained, so that what goes wrong shows in its perplexity."""
@@ -62,13 +64,16 @@ def plan_of(model: str, device: str = "cpu") -> Plan:
     return make_plan(parse_config(raw | {"default_suite": SUITE, "suites": {SUITE: suite}, "execution": execution}))
 
 
-def measure(device: torch.device, smallest: bool, seconds: float) -> dict[str, Any]:
+def measure(
+    device: torch.device, smallest: bool, seconds: float, keep: Callable[[dict[str, Any]], object] = len
+) -> dict[str, Any]:
     """Perplexities and seconds of every run on ``device``, beside those of the CPU.
 
     Args:
         device: of CUDA or the CPU.
         smallest: whether to take the random model of the tests instead of the trained one.
         seconds: after which no further run is started; what is missing then is told in its row.
+        keep: is given the rows so far, without those of the CPU.
 
     Raises:
         FreelunchError: the model or its text cannot be had.
@@ -76,8 +81,9 @@ def measure(device: torch.device, smallest: bool, seconds: float) -> dict[str, A
     model, until = "tiny" if smallest else REFERENCE, time.monotonic() + seconds
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        if (CARRIED / RESULTS).is_dir() and not smallest:
-            shutil.copytree(CARRIED / RESULTS, root / "device" / RESULTS)
+        if ARCHIVE.exists() and not smallest:
+            with tarfile.open(ARCHIVE) as archive:
+                archive.extractall(root / "device", filter="data")
         plan = plan_of(model, device.type)
         for spec in [spec for spec in walk(plan.runs[SUITE][-1].evaluation) if spec.stage in BASE]:
             Runner.of(plan.config, root / "device").need(spec)
@@ -85,7 +91,10 @@ def measure(device: torch.device, smallest: bool, seconds: float) -> dict[str, A
             shutil.copytree(root / "device" / RESULTS / stage, root / "cpu" / RESULTS / stage)
         command = [sys.executable, "-m", __name__, model, "cpu", str(root / "cpu"), str(until - time.monotonic())]
         with (root / "cpu.jsonl").open("w") as sink, subprocess.Popen(command, stdout=sink, cwd=PROJECT) as beside:
-            rows = list(run_all(model, device.type, root / "device", until))
+            rows = []
+            for row in run_all(model, device.type, root / "device", until):
+                rows.append(row)
+                keep({"model": model, "rows": [each | {"cpu perplexity": None} for each in rows]})
             try:
                 beside.wait(max(0.0, until - time.monotonic()))
             except subprocess.TimeoutExpired:

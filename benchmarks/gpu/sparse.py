@@ -31,14 +31,19 @@ TIMED = 0.005
 """Seconds of products that follow each other and are timed together."""
 
 
-def measure(device: torch.device, smallest: bool, seconds: float = 20.0) -> dict[str, Any]:
-    """All rows that there is time for; where the device has no such products, one that says so."""
+def measure(
+    device: torch.device, smallest: bool, seconds: float = 20.0, keep: Callable[[dict[str, Any]], object] = len
+) -> dict[str, Any]:
+    """All rows that there is time for, ``keep`` given those so far; where the device has no such products, a row that
+    says so.
+    """
     if device.type != "cuda":
         return {"rows": [{"left out": f"torch has no 2:4 products on a device of the kind {device.type}"}]}
     if torch.cuda.get_device_capability(device) < (8, 0):
         return {"rows": [{"left out": f"{torch.cuda.get_device_name(device)} has no 2:4 products"}]}
     tokens = TOKENS[:2] if smallest else TOKENS
-    return {"rows": run_cells(_cells(device, tokens, SHAPES), device, seconds)}
+    cells = _cells(device, tokens, SHAPES)
+    return {"rows": run_cells(cells, device, seconds, lambda rows: keep({"rows": rows}))}
 
 
 def lines(result: Mapping[str, Any]) -> list[str]:
@@ -99,6 +104,8 @@ class _Product:
 
 def _cells(device: torch.device, tokens: tuple[int, ...], shapes: Mapping[str, Facts]) -> Iterator[Cell]:
     for library, pack in PACKED.items():
+        if library == "cutlass" and device.type == "cuda" and torch.cuda.get_device_capability(device)[0] != 8:
+            continue  # torch has these kernels for Ampere and Ada alone
         for shape, facts in shapes.items():
             for role in ROLES:
                 product = _Product(*facts.matrices[role], device, pack)

@@ -33,23 +33,22 @@ def test_failures_of_tests_are_counted_and_told(tmp_path: Path) -> None:
     ("code", "told"),
     [
         ("raise ValueError('no such thing')", "ValueError: no such thing"),
-        ("import time; time.sleep(60)", "was killed after 2 s"),
+        ("keep({'rows': [{'test': 'first'}]}); import time; time.sleep(60)", "was killed after 12 s"),
         ("import os; os._exit(3)", "ended with status 3"),
     ],
 )
 def test_a_part_that_fails_leaves_the_others(
     code: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    body = f"def measure(device, smallest, seconds, folder=None):\n    {code}\n"
+    body = f"def measure(device, smallest, seconds, keep):\n    {code}\n"
     (tmp_path / "sitecustomize.py").write_text(
         f"import sys, types\nmodule = types.ModuleType('benchmarks.gpu.sparse')\nexec({body!r}, module.__dict__)\n"
         "sys.modules['benchmarks.gpu.sparse'] = module\n"
     )
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{PROJECT}:{PROJECT / 'workflow'}")
-    monkeypatch.setattr(script, "GRACE", 1)
-    monkeypatch.setitem(script.SECONDS, "sparse", 1 if "sleep" in code else 60)
-    part = script._part("sparse", "cpu", True, tmp_path, tmp_path)
+    part = script._part("sparse", "cpu", True, tmp_path, tmp_path, 12 if "sleep" in code else 60)
     assert told in part["error"] and script.errors(part) == 1
+    assert part["rows"] == ([{"test": "first"}] if "sleep" in code else [])
 
 
 def test_the_page_says_what_ran_and_that_nothing_did() -> None:

@@ -24,7 +24,6 @@ from freelunch.evaluate.drift import _distances, drifts
 from freelunch.plan.facts import facts_of
 from freelunch.plan.plan import Plan
 from freelunch.plan.specs import EvaluationSpec, PrunedSpec
-from freelunch.stages.collect import rows_of
 from stage_runs import need, tiny_config, tiny_plan
 from tiny import random_model, random_tokens
 
@@ -118,68 +117,37 @@ def test_drifts_are_those_of_whole_models(family, dtype, batch, rel):
 
 
 @pytest.mark.parametrize("family", ["llama", "opt", "gemma2"])
-def test_a_network_has_no_drift_from_itself(family):
-    model = random_model(family, dtype=torch.bfloat16)
-    network = network_of(model, torch.bfloat16)
-    for other in (network, network_of(model, torch.bfloat16)):
-        (found,) = drifts(network, other, {"text": random_tokens(3, 12)}, 24).values()
-        assert {value for drift in found for value in vars(drift).values()} == {0.0}
-
-
 @pytest.mark.parametrize("block", range(BLOCKS))
-def test_a_pruned_block_drifts_and_those_behind_it_only_pass_it_on(block):
-    model = random_model("llama", dtype=torch.bfloat16)
+def test_a_pruned_block_drifts_and_those_behind_it_only_pass_it_on(block, family):
+    model = random_model(family, dtype=torch.bfloat16)
     networks = [network_of(each, torch.bfloat16) for each in (model, masked(model, block))]
     found = drifts(*networks, {"text": random_tokens(3, 12)}, 24)["text"]
-    assert all(drift.local == drift.accumulated == 0 for drift in found[:block])
+    assert {value for drift in found[:block] for value in vars(drift).values()} <= {0.0}
     assert found[block].local == found[block].accumulated > 0
     assert all(drift.local == 0 < drift.accumulated for drift in found[block + 1 :])
 
 
-@pytest.mark.parametrize("family", ["llama", "opt", "gemma2"])
-def test_the_batch_size_does_not_matter(family):
-    model = random_model(family)
-    networks = network_of(model), network_of(masked(model, 0, 1, 2))
-    windows = {"text": random_tokens(7, 12)}
-    first, *others = (
-        [value for drift in drifts(*networks, windows, tokens)["text"] for value in vars(drift).values()]
-        for tokens in (1, 36, 1000)
-    )
-    for values in others:
-        assert values == pytest.approx(first, rel=1e-4)
-
-
-def test_several_sets_of_windows_in_one_pass_are_measured_as_if_alone():
+def test_neither_batches_nor_other_windows_matter_and_one_sequence_has_no_error():
     model = random_model("llama")
     networks = network_of(model), network_of(masked(model, 0, 2))
-    windows = {"short": random_tokens(3, 8), "long": random_tokens(2, 20, seed=1), "other": random_tokens(5, 8, seed=2)}
+    windows = {"short": random_tokens(3, 8), "long": random_tokens(2, 20, seed=1), "other": random_tokens(1, 8, seed=2)}
     together = drifts(*networks, windows, 16)
     assert list(together) == list(windows)
     for name, tokens in windows.items():
-        assert together[name] == drifts(*networks, {name: tokens}, 16)[name]
+        assert repr(together[name]) == repr(drifts(*networks, {name: tokens}, 16)[name])  # NaN is not equal to itself
+        for found, other in zip(together[name], drifts(*networks, {name: tokens}, 1000)[name], strict=True):
+            assert tuple(vars(found).values()) == pytest.approx(tuple(vars(other).values()), rel=1e-4, nan_ok=True)
+    assert all(math.isnan(drift.local_stderr) and math.isnan(drift.accumulated_stderr) for drift in together["other"])
 
 
-def test_one_sequence_has_no_standard_error():
-    model = random_model("llama")
-    (drift, *_) = drifts(network_of(model), network_of(masked(model, 0)), {"text": random_tokens(1, 8)}, 8)["text"]
-    assert drift.local > 0 and math.isnan(drift.local_stderr) and math.isnan(drift.accumulated_stderr)
-
-
-def test_every_token_counts_alike_whatever_its_norm():
-    dense_states = torch.tensor([[[1e4, 0.0], [0.0, 1.0]]])
-    states = torch.tensor([[[1e4, 1e3], [0.0, 2.0]]])
+def test_every_token_counts_alike_whatever_its_norm_and_zeros_only_where_both_are():
+    dense_states, states = torch.tensor([[[1e4, 0.0], [0.0, 1.0]]]), torch.tensor([[[1e4, 1e3], [0.0, 2.0]]])
     assert _distances(states, dense_states, "").tolist() == pytest.approx([(0.01 + 1) / 2], rel=1e-12)
-
-
-def test_squares_that_overflow_the_dtype_of_the_model_do_not():
+    # squares overflow the dtype of the model
     dense_states = torch.full((1, 2, 4), 3e38, dtype=torch.bfloat16)
     assert _distances(dense_states / 2, dense_states, "").item() == pytest.approx(0.25, rel=1e-12)
-
-
-def test_a_dense_state_of_zero_counts_as_zero_if_the_other_is_zero_too_and_is_refused_otherwise():
     zero, one = torch.zeros(1, 2, 4), torch.tensor([[[0.0] * 4, [1.0] * 4]])
-    assert _distances(one, one, "").tolist() == [0]
-    assert _distances(one * 2, one, "").tolist() == [0.5]
+    assert _distances(one, one, "").tolist() == [0] and _distances(one * 2, one, "").tolist() == [0.5]
     with pytest.raises(FreelunchError, match=r"^here: the dense state of a token is 0"):
         _distances(one, zero, "here")
 
@@ -213,10 +181,10 @@ def evaluations(plan: Plan) -> list[EvaluationSpec]:
     return [run.evaluation for run in plan.runs["tiny"]]
 
 
-def test_two_equal_drifts_are_refused_and_a_drift_and_a_perplexity_of_one_text_are_not() -> None:
-    plan_of(TASK, DRIFT)
-    message = r"evaluate\[1\]: drift of documents test at length 64 is measured already"
-    with pytest.raises(FreelunchError, match=message):
+def test_two_equal_drifts_are_refused() -> None:
+    with pytest.raises(
+        FreelunchError, match=r"evaluate\[1\]: drift of documents test at length 64 is measured already"
+    ):
         plan_of(DRIFT, DRIFT | {"sequences": 2})
 
 
@@ -247,11 +215,6 @@ def test_the_stage_writes_drifts_of_pruned_models_only(tmp_path: Path) -> None:
     assert all(entry.items() >= about.items() for entry in metrics)
     # nothing but blocks was pruned, so the first one reads the same in both networks
     assert metrics[1]["value"] == metrics[2]["value"] > 0 and metrics[1]["stderr"] > 0
-    rows = [row for row in rows_of("tiny", spec, tmp_path) if str(row["metric"]).startswith(("ppl", "drift"))]
-    for row, entry in zip(rows, metrics, strict=True):
-        assert (row["value"], row["stderr"], row["position"]) == (
-            entry["value"], entry["stderr"], entry.get("position"),
-        )  # fmt: skip
     assert [entry["value"] for entry in metrics[1:]] == drifts_by_hand(tmp_path, spec)
 
 

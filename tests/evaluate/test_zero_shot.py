@@ -16,6 +16,7 @@ import pytest
 import torch
 from lm_eval.tasks import TaskManager
 
+from articles import config_of
 from freelunch.engine.overlays import InMemory
 from freelunch.engine.streaming import Network
 from freelunch.errors import FreelunchError
@@ -32,7 +33,6 @@ from freelunch.stages.data import make as prepare_data
 from freelunch.stages.evaluation import make as evaluate
 from freelunch.stages.models import make as prepare_model
 from freelunch.stages.questions import make as questions
-from test_questions import config_of
 from tiny import random_model
 
 LETTERS = "ABCD"
@@ -69,9 +69,14 @@ def write_dataset(folder: Path, subset: str, split: str, rows: list[dict[str, An
     readme.write_text(f"{card}---\n", encoding="utf-8")
 
 
+WORDS = ("a cup", "the lid of an old pot", "sun", "two long letters", "stones")
+ENDINGS = ("cuts it [substeps] twice.", "sits.", "reads a letter to the heron, and leaves.", "waits for [step] rain.")
+"""With the marks of WikiHow, which are not shown to the model."""
+
+
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Small data in the formats of ``arc_easy``, ``boolq`` and ``gsm8k``, under the names that lm-eval asks for."""
+    """Small data in the formats of the first paper's tasks and ``gsm8k``, under the names that lm-eval asks for."""
     choices = [3, 4, 4, 5, 4, 4]
     arc = [
         {
@@ -88,18 +93,6 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_dataset(tmp_path / "aps/super_glue", "boolq", "validation", boolq)
     sums = [{"question": f"What is {i} and 1?", "answer": f"It is one more. #### {i + 1}"} for i in range(7)]
     write_dataset(tmp_path / "openai/gsm8k", "main", "test", sums)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-WORDS = ("a cup", "the lid of an old pot", "sun", "two long letters", "stones")
-ENDINGS = ("cuts it [substeps] twice.", "sits.", "reads a letter to the heron, and leaves.", "waits for [step] rain.")
-"""With the marks of WikiHow, which are not shown to the model."""
-
-
-@pytest.fixture
-def paper(hub: Path) -> Path:
-    """Small data in the formats of the tasks of the first paper, beside those that ``hub`` has."""
     arc = [
         {
             "id": str(i), "question": f"Why is thing {i}?", "answerKey": str(1 + i % 4),
@@ -107,9 +100,9 @@ def paper(hub: Path) -> Path:
         }
         for i in range(5)
     ]  # fmt: skip
-    write_dataset(hub / "allenai/ai2_arc", "ARC-Challenge", "test", arc)
+    write_dataset(tmp_path / "allenai/ai2_arc", "ARC-Challenge", "test", arc)
     rte = [{"sentence1": f"{i} is odd.", "sentence2": f"{i} is even.", "label": i % 2, "idx": i} for i in range(5)]
-    write_dataset(hub / "nyu-mll/glue", "rte", "validation", rte)
+    write_dataset(tmp_path / "nyu-mll/glue", "rte", "validation", rte)
     hellaswag = [
         {
             "ind": i, "activity_label": f"Cutting {i}", "ctx_a": f"[header] How to cut {i} [title] Take a knife.",
@@ -118,13 +111,13 @@ def paper(hub: Path) -> Path:
         }
         for i in range(11)
     ]  # fmt: skip
-    write_dataset(hub / "Rowan/hellaswag", "default", "validation", hellaswag)
+    write_dataset(tmp_path / "Rowan/hellaswag", "default", "validation", hellaswag)
     winogrande = [
         {"sentence": f"Cup {i} is not in the box, for the _ is too small .", "option1": "box", "option2": WORDS[i % 5],
          "answer": str(1 + i % 2)}
         for i in range(10)
     ]  # fmt: skip
-    write_dataset(hub / "allenai/winogrande", "winogrande_xl", "validation", winogrande)
+    write_dataset(tmp_path / "allenai/winogrande", "winogrande_xl", "validation", winogrande)
     openbookqa = [
         {
             "id": str(i), "question_stem": f"Plant {i} grows towards", "answerKey": " " * (i % 2) + LETTERS[i // 3 % 4],
@@ -132,12 +125,13 @@ def paper(hub: Path) -> Path:
         }
         for i in range(11)
     ]  # fmt: skip
-    write_dataset(hub / "allenai/openbookqa", "main", "test", openbookqa)
-    return hub
+    write_dataset(tmp_path / "allenai/openbookqa", "main", "test", openbookqa)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 def written_out(name: str) -> list[tuple[list[tuple[str, str]], list[str], int]]:
-    """The questions that ``paper`` has under a name, by hand.
+    """The questions that ``hub`` has under a name, by hand.
 
     Of each the contexts with what is to be likely behind them, the choices that are weighed, and the right one.
     """
@@ -177,48 +171,35 @@ def by_task(entries: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, An
     return {(entry["dataset"], entry["metric"]): entry for entry in entries}
 
 
-def test_stock_tasks_give_accuracies_chance_and_their_mean(hub: Path) -> None:
-    tasks = zero_shot.load_tasks(["arc_easy", "boolq"], {}, hub)
+def test_tasks_of_the_paper_give_accuracies_chance_and_their_mean(hub: Path) -> None:
+    tasks = zero_shot.load_tasks(PAPER, {}, hub)
     entries = zero_shot.ask(tiny_model(), tasks, limit=None)
     found = by_task(entries)
-    assert found.keys() == {
-        ("arc_easy", "acc"), ("arc_easy", "acc_norm"), ("arc_easy", "chance"), ("boolq", "acc"), ("boolq", "chance")
-    }  # fmt: skip
-    assert found["boolq", "chance"]["value"] == 0.5
-    assert found["arc_easy", "chance"]["value"] == pytest.approx((1 / 3 + 4 / 4 + 1 / 5) / 6)
-    arc, boolq = found["arc_easy", "acc"], found["boolq", "acc"]
-    hits = round(boolq["value"] * 5)
-    assert boolq == {
+    normalised = {"hellaswag", "arc_easy", "arc_challenge", "openbookqa"}
+    assert found.keys() == {(task, metric) for task in PAPER for metric in ("acc", "chance")} | {
+        (task, "acc_norm") for task in normalised
+    }
+    chance = {"winogrande": 1 / 2, "rte": 1 / 2, "boolq": 1 / 2, "arc_easy": (1 / 3 + 4 / 4 + 1 / 5) / 6}
+    assert {task: found[task, "chance"]["value"] for task in PAPER} == pytest.approx(
+        dict.fromkeys(PAPER, 1 / 4) | chance
+    )
+    of_test = ("arc_easy", "arc_challenge", "openbookqa")
+    assert {task for task in PAPER if found[task, "acc"]["split"] == "test"} == set(of_test)
+    hits = round(found["boolq", "acc"]["value"] * 5)
+    assert found["boolq", "acc"] == {
         "metric": "acc", "dataset": "boolq", "split": "validation", "length": None, "position": None,
         "value": hits / 5, "stderr": pytest.approx(math.sqrt(hits / 5 * (1 - hits / 5) / 4)), "examples": 5, "shots": 0,
     }  # fmt: skip
-    assert arc["split"] == "test"
-    mean = (arc["value"] + boolq["value"]) / 2, math.hypot(arc["stderr"], boolq["stderr"]) / 2
+    accuracies = [found[task, "acc"] for task in PAPER]
+    mean = sum(each["value"] for each in accuracies) / 7, math.hypot(*(each["stderr"] for each in accuracies)) / 7
     assert zero_shot.mean_accuracy(entries) == pytest.approx(mean)
     about = zero_shot.about_tasks(tasks)["tasks"]
     assert about["arc_easy"]["data"] == ["allenai/ai2_arc", "ARC-Easy"] and about["boolq"]["version"] == 2.0
 
 
-def test_all_tasks_of_the_paper_are_asked(paper: Path) -> None:
-    entries = zero_shot.ask(tiny_model(), zero_shot.load_tasks(PAPER, {}, paper), limit=None)
-    found = by_task(entries)
-    assert {task for task, metric in found if metric == "acc"} == set(PAPER)
-    assert {task for task, metric in found if metric == "acc_norm"} == {
-        "hellaswag", "arc_easy", "arc_challenge", "openbookqa"
-    }  # fmt: skip
-    chance = {task: entry["value"] for (task, metric), entry in found.items() if metric == "chance"}
-    assert chance.keys() == set(PAPER) and chance["winogrande"] == chance["rte"] == chance["boolq"] == 0.5
-    assert chance["hellaswag"] == chance["openbookqa"] == chance["arc_challenge"] == 0.25
-    splits = {task: found[task, "acc"]["split"] for task in PAPER}
-    of_test = ("arc_easy", "arc_challenge", "openbookqa")
-    assert splits == {task: "test" if task in of_test else "validation" for task in PAPER}
-    value, _ = zero_shot.mean_accuracy(entries) or (None, None)
-    assert value == pytest.approx(sum(found[task, "acc"]["value"] for task in PAPER) / 7)
-
-
 @pytest.mark.parametrize("name", ["hellaswag", "openbookqa", "winogrande"])
-def test_accuracies_are_those_of_the_likeliest_answers(name: str, paper: Path) -> None:
-    tasks = zero_shot.load_tasks([name], {}, paper)
+def test_accuracies_are_those_of_the_likeliest_answers(name: str, hub: Path) -> None:
+    tasks = zero_shot.load_tasks([name], {}, hub)
     scores = {entry["metric"]: entry["value"] for entry in zero_shot.ask(tiny_model(), tasks, limit=None)}
     questions, model = written_out(name), random_llama()
     # for winogrande the contexts differ, and what is to be likely behind them is the same

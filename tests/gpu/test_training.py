@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -29,14 +30,18 @@ def on(device: str, **changes: Any) -> ExecutionConfig:
     return ExecutionConfig(device=device, stream_tokens=128, **changes)  # type: ignore[arg-type]
 
 
-@pytest.fixture(scope="module", params=["reconstructed", "retrained"])
+CASES = [("reconstructed", "float32"), ("retrained", "float32"), ("reconstructed", "bfloat16")]
+
+
+@pytest.fixture(scope="module", params=CASES, ids="-".join)
 def prepared(
     request: pytest.FixtureRequest, device: str, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Spec, Path]:
     """A training, and a directory with all that it builds on, made on the device."""
-    spec: Any = one_of_each(dtype="float32")[request.param]
+    stage, dtype = request.param
+    spec: Any = one_of_each(dtype=dtype)[stage]
     spec = spec.changed(training=spec.training.model_copy(update={"epochs": EPOCHS}))
-    root = tmp_path_factory.mktemp(request.param)
+    root = tmp_path_factory.mktemp(stage)
     for each in upstream(spec):
         run(each, root, on(device))
     return spec, root
@@ -101,7 +106,9 @@ def test_compiled_training_goes_the_same_way(prepared: tuple[Spec, Path], device
     spec = prepared[0]
     plain = losses(run(spec, root, on(device)))
     shutil.rmtree(root / spec.folder)
-    assert plain and losses(run(spec, root, on(device, compile=True))) == pytest.approx(plain, rel=2e-3)
+    assert plain and losses(run(spec, root, on(device, compile=True))) == pytest.approx(
+        plain, rel=2e-2 if spec.base.source.dtype == "bfloat16" else 2e-3
+    )
 
 
 def test_two_shards_side_by_side_are_one_training(prepared: tuple[Spec, Path], device: str, root: Path) -> None:
@@ -115,7 +122,8 @@ def test_two_shards_side_by_side_are_one_training(prepared: tuple[Spec, Path], d
     for process in shards:
         process.start()
     for process in shards:
-        process.join()
+        process.join(100)
+        process.kill()
     assert [process.exitcode for process in shards] == [0, 0]
     assert weights(run(spec, root, on(device, deterministic=True, shards=2))) == whole
 
@@ -136,6 +144,7 @@ def test_running_out_of_memory_is_one_line_that_says_what_to_lower(
         pytest.skip("the memory of a CPU has no limit of this kind")
     spec, execution = prepared[0], on(device)
     stage = Stage(spec, root, execution, "code")
+    gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(1e-6)
     try:

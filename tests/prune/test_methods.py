@@ -92,11 +92,6 @@ def test_large_and_small_values_of_refinements_are_read_back_too(number):
     assert parse_refinements(text) == (ADMM(rho=float(number)), Bias())
 
 
-def test_an_exponent_may_have_a_sign_in_every_method():
-    assert parse_criterion("ria(alpha=1e+2)") == RIA(100)
-    assert parse_refinements("admm(rho=1e+2)+bias") == (ADMM(rho=100), Bias())
-
-
 @pytest.mark.parametrize(
     ("text", "method"),
     [
@@ -331,14 +326,6 @@ def test_gram_matrices_are_needed_if_any_part_looks_at_them(parts, needed):
 )  # fmt: skip
 def test_a_method_is_global_if_its_pattern_is(pattern, is_global):
     assert parse_method("wanda", pattern, "uniform", "none").is_global is is_global
-
-
-@pytest.mark.parametrize("refinement", ["none", "bias", "exact", "admm + bias"])
-@pytest.mark.parametrize(
-    "pattern", ["50%", "50% per matrix", "50% global", "2:4", "20% structured", "20% structured global"]
-)
-def test_methods_whose_parts_go_together_pass(pattern, refinement):
-    parse_method("wanda", pattern, "uniform", refinement).check(3)
 
 
 def test_a_refinement_that_moves_weights_is_refused_with_structured_patterns():

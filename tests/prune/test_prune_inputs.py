@@ -17,17 +17,15 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 
 from freelunch.costs import Cost, cost
 from freelunch.engine.overlays import unpack
-from freelunch.plan.config import ExecutionConfig
-from freelunch.plan.plan import Plan, walk
+from freelunch.plan.plan import Plan
 from freelunch.plan.spec import parse_spec
-from freelunch.plan.specs import EvaluationSpec, PrunedSpec, ReconstructedSpec
+from freelunch.plan.specs import PrunedSpec, ReconstructedSpec
 from freelunch.prune.method import parse_method
 from freelunch.results.artifacts import Artifact, checksum
 from merging import lay_over, tensors
 from one_of_each import small_config
 from stage_runs import need, run, subjects, tiny_config, tiny_plan
 
-EXECUTION = ExecutionConfig(device="cpu", stream_tokens=128)
 RUNS: list[dict[str, Any]] = [
     {"criterion": "wanda", "pattern": "50%", "prune_inputs": ["dense", "sparse"], "recovery": "none"},
     {"criterion": "sparsegpt", "pattern": "2:4", "prune_inputs": ["dense", "sparse"], "recovery": "none"},
@@ -266,14 +264,6 @@ def test_only_methods_that_look_at_gram_matrices_wait_for_them() -> None:
     assert find(criterion="sparsegpt", prune_inputs="sparse").grams is None
     assert find(criterion="sparsegpt", pattern="40% global", window="block").pruned.grams is not None
     assert parse_method("magnitude", "50%", "uniform", "exact").needs_gram
-
-
-def test_an_interleaved_recovery_is_one_stage(root: Path) -> None:
-    spec = find(criterion="wanda", prune_inputs="recovered", window="block")
-    evaluation = next(run.evaluation for run in PLAN.runs["tiny"] if run.evaluation.subject == spec)
-    assert isinstance(evaluation, EvaluationSpec)
-    assert [overlay.stage for overlay in evaluation.overlays] == ["reconstructed"]
-    assert not any(isinstance(above, PrunedSpec) for above in walk(spec))
 
 
 def test_files_of_a_record_that_is_not_trusted_do_not_become_part_of_the_result(root: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from freelunch.prune.statistics import Collector
 from freelunch.prune.structured import Heads
 from tiny import random_model, random_tokens
 
-FAMILIES = ("llama", "qwen2", "opt")
+FAMILIES = ("qwen2", "opt")
 PATTERNS = ("50%", "37% per matrix", "61.8% global", "2:4", "1:8", "25% structured", "25% structured global")
 ALLOCATIONS = ("uniform", "erk", "lamp", "owl", "given(25%, 50%, 75%)")
 

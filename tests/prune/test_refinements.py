@@ -10,20 +10,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.pruning import relative_error
 from freelunch.errors import FreelunchError
 from freelunch.prune import hessian
 from freelunch.prune.matrix import Matrix, Pruned, Statistics
-from freelunch.prune.method import canonical_refinement, parse_method
+from freelunch.prune.method import parse_method
 from freelunch.prune.patterns import parse_pattern
-from freelunch.prune.pruner import prune_matrix, refined, relative_error
+from freelunch.prune.pruner import prune_matrix, refined
 from freelunch.prune.refinements import (
     ADMM,
     REFINEMENTS,
     Bias,
     DSnoT,
     Exact,
-    describe_refinements,
-    parse_refinements,
 )
 
 NAMES = ("none", *REFINEMENTS.names)
@@ -90,19 +89,6 @@ def literal_exact(weight, inputs, mask, damping):
         if kept.any():
             new[kept] = torch.linalg.lstsq(tokens[:, kept], (tokens @ row).unsqueeze(1)).solution.squeeze(1)
     return found
-
-
-@pytest.mark.parametrize("damping", [0.01, 0.3])
-@pytest.mark.parametrize("density", [0.1, 0.5, 0.9])
-def test_exact_is_least_squares_on_what_every_row_keeps(density, damping):
-    for seed in range(4):
-        matrix, inputs = random_matrix(seed)
-        mask = random_mask(seed, density=density)
-        assert len(set(mask.sum(1).tolist())) > 1
-        found = Exact(damping).refine(matrix, Pruned(mask, matrix.weight, None), ANY)
-        wanted = literal_exact(matrix.weight, inputs, mask, damping)
-        torch.testing.assert_close(found.weight, wanted.float(), rtol=1e-3, atol=1e-3)
-        assert torch.equal(found.mask, mask) and not found.weight[~mask].any() and found.bias is None
 
 
 @given(
@@ -185,7 +171,7 @@ def test_exact_takes_the_damping_that_the_factorisation_takes(caplog):
 
 
 def test_exact_copes_with_hardly_any_damping():
-    for seed in range(300):
+    for seed in range(60):
         generator = torch.Generator().manual_seed(seed)
         inputs = torch.randn(4, 50, generator=generator) * 10 ** (3 * torch.rand(50, generator=generator))
         gram = inputs.T @ inputs
@@ -207,19 +193,6 @@ def test_exact_beats_the_update_of_sparsegpt_for_its_own_mask(pattern):
         for one, other in zip(ones, others, strict=True):
             assert one <= other * (1 + 1e-4)
         assert relative_error(matrix, best) < relative_error(matrix, updated)
-
-
-def test_exact_weights_of_one_pruned_weight_are_those_of_optimal_brain_surgeon():
-    matrix, inputs = random_matrix()
-    mask = torch.ones(ROWS, COLUMNS, dtype=torch.bool)
-    at = [3, 0, 11, 5, 5]
-    mask[range(ROWS), at] = False
-    found = Exact().refine(matrix, Pruned(mask, matrix.weight, None), ANY).weight
-    hessian = inputs.T @ inputs + 0.01 * inputs.square().sum(0).mean() * torch.eye(COLUMNS).double()
-    inverse = torch.linalg.inv(hessian)
-    for row, new, j in zip(matrix.weight.double(), found, at, strict=True):
-        wanted = row - row[j] / inverse[j, j] * inverse[j]
-        torch.testing.assert_close(new, wanted.float(), rtol=1e-3, atol=1e-3)
 
 
 # --- admm ------------------------------------------------------------------------------------------------------------
@@ -270,14 +243,6 @@ def test_admm_lies_between_the_mask_alone_and_exact_and_approaches_exact(density
         assert losses[4] >= losses[5] * (1 - 1e-9)
         distances = [float((each - best).norm()) for each in tries]
         assert distances == sorted(distances, reverse=True) and distances[-1] < 0.02 * distances[0]
-
-
-@pytest.mark.parametrize("pattern", PRUNED)
-def test_admm_keeps_zeros_and_masks(pattern):
-    matrix, _ = random_matrix()
-    found = prune(matrix, "wanda", pattern, "admm")
-    assert torch.equal(found.mask, wanda_mask(matrix, pattern, PRUNED[pattern]))
-    assert not found.weight[~found.mask].any() and found.weight[found.mask].all()
 
 
 def test_admm_copes_with_dead_inputs_and_rows_that_keep_nothing():
@@ -384,55 +349,6 @@ def test_dsnot_is_its_definition_for_every_mask_and_never_makes_an_error_larger(
     assert torch.equal(mask, before)
 
 
-@pytest.mark.parametrize("criterion", ["magnitude", "wanda", "random", "sparsegpt"])
-@pytest.mark.parametrize("pattern", PRUNED)
-def test_dsnot_keeps_counts_and_brings_expected_errors_down(pattern, criterion):
-    matrix, _ = random_matrix(3, 24)
-    pruned = parse_pattern(pattern).pruned(24 * COLUMNS)
-    before = prune(matrix, criterion, pattern, "none", pruned).mask
-    after = prune(matrix, criterion, pattern, "dsnot", pruned).mask
-    assert torch.equal(before.sum(1), after.sum(1)) and not torch.equal(before, after)
-    size = group_of(pattern)
-    assert torch.equal(before.view(24, -1, size).sum(2), after.view(24, -1, size).sum(2))
-    ones, others = (expected_errors(matrix, mask).abs() for mask in (before, after))
-    assert bool((others <= ones + 1e-6).all()) and others.sum() < 0.8 * ones.sum()
-
-
-def test_dsnot_leaves_rows_below_the_threshold_alone():
-    matrix, _ = random_matrix()
-    mask = wanda_mask(matrix, "50%", 30)
-    errors = expected_errors(matrix, mask).abs()
-    middle = float(errors.median())
-    found = DSnoT(threshold=middle + 1e-4).refine(matrix, Pruned(mask, matrix.weight, None), ANY).mask
-    small = errors <= middle
-    assert torch.equal(found[small], mask[small]) and not torch.equal(found[~small], mask[~small])
-    found = DSnoT(threshold=float(errors.max()) + 1e-4).refine(matrix, Pruned(mask, matrix.weight, None), ANY).mask
-    assert torch.equal(found, mask)
-
-
-def test_dsnot_swaps_at_most_as_often_as_it_has_cycles():
-    matrix, _ = random_matrix(rows=24)
-    mask = prune(matrix, "random", "50%", "none", 144).mask
-    most = []
-    for cycles in range(1, 6):
-        found = DSnoT(cycles, 0.0).refine(matrix, Pruned(mask, matrix.weight, None), ANY).mask
-        swapped = (found & ~mask).sum(1)
-        assert int(swapped.max()) <= cycles
-        most.append(int(swapped.sum()))
-    assert most == sorted(most) and most[0] < most[1]
-
-
-def test_dsnot_has_nothing_to_swap_where_all_or_nothing_is_kept_or_means_are_zero():
-    matrix, _ = random_matrix()
-    for value in (False, True):
-        mask = torch.full((ROWS, COLUMNS), value)
-        assert torch.equal(DSnoT(threshold=0).refine(matrix, Pruned(mask, matrix.weight, None), ANY).mask, mask)
-    inputs = random_inputs()
-    silent, _ = random_matrix(inputs=torch.cat([inputs, -inputs]))
-    mask = random_mask()
-    assert torch.equal(DSnoT().refine(silent, Pruned(mask, silent.weight, None), ANY).mask, mask)
-
-
 def test_dsnot_revives_no_weight_of_a_constant_input():
     inputs = random_inputs()
     inputs[:, 4] = 64.0
@@ -442,14 +358,6 @@ def test_dsnot_revives_no_weight_of_a_constant_input():
     found = DSnoT().refine(matrix, Pruned(mask, matrix.weight, None), ANY).mask
     assert not found[:, 4].any()
     assert torch.equal(found, literal_dsnot(matrix.weight, inputs, mask, 50, 0.1, COLUMNS)[0])
-
-
-def test_dsnot_starts_from_the_dense_weights():
-    matrix, inputs = random_matrix()
-    updated = prune(matrix, "sparsegpt", "50%", "none")
-    found = prune(matrix, "sparsegpt", "50%", "dsnot")
-    assert torch.equal(found.weight, matrix.weight) and not torch.equal(updated.weight, matrix.weight)
-    assert torch.equal(found.mask, literal_dsnot(matrix.weight, inputs, updated.mask, 50, 0.1, COLUMNS)[0])
 
 
 # --- bias ------------------------------------------------------------------------------------------------------------
@@ -469,13 +377,6 @@ def test_with_bias_the_expected_output_is_that_of_the_dense_layer(criterion, ref
         torch.testing.assert_close((inputs @ kept.T + found.bias).mean(0), outputs.mean(0), rtol=1e-4, atol=1e-4)
         assert not torch.allclose((inputs @ kept.T + dense).mean(0), outputs.mean(0), rtol=1e-2, atol=1e-2)
         assert same(found, before) and found.bias.shape == (ROWS,) and found.bias.dtype == torch.float32
-
-
-def test_without_it_biases_stay_as_they_are():
-    for has_bias in (False, True):
-        matrix, _ = random_matrix(bias=has_bias)
-        for refinement in ("none", "exact", "admm", "dsnot", "dsnot + exact"):
-            assert prune(matrix, "wanda", "50%", refinement).bias is matrix.bias
 
 
 def test_bias_is_the_mean_of_what_is_pruned_whatever_lies_under_the_mask():
@@ -500,17 +401,6 @@ def test_outputs_that_are_pruned_as_a_whole_get_no_bias(has_bias):
     found = Bias().refine(matrix, Pruned(mask, matrix.weight, matrix.bias), ANY).bias
     assert torch.equal(found[[0, 3]], before[[0, 3]]) and bool((found[[1, 2, 4]] != before[[1, 2, 4]]).all())
     assert matrix.bias is None or torch.equal(matrix.bias, before)
-
-
-def test_bias_makes_up_for_all_of_a_constant_input():
-    inputs = random_inputs()
-    inputs[:, 4] = 3.0
-    matrix, inputs = random_matrix(inputs=inputs)
-    mask = torch.ones(ROWS, COLUMNS, dtype=torch.bool)
-    mask[:, 4] = False
-    found = Bias().refine(matrix, Pruned(mask, matrix.weight, None), ANY)
-    outputs = inputs @ (matrix.weight * mask).double().T + found.bias
-    torch.testing.assert_close(outputs, inputs @ matrix.weight.double().T, rtol=1e-5, atol=1e-5)
 
 
 # --- one after the other ---------------------------------------------------------------------------------------------
@@ -552,88 +442,3 @@ def test_refinements_that_give_no_finite_weights_are_reported_with_their_matrix(
 
 
 # --- what is written in a config -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        *NAMES,
-        "dsnot + exact",
-        "exact + admm",
-        "dsnot(cycles=10) + admm(iterations=50, rho=0.5) + bias",
-        "dsnot(threshold=0)",
-        "exact(damping=0.001)",
-        "exact(damping=1e-05)",
-    ],
-)
-def test_refinements_are_described_as_they_are_written(text):
-    found = parse_refinements(text)
-    assert describe_refinements(found) == text and parse_refinements(describe_refinements(found)) == found
-
-
-def test_refinements_are_parsed_in_order_and_written_in_one_way():
-    assert parse_refinements("dsnot + exact") == (DSnoT(), Exact())
-    assert parse_refinements("admm+exact") == (ADMM(), Exact())
-    assert parse_refinements(" none ") == ()
-    assert canonical_refinement("exact(damping=0.01)+ admm( rho=2,iterations = 20 )") == "exact + admm(rho=2)"
-    assert canonical_refinement("exact(damping=1%)") == "exact"
-
-
-@given(
-    st.lists(
-        st.one_of(
-            st.builds(DSnoT, st.integers(1, 1000), st.integers(0, 10**6).map(lambda n: n / 1000)),
-            st.builds(Exact, st.integers(1, 10**6).map(lambda n: n / 10**6)),
-            st.builds(ADMM, st.integers(1, 1000), st.integers(1, 1000).map(lambda n: n / 8)),
-            st.just(Bias()),
-        ),
-        max_size=4,
-    )
-    .map(tuple)
-    .filter(lambda found: not any(each.last for each in found[:-1]) and not any(each.first for each in found[1:]))
-)
-@settings(max_examples=60, deadline=None)
-def test_what_is_described_parses_to_the_same(refinements):
-    assert parse_refinements(describe_refinements(refinements)) == refinements
-
-
-def test_numbers_with_a_positive_exponent_parse_to_the_same():
-    assert parse_refinements("admm(rho=1e+2)") == (ADMM(rho=100.0),)
-    assert parse_refinements(describe_refinements((ADMM(rho=1e12),))) == (ADMM(rho=1e12),)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("exakt", "there is no refinement 'exakt'; did you mean 'exact'"),
-        ("dsnot + ", "is no refinement"),
-        ("dsnot + none", "there is no refinement 'none'"),
-        (None, "is no refinement"),
-        ("exact(damping=0)", "damping must be above 0"),
-        ("admm(iterations=0)", "iterations must be above 0"),
-        ("admm(iterations=1.5)", "iterations is a whole number"),
-        ("admm(rho=-1)", "rho must be above 0"),
-        ("dsnot(cycles=0)", "cycles must be above 0"),
-        ("bias(x=1)", "bias has no settings"),
-    ],
-)
-def test_refinements_that_cannot_be_are_refused(text, message):
-    with pytest.raises(FreelunchError, match=message):
-        parse_refinements(text)
-
-
-@pytest.mark.parametrize("pattern", ["20% structured", "20% structured global"])
-def test_dsnot_is_refused_where_it_would_break_up_structures(pattern):
-    for refinement in ("dsnot", "dsnot(cycles=3) + exact", "dsnot + bias"):
-        with pytest.raises(FreelunchError, match=rf"refinement dsnot.* would break up pattern {pattern}"):
-            parse_method("wanda", pattern, "uniform", refinement).check(3)
-    for refinement in ("none", "exact", "admm", "bias", "exact + bias"):
-        parse_method("wanda", pattern, "uniform", refinement).check(3)
-    for unstructured in ("50%", "50% per matrix", "50% global", "2:4"):
-        parse_method("wanda", unstructured, "uniform", "dsnot + exact").check(3)
-
-
-def test_gram_matrices_are_asked_for_by_what_looks_at_them():
-    needs = {text: parse_method("wanda", "50%", "uniform", text).needs_gram for text in (*NAMES, "dsnot + exact")}
-    assert needs == {"none": False, "admm": True, "bias": False, "dsnot": False, "exact": True, "dsnot + exact": True}
-    assert parse_method("sparsegpt", "50%", "uniform", "none").needs_gram

@@ -65,18 +65,6 @@ def block_statistics(family, dtype=torch.float32, batch=4, gram=False):
 # --- sums ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [(TOKENS, COLUMNS), (4, 5, COLUMNS), (1, 2, 10, COLUMNS)])
-def test_sums_are_those_over_all_tokens(shape):
-    inputs = random_inputs()
-    found = watched([inputs.reshape(shape)])
-    tokens = inputs.double().tolist()
-    assert found.tokens == TOKENS
-    for power, sums in ((1, found.sums), (2, found.squared_norms)):
-        literal = [math.fsum(x[j] ** power for x in tokens) for j in range(COLUMNS)]
-        assert sums.dtype == torch.float64
-        torch.testing.assert_close(sums, torch.tensor(literal, dtype=torch.float64), rtol=1e-6, atol=0)
-
-
 @pytest.mark.parametrize("shape", [(TOKENS, COLUMNS), (4, 5, COLUMNS)])
 def test_gram_matrices_are_sums_of_products_over_all_tokens(shape):
     inputs = random_inputs()
@@ -85,10 +73,6 @@ def test_gram_matrices_are_sums_of_products_over_all_tokens(shape):
     literal = [[math.fsum(x[j] * x[k] for x in tokens) for k in range(COLUMNS)] for j in range(COLUMNS)]
     assert gram.dtype == torch.float32
     torch.testing.assert_close(gram, torch.tensor(literal), rtol=1e-5, atol=1e-4)
-
-
-def test_gram_matrices_are_only_there_if_asked_for():
-    assert watched([random_inputs()], gram=False).gram is None
 
 
 def test_means_and_variances_are_those_of_all_tokens():
@@ -138,16 +122,6 @@ def test_half_precision_inputs_are_summed_in_more(dtype):
     wanted = exact.T @ exact
     torch.testing.assert_close(found.gram.double(), wanted, rtol=0, atol=1e-6 * float(wanted.max()))
     assert wanted.max() > 65504
-
-
-@pytest.mark.parametrize("sizes", [[1] * TOKENS, [7, 7, 6], [19, 1]], ids=str)
-def test_batches_change_nothing(sizes):
-    inputs = random_inputs(3)
-    once, parts = watched([inputs]), watched(inputs.split(sizes))
-    assert parts.tokens == once.tokens == TOKENS
-    for name in ("sums", "squared_norms", "means", "variances"):
-        torch.testing.assert_close(getattr(parts, name), getattr(once, name), rtol=1e-11, atol=1e-14)
-    torch.testing.assert_close(parts.gram, once.gram, rtol=1e-5, atol=1e-5)
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(1, 7), st.integers(0, 2**31 - 1))
@@ -254,7 +228,6 @@ def test_the_factor_of_a_shared_gram_matrix_is_computed_once_for_each_damping(mo
 
 SHARED = {
     "llama": [{"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"}, {"mlp.gate_proj", "mlp.up_proj"}],
-    "qwen2": [{"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"}, {"mlp.gate_proj", "mlp.up_proj"}],
     "gemma2": [{"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"}, {"mlp.gate_proj", "mlp.up_proj"}],
     "opt": [{"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"}],
     "phi3": [],  # its projections are fused already
@@ -396,10 +369,3 @@ def test_a_gram_matrix_that_is_not_finite_has_no_factor(bad):
 def test_a_gram_matrix_that_is_far_from_positive_definite_has_no_factor():
     with pytest.raises(FreelunchError, match="not positive definite, not with damping 1"):
         hessian.inverse_factor(of_gram(torch.tensor([[1.0, 5.0], [5.0, 1.0]])), 0.01)
-
-
-def test_statistics_give_the_factor_of_their_gram_matrix():
-    inputs = random_inputs(0, 50)
-    found = hessian.inverse_factor(watched(inputs.split(9)), 0.1)
-    upper = torch.linalg.cholesky(torch.linalg.inv(literal_hessian(inputs, 0.1)), upper=True)
-    torch.testing.assert_close(found.double(), upper, rtol=1e-3, atol=1e-4)

@@ -21,7 +21,7 @@ from freelunch.recover.parametrizations import PARAMETRIZATIONS, canonical_param
 from freelunch.recover.trainable import Trainable
 from tiny import magnitude_masks, masked, random_model
 
-FAMILIES = ["llama", "qwen2", "opt", "gemma2"]
+FAMILIES = ["llama", "opt", "gemma2"]
 LOW_RANK = ["lora_prune", "mask_lora", "scale_lora", "spp"]
 RANK = 5  # divides no width of the tiny models; of the 16 rows of a key matrix, SPP can use but 4 of its factor
 PARTS = ["full", *(f"{name}(rank={RANK})" for name in LOW_RANK)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
-import re
 import subprocess
 import sys
 from functools import cache
@@ -26,21 +25,19 @@ from freelunch.errors import FreelunchError
 from freelunch.plan.specs import Training
 from freelunch.recover.flows import FLOWS
 from freelunch.recover.reconstruct import reconstruct_window
-from freelunch.recover.schedule import learning_rate, validation_steps
+from freelunch.recover.schedule import validation_steps
 from freelunch.recover.training import Trained, batch_order
 from freelunch.recover.windows import tile
 from tiny import magnitude_masks, masked, random_model, random_tokens
 
 BLOCKS, LENGTH, BATCH = 3, 12, 3
 SEQUENCES = {"calibration": 8, "validation": 3}
-FAMILIES = ["llama", "qwen2", "opt", "gemma2"]
-KINDS = ["attention_mlp", "block", 2, 3]
+FAMILIES = ["llama", "opt", "gemma2"]
 TRAINING = Training(epochs=3, batch_size=3, learning_rate=5e-4, warmup=0.2, seed=0)
 ALL = tuple(range(BLOCKS + 1))
 
 FIRST_HALF = {
     "llama": ("self_attn.", "input_layernorm."),
-    "qwen2": ("self_attn.", "input_layernorm."),
     "opt": ("self_attn.", "self_attn_layer_norm."),
     "gemma2": ("self_attn.", "input_layernorm.", "post_attention_layernorm."),
 }
@@ -153,35 +150,30 @@ def assert_same_bits(one, other):
 
 
 families = pytest.mark.parametrize("family", FAMILIES)
-every_window = pytest.mark.parametrize(("family", "kind"), [(family, kind) for family in FAMILIES for kind in KINDS])
+every_window = pytest.mark.parametrize(
+    ("family", "kind"),
+    [("llama", "attention_mlp"), ("llama", 2), ("opt", "block"), ("gemma2", "attention_mlp"), ("gemma2", 3)],
+)
 
 
 # --- what comes out --------------------------------------------------------------------------------------------------
 
 
 @every_window
-def test_the_parameters_of_the_window_are_trained_and_no_others(family, kind):
+def test_the_parameters_of_the_window_are_trained_no_others_and_no_pruned_ones(family, kind):
     case, results = trained(family, kind)
     for window, result in results:
         assert sorted(result.tensors) == sorted(case.inside(window)), window.name
         for name, tensor in result.tensors.items():
             assert tensor.dtype == case.dtype and tensor.shape == case.initial(name).shape
-            assert name not in case.masks or not torch.equal(tensor, case.initial(name)), f"{name} was not trained"
+            if (mask := case.masks.get(name)) is not None:
+                assert not torch.equal(tensor, case.initial(name)), f"{name} was not trained"
+                assert not tensor[~mask].any() and bool((tensor[mask] != 0).all()), name
     # every parameter of the blocks is in exactly one window
     everything = [name for _, result in results for name in result.tensors]
     blocks = f"{case.network.prefix}."
     assert sorted(everything) == sorted(name for name, _ in case.model.named_parameters() if name.startswith(blocks))
     assert all(parameter.is_meta for block in case.network.blocks for parameter in block.parameters())
-
-
-@every_window
-def test_pruned_weights_stay_zero_and_sparsity_stays_exact(family, kind):
-    case, results = trained(family, kind)
-    for _, result in results:
-        for name in result.tensors.keys() & case.masks.keys():
-            tensor, mask = result.tensors[name], case.masks[name]
-            assert not tensor[~mask].any(), name
-            assert bool((tensor[mask] != 0).all()), name
 
 
 @every_window
@@ -195,23 +187,6 @@ def test_the_loss_falls_and_the_best_state_is_the_one_returned(family, kind):
         assert case.loss(window, result.tensors) == pytest.approx(record["best_loss"], rel=1e-5), window.name
 
 
-@pytest.mark.parametrize("family", ["llama", "opt"])
-def test_float32_models_are_trained_and_returned_in_float32(family):
-    case, results = trained(family, "attention_mlp", torch.float32)
-    for window, result in results:
-        assert {tensor.dtype for tensor in result.tensors.values()} == {torch.float32}
-        assert min(result.fit.losses) < 0.99 * result.fit.losses[0]
-        assert case.loss(window, result.tensors) == pytest.approx(min(result.fit.losses), rel=1e-5)
-
-
-def test_validation_happens_before_training_and_at_the_scheduled_steps():
-    _, results = trained("llama", "block")
-    total = 3 * 3  # epochs, batches of at most 3 out of 8
-    for _, result in results:
-        assert result.fit.steps == [0, *validation_steps(total, TRAINING.epochs)] and result.fit.steps[-1] == total
-        assert len(result.fit.losses) == len(result.fit.steps) and result.record()["steps"] == total
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @families
 def test_training_that_only_does_harm_gives_the_pruned_window_back(family, dtype):
@@ -221,34 +196,6 @@ def test_training_that_only_does_harm_gives_the_pruned_window_back(family, dtype
         assert min(result.fit.losses[1:]) > result.fit.losses[0] and result.record()["best_step"] == 0, window.name
         for name, tensor in result.tensors.items():
             assert torch.equal(tensor, case.initial(name)), name
-
-
-@pytest.mark.parametrize("parametrization", ["full + biases + norms", "full"])
-@families
-def test_training_that_explodes_gives_the_pruned_window_back_or_says_where(family, parametrization):
-    case = Case(family)
-    wild = Training(epochs=2, batch_size=4, learning_rate=1e3, warmup=0.0, parametrization=parametrization)
-    try:
-        result = case.train("block", [1], wild)[1]
-    except FreelunchError as error:
-        text = str(error)
-    else:
-        assert result.record()["best_step"] == 0
-        assert all(torch.equal(tensor, case.initial(name)) for name, tensor in result.tensors.items())
-        return
-    assert re.match(r"window 1, step [1-4]: the (training|validation) loss is (nan|inf)", text)
-
-
-@every_window
-def test_norms_and_biases_are_left_out_when_they_are_not_trained(family, kind):
-    case, _ = trained(family, kind)
-    frozen = TRAINING.model_copy(update={"parametrization": "full", "epochs": 1})
-    windows = tile(kind, BLOCKS)
-    results = case.train(kind, training=frozen)
-    for i, result in results.items():
-        assert sorted(result.tensors) == sorted(set(case.inside(windows[i])) & case.masks.keys())
-        assert min(result.fit.losses) <= result.fit.losses[0]
-    assert case.loss(windows[0], results[0].tensors) == pytest.approx(min(results[0].fit.losses), rel=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
@@ -378,16 +325,10 @@ def test_the_order_of_half_block_windows_does_not_change_a_bit(order, family):
     assert_same_bits(case.train("attention_mlp", order), {w.index: r for w, r in results})
 
 
-@pytest.mark.parametrize("index", range(2 * BLOCKS))
-def test_a_half_block_window_trained_alone_has_the_same_bits(index):
-    case, results = trained("gemma2", "attention_mlp")
-    assert_same_bits(case.train("attention_mlp", [index]), {index: results[index][1]})
-
-
 def test_another_process_gives_the_same_bits():
     code = "from test_reconstruct import *; print(digest(Case('llama').train('attention_mlp', [1, 2])))"
     root = Path(__file__).parents[2]
-    path = os.pathsep.join([str(root / "workflow"), str(root / "tests")])
+    path = os.pathsep.join(str(root / folder) for folder in ("workflow", "tests", "tests/recover"))
     threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | threads | {"PYTHONPATH": path, "PYTHONHASHSEED": "7"},
@@ -437,26 +378,6 @@ def test_a_failed_window_leaves_no_weights_in_memory():
 # --- the schedule ----------------------------------------------------------------------------------------------------
 
 totals = st.integers(1, 2000)
-warmups = st.floats(0, 1, exclude_max=True)
-
-
-@given(totals, warmups, st.floats(1e-6, 1))
-def test_the_rate_rises_to_its_peak_and_falls_towards_zero(total, warmup, peak):
-    rates = [learning_rate(peak, step, total, warmup) for step in range(1, total + 1)]
-    top = max(rates)
-    assert top == pytest.approx(peak, rel=1e-12) and min(rates) > 0
-    rising = int(warmup * total)
-    assert all(rate == pytest.approx(peak * (i + 1) / rising) for i, rate in enumerate(rates[:rising]))
-    falling = rates[rising:]
-    assert falling == sorted(falling, reverse=True) and falling[-1] == pytest.approx(peak / (total - rising))
-
-
-def test_without_warmup_the_first_step_has_the_peak_rate():
-    assert [learning_rate(1.0, step, 4, 0.0) for step in (1, 2, 3, 4)] == [1.0, 0.75, 0.5, 0.25]
-
-
-def test_a_rate_with_warmup_is_as_computed_by_hand():
-    assert [learning_rate(1.0, step, 6, 0.34) for step in range(1, 7)] == [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
 
 
 @given(st.integers(1, 40), st.integers(1, 50), st.integers(1, 4), st.integers(0, 2**31 - 1), st.integers(0, 200))

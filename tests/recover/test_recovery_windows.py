@@ -16,9 +16,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from freelunch.engine.overlays import unpack
 from freelunch.errors import FreelunchError
 from freelunch.plan.specs import ReconstructedSpec
-from freelunch.recover.windows import BlockMatrices, Window
+from freelunch.recover.windows import BlockMatrices
 from freelunch.results.stage import Stage
-from freelunch.stages.matrices import find_matrices
+from freelunch.stages.reconstructed import find_matrices
 from stage_runs import EXECUTION, need, run, subjects, tiny_config, tiny_plan
 from tiny import FAMILIES
 
@@ -204,7 +204,3 @@ def test_the_stage_hands_on_the_official_stream(tmp_path: Path) -> None:
         output = inputs @ student.get_parameter(f"model.layers.{name}.weight").detach().T
         assert window["losses"][0] == pytest.approx((output - target).square().mean().item(), rel=1e-3), name
         student.load_state_dict(load_file(artifact.file(f"window-{window['index']:03d}.safetensors")), strict=False)
-
-
-def test_a_window_of_two_matrices_is_named_after_what_it_joins() -> None:
-    assert Window(0, 4, 6, ("self_attn.k_proj", "mlp.up_proj")).name == "2.key_up"

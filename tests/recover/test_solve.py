@@ -23,7 +23,7 @@ from freelunch.recover.windows import Window
 from stage_runs import need
 from tiny import random_model
 
-SOLVED = ["llama", "qwen2", "opt"]
+SOLVED = ["qwen2", "opt"]
 BIASED = {"llama": (), "qwen2": ("q_proj", "k_proj", "v_proj"),
           "opt": ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")}  # fmt: skip
 BIASES = Training(parametrization="full + biases")

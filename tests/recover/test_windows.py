@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from freelunch.errors import FreelunchError
 from freelunch.recover.windows import (
-    NAMES,
     BlockMatrices,
     Window,
     canonical_targets,
@@ -79,15 +78,6 @@ def test_windows_are_named_after_their_blocks(window, names):
     assert [w.name for w in tile(window, 3)] == names
 
 
-def test_the_last_window_is_shorter_where_the_depth_is_no_multiple():
-    assert tile(3, 7)[-1] == Window(2, 12, 14)
-    assert [list(w.blocks) for w in tile(3, 7)] == [[0, 1, 2], [3, 4, 5], [6]]
-
-
-def test_a_window_as_large_as_the_model_is_one_window():
-    assert tile(5, 5) == [Window(0, 0, 10)]
-
-
 def test_a_window_larger_than_the_model_is_refused():
     with pytest.raises(FreelunchError, match="a window of 6 blocks is larger than the model, which has 5"):
         tile(6, 5)
@@ -99,12 +89,6 @@ def test_what_is_no_window_is_refused_with_what_is(wrong):
     with pytest.raises(FreelunchError, match=allowed) as caught:
         parse_window(wrong)
     assert repr(wrong) in str(caught.value)
-
-
-def test_every_name_of_a_window_is_one():
-    assert {name: parse_window(name) for name in NAMES} == {
-        "matrix": None, "matrix_exact": None, "key_up": None, "attention_mlp": 1, "block": 2, "model": None,
-    }  # fmt: skip
 
 
 # --- all blocks, and single matrices ---------------------------------------------------------------------------------

@@ -77,12 +77,14 @@ def run(job: Any) -> None:
     quiet_libraries()
     # imported inside, so that the log also takes what these imports print
     with logged(Path(job.log[0])):
+        import torch
+
         from freelunch.results.stage import Stage
 
         plan = plan_of(job)
         if plan.config.execution.device != "cpu" and getattr(job.resources, "gpu", False):
             take_one()
-        _use_threads(int(job.threads))
+        torch.set_num_threads(int(job.threads))
         spec = plan.specs[job.output[0]]
         make = function_of(spec)
         stage = Stage(spec, Path.cwd(), plan.config.execution, job.params.code, plan.config.dense.max_gib)
@@ -97,9 +99,3 @@ def quiet_libraries() -> None:
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-
-
-def _use_threads(count: int) -> None:
-    import torch
-
-    torch.set_num_threads(count)

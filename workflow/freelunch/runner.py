@@ -88,28 +88,26 @@ class Runner:
     def _digest(self, spec: Spec) -> str | None:
         """Digest of a finished result; None if it is missing, or was made from other inputs than are there now."""
         if spec.manifest not in self._digests:
-            self._digests[spec.manifest] = self._look(spec)
+            self._digests[spec.manifest] = None
+            above = {str(up.folder): self._digest(up) for up in spec.upstream()}
+            path = self.root / spec.manifest
+            if None not in above.values() and path.is_file() and not self._changed(spec, path):
+                artifact = Artifact(path.parent, spec)
+                if artifact.manifest.get("inputs") == above:
+                    self._digests[spec.manifest] = artifact.digest
         return self._digests[spec.manifest]
-
-    def _look(self, spec: Spec) -> str | None:
-        above = {str(up.folder): self._digest(up) for up in spec.upstream()}
-        path = self.root / spec.manifest
-        if None in above.values() or not path.is_file() or self._changed(spec, path):
-            return None
-        artifact = Artifact(path.parent, spec)
-        return artifact.digest if artifact.manifest.get("inputs") == above else None
 
     def _changed(self, spec: Spec, manifest: Path) -> bool:
         """Whether a local source is newer than what was made of it; its key has its path alone."""
         files = [] if spec.origin is None else local_files(self.root, spec.origin)
-        newer = [file for file in files if file.exists() and file.stat().st_mtime > manifest.stat().st_mtime]
-        for file in newer:
-            if file.stat().st_mtime > time.time() + _SKEW:
+        dates = {file: file.stat().st_mtime for file in files if file.exists()}
+        for file, date in dates.items():
+            if date > max(manifest.stat().st_mtime, time.time() + _SKEW):
                 raise FreelunchError(
                     f"{file}: is dated in the future, so that all it is used for would be made again every time; "
                     "correct the clock, or `touch` the file"
                 )
-        return bool(newer)
+        return any(date > manifest.stat().st_mtime for date in dates.values())
 
 
 def _each_once(spec: Spec) -> list[Spec]:

@@ -14,7 +14,7 @@ def of(stage, value):
 
 def threads(spec):
     """Of a job; jobs that one was split into share what it would have."""
-    wanted = threads_of(spec, PLAN.config)
+    wanted = stages.threads_of(spec, PLAN.config)
     if spec.siblings == 1:
         return wanted
     return max(1, min(wanted, workflow.cores // spec.siblings))
@@ -22,7 +22,7 @@ def threads(spec):
 
 def memory(stage):
     """MB that a job asks for, by how often a cluster has tried it."""
-    return lambda wildcards, attempt: memory_of(
+    return lambda wildcards, attempt: stages.memory_of(
         SPECS[stage][wildcards.name], PLAN.config, attempt
     )
 
@@ -31,6 +31,11 @@ def evaluations(wildcards):
     """Manifests of everything whose numbers stand in the rows of a suite."""
     runs = PLAN.runs[wildcards.suite]
     return sorted({spec.manifest for run in runs for spec in run.read})
+
+
+def rows_code(wildcards):
+    """The code that makes the rows of a suite."""
+    return stages.code_of_rows(run.evaluation for run in PLAN.runs[wildcards.suite])
 
 
 def families(wildcards):
@@ -65,6 +70,6 @@ def view_code(kind):
             find(kind, wildcards.view)
         except FreelunchError as error:
             raise WorkflowError(str(error)) from None
-        return code_of_report()
+        return stages.code_of_report()
 
     return digest

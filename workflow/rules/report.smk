@@ -19,7 +19,7 @@ rule collect:
     conda:
         "../../envs/report.yaml"
     params:
-        code=code_digest(["stages.collect"]),
+        code=rows_code,
         families=families,
     message:
         "collect the rows of suite {wildcards.suite}"
@@ -64,7 +64,7 @@ rule report:
     conda:
         "../../envs/report.yaml"
     params:
-        code=code_of_report(),
+        code=stages.code_of_report(),
         suite=suite_digest,
         configs=[relpath(path) for path in workflow.overwrite_configfiles],
     message:

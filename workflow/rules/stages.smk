@@ -25,7 +25,7 @@ for stage, kind in STAGES.items():
         name:
             stage
         input:
-            of(stage, lambda spec: inputs_of(spec, EXECUTION.shards)),
+            of(stage, lambda spec: stages.inputs_of(spec, EXECUTION.shards)),
         output:
             f"results/{stage}/{{name}}/manifest.json",
         log:
@@ -41,7 +41,7 @@ for stage, kind in STAGES.items():
             gpu=of(stage, lambda spec: GPUS if spec.gpu else 0),
         params:
             # Snakemake does not see edits of imported modules: this reruns what uses them, and nothing else
-            code=of(stage, code_of),
+            code=of(stage, stages.code_of),
         message:
             f"{kind.work} {{wildcards.name}}"
         script:

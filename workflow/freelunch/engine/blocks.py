@@ -8,6 +8,7 @@ cut so is decided by trying: the halves in a row must give exactly what the bloc
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -108,14 +109,12 @@ def run_part(block: nn.Module, part: str, halves: Halves | None, hidden: Tensor,
     def stop(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         raise StopForward(inputs[0])
 
-    handle = block.get_submodule(halves.boundary).register_forward_pre_hook(stop)
     try:
-        call_block(block, hidden, call)
+        with block.get_submodule(halves.boundary).register_forward_pre_hook(stop):
+            call_block(block, hidden, call)
     except StopForward as stopped:
         state: Tensor = stopped.args[0]
         return state.reshape(hidden.shape)  # some layers flatten batch and length before their MLP
-    finally:
-        handle.remove()
     raise AssertionError("the forward pass did not reach the boundary between the halves")
 
 
@@ -130,14 +129,12 @@ def caught(block: nn.Module, matrix: str, run: Callable[[], object]) -> tuple[Te
     def stop(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         raise _Caught(inputs[0], output)
 
-    handle = block.get_submodule(matrix).register_forward_hook(stop)
     try:
-        run()
+        with block.get_submodule(matrix).register_forward_hook(stop):
+            run()
     except _Caught as stopped:
         inputs, output = stopped.args
         return inputs, output
-    finally:
-        handle.remove()
     raise AssertionError(f"the forward pass did not reach {matrix}")
 
 
@@ -164,14 +161,10 @@ def find_halves(block: nn.Module, hidden: Tensor, call: Call) -> Halves:
         first = args[0] if args else kwargs.get("hidden_states")
         children.append((name, first, output[0] if isinstance(output, tuple) else output, "attention_mask" in kwargs))
 
-    handles = [
-        child.register_forward_hook(partial(watch, name), with_kwargs=True) for name, child in block.named_children()
-    ]
-    try:
+    with ExitStack() as hooks:
+        for name, child in block.named_children():
+            hooks.enter_context(child.register_forward_hook(partial(watch, name), with_kwargs=True))
         whole = call_block(block, hidden, call)
-    finally:
-        for handle in handles:
-            handle.remove()
 
     refused = f"{type(block).__name__}: cannot be cut into attention and MLP halves; use window: block"
     at = next((index for index, (*_, masked) in enumerate(children) if masked), None)

@@ -26,9 +26,10 @@ def choose(name: str) -> torch.device:
         FreelunchError: an accelerator was asked for and torch sees none.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise FreelunchError("execution.device: cuda, but torch sees no accelerator; use auto or cpu")
+    torch.backends.cudnn.allow_tf32 = False  # convolutions in float32 are float32, as products are
     return torch.device(name)
 
 

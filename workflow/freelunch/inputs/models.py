@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from freelunch.errors import FreelunchError, first_line, suggest
 from freelunch.plan.config import Random
 from freelunch.plan.facts import Facts
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
@@ -252,3 +256,37 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise FreelunchError(f"{path}: is not a JSON object")
     return raw
+
+
+def train_bpe(texts: Iterable[str], size: int) -> Any:
+    """A tokenizer of ``size`` entries: one that ends a text, the 256 bytes, and the most frequent pairs, joined.
+
+    Words are split as for GPT-2. The same texts give the same tokenizer.
+
+    Raises:
+        FreelunchError: the texts have fewer pairs.
+    """
+    from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
+    from tokenizers.models import BPE
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, special_tokens=[END], initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )  # fmt: skip
+    tokenizer.train_from_iterator(texts, trainer)
+    found = tokenizer.get_vocab_size()
+    if found != size:
+        raise FreelunchError(f"the text gives {found} tokens, {size} were asked for; use fewer, or more documents")
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END)
+
+
+def token_bytes(tokenizer: Any) -> Tensor:
+    """Bytes of text that each entry of a byte-level tokenizer stands for, ``[vocabulary]``."""
+    import torch
+
+    # the alphabet of such a tokenizer has one character for every byte
+    return torch.tensor([len(token) for token, _ in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])])

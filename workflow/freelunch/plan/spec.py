@@ -136,6 +136,9 @@ class Spec(Section):
 class MeasuredSpec(Spec):
     """A stage that measures a network: what a run of a suite asks for."""
 
+    rows: ClassVar[str]
+    """``module:function`` of the package: the rows of a suite that its numbers become, from suite, spec and root."""
+
     @property
     def model(self) -> str:
         """Name of the dense network underneath, as rows have it."""

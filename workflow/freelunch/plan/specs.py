@@ -523,6 +523,7 @@ class EvaluationSpec(MeasuredSpec):
     work: ClassVar[str] = "evaluate"
     minutes: ClassVar[int] = 480
     computes: ClassVar[bool] = True
+    rows: ClassVar[str] = "stages.collect:rows_of"
     subject: ModelSpec | OverlaySpec
     data: tuple[DataSpec | QuestionsSpec, ...]
     tasks: tuple[EvaluationTask, ...]

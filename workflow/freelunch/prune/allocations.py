@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from freelunch.prune.matrix import Matrices, Matrix
 
 _TOLERANCE = 0.0005
-"""How far the mean of given sparsities may be from the pattern's: what rounding to tenths of a percent can bring
-about.
-"""
+"""How far the mean of given sparsities may be from the pattern's: they may be rounded to tenths of a percent."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +41,8 @@ class Allocation:
 
 
 ALLOCATIONS: Methods[Allocation] = Methods("allocation")
-
-
-def parse_allocation(text: object) -> Allocation:
-    """The allocation that a text such as ``uniform`` or ``owl(lambda=0.08)`` stands for."""
-    return ALLOCATIONS.parse(text)
+parse_allocation = ALLOCATIONS.parse
+"""The allocation that a text such as ``uniform`` or ``owl(lambda=0.08)`` stands for."""
 
 
 @ALLOCATIONS.register("uniform")

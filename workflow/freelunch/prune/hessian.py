@@ -159,19 +159,12 @@ def _invert_lower(lower: Tensor) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Second moments of the outputs of a layer over calibration data, before and after pruning.
+    """Second moments of the outputs of a layer over calibration data, before and after pruning."""
 
-    Attributes:
-        dense: ``[channels]`` float64, biased variances of the dense outputs.
-        sparse: ``[channels]`` float64, those of the pruned outputs, for the same inputs.
-        covariance: ``[channels]`` float64, between the two.
-        samples: number of outputs of each channel: tokens, or images times positions.
-    """
-
-    dense: Tensor
-    sparse: Tensor
-    covariance: Tensor
-    samples: int
+    dense: Tensor  # [channels] float64, biased variances of the dense outputs
+    sparse: Tensor  # [channels] float64, those of the pruned outputs, for the same inputs
+    covariance: Tensor  # [channels] float64, between the two
+    samples: int  # outputs of each channel: tokens, or images times positions
 
     @property
     def varying(self) -> Tensor:

@@ -15,21 +15,14 @@ _ROUNDING = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """Statistics of the inputs ``x`` of one matrix.
-
-    Attributes:
-        tokens: number of input vectors seen.
-        sums: ``[columns]`` float64, the sum over tokens of each input.
-        squared_norms: ``[columns]`` float64, the sum over tokens of each input's square, ``||X_j||^2``.
-        gram: ``[columns, columns]`` float32, ``X^T X``, where it was asked for.
-        factors: of its inverse, by damping; see ``hessian.inverse_factor``.
-    """
+    """Statistics of the inputs ``x`` of one matrix, over ``tokens`` input vectors."""
 
     tokens: int
-    sums: Tensor
-    squared_norms: Tensor
-    gram: Tensor | None = None
+    sums: Tensor  # [columns] float64
+    squared_norms: Tensor  # [columns] float64, the sum of each input's square, ||X_j||^2
+    gram: Tensor | None = None  # [columns, columns] float32, X^T X, where it was asked for
     factors: dict[float, Tensor] = field(default_factory=dict, init=False, repr=False)
+    """Of the inverse of ``gram``, by damping; see ``hessian.inverse_factor``."""
 
     @property
     def means(self) -> Tensor:
@@ -47,21 +40,13 @@ class Statistics:
 
 @dataclass(frozen=True, eq=False)
 class Matrix:
-    """A linear layer ``y = W x + b``.
-
-    Attributes:
-        name: full name of the layer.
-        weight: ``[rows = outputs, columns = inputs]`` float32, dense.
-        inputs: statistics of ``x``.
-        bias: ``[rows]`` float32, if the layer has one.
-        seed: of the run.
-    """
+    """A linear layer ``y = W x + b`` by its full name, and the statistics of ``x``."""
 
     name: str
-    weight: Tensor
+    weight: Tensor  # [rows = outputs, columns = inputs] float32, dense
     inputs: Statistics
-    bias: Tensor | None = None
-    seed: int = 0
+    bias: Tensor | None = None  # [rows] float32, if the layer has one
+    seed: int = 0  # of the run
 
     def generator(self) -> Generator:
         """Random numbers of this matrix."""
@@ -70,31 +55,19 @@ class Matrix:
 
 @dataclass(frozen=True, eq=False)
 class Pruned:
-    """A pruned matrix.
+    """A pruned matrix."""
 
-    Attributes:
-        mask: ``[rows, columns]``, True = kept.
-        weight: ``[rows, columns]`` float32; what it holds where pruned does not matter.
-        bias: ``[rows]`` float32, if the layer has one by now.
-    """
-
-    mask: Tensor
-    weight: Tensor
-    bias: Tensor | None
+    mask: Tensor  # [rows, columns], True = kept
+    weight: Tensor  # [rows, columns] float32; what it holds where pruned does not matter
+    bias: Tensor | None  # [rows] float32, if the layer has one by now
 
 
 @dataclass(frozen=True)
 class Matrices:
-    """All prunable matrices of a network, each loaded when it is looked at.
+    """All prunable matrices of a network, each loaded when it is looked at."""
 
-    Attributes:
-        shapes: shape of every weight by name, in the order of the network.
-        blocks: index of the block that each lies in.
-        load: gives one.
-    """
-
-    shapes: dict[str, tuple[int, ...]]
-    blocks: dict[str, int]
+    shapes: dict[str, tuple[int, ...]]  # of every weight by name, in the order of the network
+    blocks: dict[str, int]  # index of the block that each lies in
     load: Callable[[str], Matrix]
 
     @property

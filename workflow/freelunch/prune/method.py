@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from freelunch.errors import FreelunchError, naming
-from freelunch.prune.allocations import Allocation, parse_allocation
-from freelunch.prune.criteria import Criterion, parse_criterion
+from freelunch.prune.allocations import ALLOCATIONS, Allocation, parse_allocation
+from freelunch.prune.criteria import CRITERIA, Criterion, parse_criterion
 from freelunch.prune.methods import describe
 from freelunch.prune.patterns import Pattern, Structured, parse_pattern
 from freelunch.prune.refinements import Refinement, describe_refinements, parse_refinements
@@ -79,19 +79,12 @@ def parse_method(criterion: str, pattern: str, allocation: str, refinement: str)
     )
 
 
-def canonical_criterion(text: object) -> str:
-    """The one way a criterion is written in specs and rows."""
-    return describe(parse_criterion(text))
+canonical_criterion, canonical_allocation = CRITERIA.canonical, ALLOCATIONS.canonical
 
 
 def canonical_pattern(text: object) -> str:
     """The one way a pattern is written in specs and rows."""
     return str(parse_pattern(text))
-
-
-def canonical_allocation(text: object) -> str:
-    """The one way an allocation is written in specs and rows."""
-    return describe(parse_allocation(text))
 
 
 def canonical_refinement(text: object) -> str:

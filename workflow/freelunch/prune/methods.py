@@ -23,13 +23,10 @@ M = TypeVar("M")
 
 
 class Methods(Generic[M]):
-    """The methods of one kind, such as criteria; classes enter it by :meth:`register`.
+    """The methods of one kind (what messages call it); classes enter by :meth:`register`.
 
-    Args:
-        kind: what one of them is called in messages.
-        folder: has a module per method, of its name, which is imported when the method is asked for. So the hash of
-            code counts only those that a spec uses.
-        package: full name of that folder.
+    A ``folder``, of the full name ``package``, has a module per method, of its name, which is imported when the method
+    is asked for: the hash of code counts only those that a spec uses.
     """
 
     def __init__(self, kind: str, folder: Path | None = None, package: str = "") -> None:
@@ -70,6 +67,10 @@ class Methods(Generic[M]):
             return method(**_settings(name, method, settings))
         except FreelunchError as error:
             raise FreelunchError(f"{self._kind} {text!r}: {error}") from None
+
+    def canonical(self, text: object) -> str:
+        """The one way a method is written in specs and rows."""
+        return describe(self.parse(text))
 
     def parse_joined(self, text: str) -> tuple[M, ...]:
         """The methods of a text such as ``dsnot + admm(rho=2)``, in order."""

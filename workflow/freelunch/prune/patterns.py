@@ -84,10 +84,7 @@ class Unstructured:
 
 @dataclass(frozen=True)
 class NM:
-    """Keep the ``keep`` highest scores of every ``of`` consecutive inputs (2:4 keeps 2 of 4).
-
-    An allocation may give matrices other values of ``keep``; ``of`` stays.
-    """
+    """Keep ``keep`` of every ``of`` consecutive inputs; an allocation may give matrices other values of ``keep``."""
 
     keep: int
     of: int
@@ -141,9 +138,8 @@ class NM:
 
 @dataclass(frozen=True)
 class Structured:
-    """Prune a fraction of the attention heads and of the MLP channels of every block (``group="block"``).
-
-    With ``group="model"`` the fraction is one of their weights over the whole model, and blocks may lose more or less.
+    """Prune a fraction of the heads and of the MLP channels of every block; or, with ``group="model"``, of their
+    weights over the whole model, of which blocks may lose more or less.
     """
 
     sparsity: float

@@ -17,7 +17,7 @@ from freelunch.prune.criteria import Criterion
 from freelunch.prune.matrix import Matrices, Matrix, Pruned, finite
 from freelunch.prune.patterns import NM, Structured, Unstructured
 from freelunch.prune.selection import count_lowest
-from freelunch.prune.structured import Heads, Structure, find_units, keep_in_model
+from freelunch.prune.structured import Heads, Units, find_units, keep_highest, keep_in_model
 
 if TYPE_CHECKING:
     from freelunch.prune.method import Method
@@ -41,32 +41,46 @@ class Pruner:
         self, method: Method, matrices: Matrices, leaders: Mapping[int, Mapping[str, str]], heads: Heads
     ) -> None:
         self._method, self._names = method, {block: list(inside) for block, inside in leaders.items()}
+        self._shapes = matrices.shapes
         self._counts: dict[str, int] = {}
-        self._structure: Structure | None = None
-        pattern = method.pattern
+        """Weights that each matrix loses; of structured patterns, units that go, by the matrix that reads them."""
+        self._units: dict[int, list[Units]] = {}
+        self._kept: dict[str, Tensor] = {}
+        """Which units stay, where that is found over the whole network."""
         with torch.no_grad():
-            if not isinstance(pattern, Structured):
-                self._counts = allocate(method.criterion, pattern, method.allocation, matrices)
-                return
-            self._structure = self._structured(pattern, matrices, leaders, heads)
+            if isinstance(method.pattern, Structured):
+                self._units = {block: find_units(inside, self._shapes, heads) for block, inside in leaders.items()}
+                self._allocate_units(method.pattern, matrices)
+            else:
+                self._counts = allocate(method.criterion, method.pattern, method.allocation, matrices)
 
-    def _structured(
-        self, pattern: Structured, matrices: Matrices, leaders: Mapping[int, Mapping[str, str]], heads: Heads
-    ) -> Structure:
-        criterion, shapes = self._method.criterion, matrices.shapes
-        units = {block: find_units(inside, shapes, heads) for block, inside in leaders.items()}
+    def _allocate_units(self, pattern: Structured, matrices: Matrices) -> None:
         if pattern.group == "model":
-            flat = [each for block in units.values() for each in block]
-            scores = [each.standardised(criterion.scores(matrices.load(each.consumer))).cpu() for each in flat]
-            return Structure(criterion, units, shapes, {}, keep_in_model(flat, scores, shapes, pattern.sparsity))
-        targets = self._method.allocation.targets(matrices, pattern.sparsity * sum(matrices.sizes.values()))
-        dropped: dict[str, int] = {}
-        for kind in zip(*units.values(), strict=True):  # the heads of all blocks, then the channels of all
-            sizes = {each.consumer: each.count for each in kind}
-            wanted = {name: targets[name] / matrices.sizes[name] * count for name, count in sizes.items()}
-            total = sum(pattern.pruned(count) for count in sizes.values())
-            dropped |= apportion(wanted, sizes, total, dict.fromkeys(sizes, 1), keep=True)
-        return Structure(criterion, units, shapes, dropped, {})
+            units = [each for block in self._units.values() for each in block]
+            scores = [each.standardised(self._scores(matrices.load(each.consumer))).cpu() for each in units]
+            self._kept = keep_in_model(units, scores, self._shapes, pattern.sparsity)
+            return
+        sizes = matrices.sizes
+        targets = self._method.allocation.targets(matrices, pattern.sparsity * sum(sizes.values()))
+        for kind in zip(*self._units.values(), strict=True):  # the heads of all blocks, then the channels of all
+            counts = {each.consumer: each.count for each in kind}
+            wanted = {name: targets[name] / sizes[name] * count for name, count in counts.items()}
+            total = sum(pattern.pruned(count) for count in counts.values())
+            self._counts |= apportion(wanted, counts, total, dict.fromkeys(counts, 1), keep=True)
+
+    def _scores(self, matrix: Matrix) -> Tensor:
+        return self._method.criterion.scores(matrix)
+
+    def _structured_masks(self, block: int, load: Load) -> dict[str, Tensor]:
+        """Boolean masks of all matrices of a block whose heads and channels are pruned."""
+        masks: dict[str, Tensor] = {}
+        for units in self._units.get(block, ()):
+            kept = self._kept.get(units.consumer)
+            if kept is None:
+                scores = units.scores(self._scores(load(units.consumer))).cpu()
+                kept = keep_highest(scores, self._counts[units.consumer])
+            masks |= units.masks(kept, self._shapes)
+        return masks
 
     @torch.no_grad()
     def block(self, index: int, load: Load) -> Iterator[tuple[Matrix, Pruned]]:
@@ -75,7 +89,7 @@ class Pruner:
         Raises:
             FreelunchError: weights or scores are not finite, or a mask came out wrong; names the matrix.
         """
-        masks = self._structure.masks(index, load) if self._structure is not None else {}
+        masks = self._structured_masks(index, load)
         for name in self._names[index]:
             matrix = load(name)
             if not finite(matrix.weight):
@@ -90,11 +104,7 @@ class Pruner:
 def allocate(
     criterion: Criterion, pattern: Unstructured | NM, allocation: Allocation, matrices: Matrices
 ) -> dict[str, int]:
-    """Weights that each matrix loses: in all exactly what the pattern asks for (mixed N:M: as near as N allows).
-
-    Raises:
-        FreelunchError: the pattern does not fit a matrix; names it.
-    """
+    """Weights that each matrix loses: in all exactly what the pattern asks for (mixed N:M: as near as N allows)."""
     for name, shape in matrices.shapes.items():
         pattern.check(shape[0], shape[1], name)
     sizes = matrices.sizes
@@ -107,18 +117,14 @@ def allocate(
 
 @torch.no_grad()
 def prune_matrix(method: Method, matrix: Matrix, pruned: int) -> Pruned:
-    """Prune ``pruned`` weights of a matrix, and refine what is left.
-
-    Raises:
-        FreelunchError: the pattern does not fit, scores are not finite, or the mask came out wrong; names the matrix.
-    """
+    """Prune ``pruned`` weights of a matrix, and refine what is left; failures name the matrix."""
     assert not isinstance(method.pattern, Structured)
     rows, columns = matrix.weight.shape
     method.pattern.check(rows, columns, matrix.name)
     mask, weight = method.criterion.prune(matrix, method.pattern, pruned)
-    found = refined(method, matrix, Pruned(mask, weight, matrix.bias))
-    check_mask(matrix.name, found.mask, method.pattern, pruned)
-    return found
+    result = refined(method, matrix, Pruned(mask, weight, matrix.bias))
+    check_mask(matrix.name, result.mask, method.pattern, pruned)
+    return result
 
 
 def refined(method: Method, matrix: Matrix, pruned: Pruned) -> Pruned:
@@ -134,17 +140,5 @@ def refined(method: Method, matrix: Matrix, pruned: Pruned) -> Pruned:
 def check_mask(name: str, mask: Tensor, pattern: Unstructured | NM, pruned: int) -> None:
     """Raise unless a mask prunes exactly so many weights, spread as its pattern says."""
     if not pattern.fits(mask, pruned):
-        found = mask.numel() - int(mask.sum())
-        raise FreelunchError(f"{name}: {found} weights pruned, {pruned} wanted, spread as {pattern} says")
-
-
-def relative_error(matrix: Matrix, pruned: Pruned) -> float:
-    """``||X (W - V)^T||^2 / ||X W^T||^2`` of a pruned matrix ``V``, from the Gram matrix of the inputs.
-
-    A change of the bias is left out.
-    """
-    gram = matrix.inputs.gram
-    assert gram is not None
-    lost = matrix.weight - pruned.weight * pruned.mask
-    errors, outputs = ((((each @ gram.to(each)) * each).sum()).double() for each in (lost, matrix.weight))
-    return float(errors / outputs) if float(outputs) > 0 else 0.0
+        lost = mask.numel() - int(mask.sum())
+        raise FreelunchError(f"{name}: {lost} weights pruned, {pruned} wanted, spread as {pattern} says")

@@ -37,11 +37,8 @@ def dropped(mask: Tensor) -> Tensor:
 def count_lowest(scores: Callable[[], Iterable[tuple[str, Tensor]]], count: int) -> dict[str, int]:
     """How many of the ``count`` lowest scores lie in each tensor; among equal scores, earlier tensors lose first.
 
-    The scores are never held together: a histogram of their upper 16 bits finds the bin of the threshold, one of the
-    lower 16 bits within it the threshold itself.
-
-    Args:
-        scores: gives all tensors by name, twice.
+    ``scores`` gives all tensors by name, twice, and they are never held together: a histogram of their upper 16 bits
+    finds the bin of the threshold, one of the lower 16 bits within it the threshold itself.
     """
     upper = torch.zeros(_BINS, dtype=torch.long)
     for _, tensor in scores():

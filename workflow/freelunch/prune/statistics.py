@@ -33,10 +33,7 @@ class Collector:
     def __init__(self, matrices: dict[str, nn.Linear], gram: bool = False) -> None:
         self._matrices, self._with_gram = matrices, gram
         self._leader: dict[str, str] = {}
-        self._sums: dict[str, Tensor] = {}
-        self._squares: dict[str, Tensor] = {}
-        self._grams: dict[str, Tensor] = {}
-        self._tokens: dict[str, int] = {}
+        self._shared: dict[str, Statistics] = {}
         self._seen: list[tuple[Tensor, str]] = []
 
     @contextmanager
@@ -53,10 +50,8 @@ class Collector:
     def results(self) -> dict[str, Statistics]:
         """Statistics by matrix, in the order of their calls; matrices with a common input share them."""
         shared = {
-            name: Statistics(
-                self._tokens[name], self._sums[name].cpu(), self._squares[name].cpu(), self._grams.get(name)
-            )
-            for name in self._sums
+            name: Statistics(each.tokens, each.sums.cpu(), each.squared_norms.cpu(), each.gram)
+            for name, each in self._shared.items()
         }
         return {name: shared[leader] for name, leader in self._leader.items()}
 
@@ -83,15 +78,19 @@ class Collector:
     def _add(self, name: str, inputs: Tensor) -> None:
         rows = inputs.detach().reshape(-1, inputs.shape[-1]).float()
         exact = rows.double()  # a variance is a small difference of large sums
-        for sums, values in ((self._sums, exact), (self._squares, exact.square())):
-            total = values.sum(0)
-            sums[name] = sums[name] + total if name in sums else total
-        self._tokens[name] = self._tokens.get(name, 0) + rows.shape[0]
-        if self._with_gram:
-            if name not in self._grams:
-                device = rows.device if _fits(rows.shape[1], rows.device) else torch.device("cpu")
-                self._grams[name] = torch.zeros(rows.shape[1], rows.shape[1], device=device)
-            add_gram(self._grams[name], rows)
+        tokens, sums, squares = rows.shape[0], exact.sum(0), exact.square().sum(0)
+        if before := self._shared.get(name):
+            tokens, sums, squares = before.tokens + tokens, before.sums + sums, before.squared_norms + squares
+            gram = before.gram
+        else:
+            gram = self._room(rows.shape[1], rows.device) if self._with_gram else None
+        if gram is not None:
+            add_gram(gram, rows)
+        self._shared[name] = Statistics(tokens, sums, squares, gram)
+
+    @staticmethod
+    def _room(columns: int, device: torch.device) -> Tensor:
+        return torch.zeros(columns, columns, device=device if _fits(columns, device) else "cpu")
 
 
 def on_device(gram: Tensor, device: torch.device) -> Tensor:

@@ -7,20 +7,18 @@ share one input (q, k, v), one that reads what became of their outputs (o), and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from freelunch.errors import FreelunchError
-from freelunch.prune.criteria import Criterion
-from freelunch.prune.matrix import Matrix
 
 
 @dataclass(frozen=True)
 class Heads:
-    """Shape of an attention: what tells its heads apart."""
+    """Numbers of query heads and of key-value heads of an attention, and their width."""
 
     query: int
     key_value: int
@@ -32,8 +30,7 @@ class Units:
     """The units of one kind in one block.
 
     Attributes:
-        kind: ``heads`` or ``channels``.
-        count: how many there are.
+        kind: ``heads`` or ``channels``; ``count`` of them.
         width: columns of the consumer, and rows of a producer, that one takes.
         consumer: the matrix that reads them.
         producers: the matrices that make them, each with the number of units that share its rows: with grouped
@@ -60,11 +57,11 @@ class Units:
     def masks(self, kept: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
         """Boolean masks of all its matrices from ``kept`` ``[count]``."""
         columns = kept.repeat_interleave(self.width)
-        found = {self.consumer: columns.expand(shapes[self.consumer]).clone()}
+        masks = {self.consumer: columns.expand(shapes[self.consumer]).clone()}
         for name, group in self.producers.items():
             rows = kept.reshape(-1, group).any(1).repeat_interleave(self.width)
-            found[name] = rows.unsqueeze(1).expand(shapes[name]).clone()
-        return found
+            masks[name] = rows.unsqueeze(1).expand(shapes[name]).clone()
+        return masks
 
     def costs(self, rank: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> Tensor:
         """Weights that become zero with each unit ``[count]``, if units go in the order of ``rank``.
@@ -73,12 +70,12 @@ class Units:
         """
         alone = [name for name, group in self.producers.items() if group == 1]
         own = self.width * (shapes[self.consumer][0] + sum(shapes[name][1] for name in alone))
-        found = torch.full((self.count,), float(own), dtype=torch.float64)
+        costs = torch.full((self.count,), float(own), dtype=torch.float64)
         for name, group in self.producers.items():
             if group > 1:
                 last = rank.reshape(-1, group).argmax(1) + torch.arange(0, self.count, group)
-                found[last] += self.width * shapes[name][1]
-        return found
+                costs[last] += self.width * shapes[name][1]
+        return costs
 
 
 def grouped(leaders: Mapping[str, str]) -> list[list[str]]:
@@ -117,35 +114,6 @@ def find_units(leaders: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]
     ]
 
 
-class Structure:
-    """Which heads and channels of a network stay.
-
-    Args:
-        units: of every block.
-        shapes: of all matrices.
-        dropped: how many units go, by the matrix that reads them; where that is given, each block is looked at alone.
-        kept: which units stay, where that was found over the whole network.
-    """
-
-    def __init__(
-        self, criterion: Criterion, units: Mapping[int, list[Units]], shapes: Mapping[str, tuple[int, ...]],
-        dropped: Mapping[str, int], kept: Mapping[str, Tensor],
-    ) -> None:  # fmt: skip
-        self._criterion, self._units, self._shapes = criterion, units, shapes
-        self._dropped, self._kept = dropped, kept
-
-    def masks(self, block: int, load: Callable[[str], Matrix]) -> dict[str, Tensor]:
-        """Boolean masks of all matrices of a block, whose inputs ``load`` knows."""
-        found: dict[str, Tensor] = {}
-        for each in self._units[block]:
-            kept = self._kept.get(each.consumer)
-            if kept is None:
-                scores = each.scores(self._criterion.scores(load(each.consumer))).cpu()
-                kept = keep_highest(scores, self._dropped[each.consumer])
-            found |= each.masks(kept, self._shapes)
-        return found
-
-
 def keep_highest(scores: Tensor, dropped: int) -> Tensor:
     """Which units stay: all but the ``dropped`` with the lowest scores, ties by position."""
     kept = torch.ones_like(scores, dtype=torch.bool)
@@ -162,7 +130,9 @@ def keep_in_model(
     (FLAP, An et al. 2023, arXiv 2312.11983). The last unit of a kind in a block is never dropped.
     """
     lengths = [each.count for each in units]
-    flat = torch.cat([_with_last(each.double()) for each in scores])
+    # the last of each is out of reach
+    reachable = [each.double().index_fill(0, each.argmax(), torch.inf) for each in scores]
+    flat = torch.cat(reachable)
     order = flat.sort(stable=True).indices
     rank = torch.empty_like(order)
     rank[order] = torch.arange(len(order))
@@ -171,13 +141,6 @@ def keep_in_model(
     dropped = int((removed - sparsity * weights.sum()).abs().argmin())
     kept = (rank >= dropped) | flat.isinf()
     return {each.consumer: found for each, found in zip(units, kept.split(lengths), strict=True)}
-
-
-def _with_last(scores: Tensor) -> Tensor:
-    """Scores whose highest is out of reach."""
-    found = scores.clone()
-    found[scores.argmax()] = torch.inf
-    return found
 
 
 def _listed(parts: list[list[str]]) -> str:

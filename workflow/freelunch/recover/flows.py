@@ -14,6 +14,7 @@ single matrices (``OfficialMatrix``).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -45,8 +46,8 @@ class DenseFlow:
         self, states: dict[str, States], student: Network, embedded: dict[str, Tensor],
         windows: Sequence[Window], batch: int, folder: Path,
     ) -> None:  # fmt: skip
-        self.states, self.student, self.batch, self.folder = states, student, batch, folder
-        self.windows = windows
+        self.states, self.student, self.embedded, self.windows = states, student, embedded, windows
+        self.batch, self.folder = batch, folder
         self._halves: dict[int, Halves] = {}
         self.dense = states["calibration"].network
         self.sparse = {split: States(student, {0: hidden}, batch, folder) for split, hidden in embedded.items()}
@@ -148,12 +149,9 @@ class OfficialMatrix(DenseFlow):
     ``propagate_sparse_activations_reconstruct: false``; not known is with which flags the paper's numbers were made.
     """
 
-    def __init__(
-        self, states: dict[str, States], student: Network, embedded: dict[str, Tensor],
-        windows: Sequence[Window], batch: int, folder: Path,
-    ) -> None:  # fmt: skip
-        super().__init__(states, student, embedded, windows, batch, folder)
-        self._streams = dict(embedded)
+    @cached_property
+    def _streams(self) -> dict[str, Tensor]:
+        return dict(self.embedded)
 
     def pair(self, split: str, window: Window) -> tuple[Tensor, Tensor]:
         index, matrix, stream = window.blocks[0], window.matrices[0], self._streams[split]

@@ -31,16 +31,14 @@ from freelunch.recover.losses import LOSSES
 from freelunch.recover.parametrizations import parse_parametrization
 from freelunch.recover.schedule import VALIDATION_TOKENS
 from freelunch.recover.trainable import MaskOf, Trainable
-from freelunch.recover.training import Fit, Trained, Trainer, compiled
+from freelunch.recover.training import Fit, Objective, Trained, Trainer, compiled
 from freelunch.recover.windows import Window
 
 if TYPE_CHECKING:
     from freelunch.plan.specs import Training
 
 DAMPING = 1e-6
-"""Share of the mean diagonal that is added to it in closed form: no more than what float32 needs to factorise most Gram
-matrices.
-"""
+"""Share of the mean diagonal that is added to it: no more than float32 needs to factorise most Gram matrices."""
 
 
 def reconstruct_window(
@@ -96,7 +94,7 @@ def _inside(window: Window, index: int, block: nn.Module, halves: dict[int, Halv
     return set(part_parameters(block, window.part(index), halves.get(index)))
 
 
-class _Matching:
+class _Matching(Objective):
     """The distance of what a window gives from its target."""
 
     def __init__(
@@ -105,15 +103,10 @@ class _Matching:
     ) -> None:  # fmt: skip
         if training.loss not in LOSSES:
             raise FreelunchError(f"{training.loss} is no loss of states")
+        super().__init__({split: inputs for split, (inputs, _) in pairs.items()}, VALIDATION_TOKENS["reconstruct"])
         self._network, self._window, self._blocks, self._halves = network, window, blocks, halves
         self._pairs, self._loss = pairs, LOSSES[training.loss]
         self._uploads = Uploads(network.copies)
-
-    def count(self, split: str) -> int:
-        return len(self._pairs[split][0])
-
-    def validation_batch(self) -> int:
-        return max(1, VALIDATION_TOKENS["reconstruct"] // self._pairs["validation"][0].shape[1])
 
     def load(self, split: str, rows: Tensor) -> tuple[Sent, Sent]:
         # in float32: autocast rounds what enters a product, but the residual stream keeps its precision

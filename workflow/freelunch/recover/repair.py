@@ -10,9 +10,8 @@ the dense and the pruned output. Where it keeps an error of ``v_dense,c (1 - rho
 solved for, the least-squares scale is about 1, and matching makes the error of the layer *larger*; what it keeps is how
 loud the layer is.
 
-A mean shift is not repaired: refinement ``bias`` does that, and it should follow the scales. Here the mean ``U mu`` of
-an output is scaled with the rest, and a bias that was fitted to the pruned weights before is off by
-``(gamma_c - 1) u_c mu``.
+A mean shift is not repaired: refinement ``bias`` does that, and should follow the scales. Here the mean ``U mu`` of an
+output is scaled too, and a bias that was fitted to the pruned weights before is off by ``(gamma_c - 1) u_c mu``.
 """
 
 from __future__ import annotations

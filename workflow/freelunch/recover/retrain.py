@@ -25,7 +25,7 @@ from freelunch.errors import FreelunchError, naming
 from freelunch.recover import losses
 from freelunch.recover.schedule import VALIDATION_TOKENS
 from freelunch.recover.trainable import MaskOf, Trainable
-from freelunch.recover.training import Keeper, Trained, Trainer, compiled
+from freelunch.recover.training import Keeper, Objective, Trained, Trainer, compiled
 
 if TYPE_CHECKING:
     from freelunch.plan.specs import Training
@@ -69,22 +69,17 @@ def retrain(
         return Trainer(trainable, objective, training, WHERE, 0, keeper).train()
 
 
-class _Predicting:
+class _Predicting(Objective):
     """How badly the network predicts the next token."""
 
     def __init__(
         self, network: Network, blocks: list[nn.Module], embed: Callable[[Tensor], Tensor],
         head: Callable[[Tensor], Tensor], tokens: Mapping[str, Tensor], dense: Mapping[str, Tensor], recompute: bool,
     ) -> None:  # fmt: skip
+        super().__init__(tokens, VALIDATION_TOKENS["retrain"])
         self._network, self._blocks, self._embed, self._head = network, blocks, embed, head
         self._tokens, self._dense, self._recompute = tokens, dense, recompute
         self._uploads = Uploads(network.copies)
-
-    def count(self, split: str) -> int:
-        return len(self._tokens[split])
-
-    def validation_batch(self) -> int:
-        return max(1, VALIDATION_TOKENS["retrain"] // self._tokens["validation"].shape[1])
 
     def load(self, split: str, rows: Tensor) -> tuple[Sent, Sent | None]:
         tokens = self._uploads.send(self._tokens[split], rows, torch.long)
@@ -140,17 +135,12 @@ def pretrain(
     return Trainer(trainable, objective, training, where, 0, keeper, weight_decay).train()
 
 
-class _NextToken:
+class _NextToken(Objective):
     """How badly a model predicts the next token."""
 
     def __init__(self, model: Any, tokens: Mapping[str, Tensor], products: torch.dtype) -> None:
+        super().__init__(tokens, VALIDATION_TOKENS["pretrain"])
         self._model, self._tokens, self._products = model, tokens, products
-
-    def count(self, split: str) -> int:
-        return len(self._tokens[split])
-
-    def validation_batch(self) -> int:
-        return max(1, VALIDATION_TOKENS["pretrain"] // self._tokens["validation"].shape[1])
 
     def load(self, split: str, rows: Tensor) -> Tensor:
         return self._tokens[split][rows].to(self._model.device).long()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from freelunch.plan.specs import Training
 
 MaskOf = Callable[[str], Tensor | None]
+"""Boolean mask of a tensor, True = kept, by its full name; None if it is not pruned."""
 
 
 class _LowRankWeight(nn.Module):
@@ -49,13 +50,11 @@ class Trainable:
 
     Args:
         blocks: full name, module and the names of the parameters inside of the window, for every block.
-        mask_of: boolean mask of a tensor, True = kept, by its full name; None if it is not pruned.
-        training: which parameters are trained, and how.
         dtype: of the model.
 
     Attributes:
         parameters: what the optimiser sees: trained tensors by full name, and the factors of low-rank weights.
-        masks: masks of the trained matrices by full name.
+        masks: of the trained matrices by full name.
 
     Raises:
         FreelunchError: there is nothing to train.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -29,34 +29,24 @@ if TYPE_CHECKING:
 
 MOMENTUM = 0.9
 _VARIANTS = 32
-"""Of a compiled module: training batches and validation batches, the last of either, with gradients of its input or
-without.
-"""
+"""Of a compiled module: batches of training and validation, the last of either, with gradients of its input or not."""
 State = tuple[dict[str, Tensor], dict[str, Any]]
 """All that an interrupted training goes on from, as tensors and as JSON."""
 
 
 @dataclass
 class Fit:
-    """How a training went, and the best state it saw.
+    """How a training went, and the best state it saw."""
 
-    Attributes:
-        best: the best state, merged; ``adapters``, the low-rank factors that it was merged from.
-        losses: validation loss at ``steps``; step 0 is before training.
-        rate: peak learning rate, and ``tried``, the losses of others after short trials.
-        unmerged: validation loss at the last step as training computed it, where that is not what is saved.
-        sequences: passes over single sequences, and ``searched``, those of short trials.
-    """
-
-    rate: float
-    steps: list[int] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
-    best: dict[str, Tensor] = field(default_factory=dict)
-    adapters: dict[str, Tensor] = field(default_factory=dict)
-    unmerged: float | None = None
-    tried: dict[float, float] = field(default_factory=dict)
-    sequences: int = 0
-    searched: int = 0
+    rate: float  # at its peak
+    steps: list[int] = field(default_factory=list)  # of validations; step 0 is before training
+    losses: list[float] = field(default_factory=list)  # at these steps
+    best: dict[str, Tensor] = field(default_factory=dict)  # the best state, merged
+    adapters: dict[str, Tensor] = field(default_factory=dict)  # the low-rank factors that it was merged from
+    unmerged: float | None = None  # loss at the last step as training computed it, where that is not what is saved
+    tried: dict[float, float] = field(default_factory=dict)  # losses of rates after short trials
+    sequences: int = 0  # passes over single sequences
+    searched: int = 0  # those of short trials
     seconds: float = 0.0
 
     @property
@@ -74,9 +64,7 @@ class Fit:
         kept = ("rate", "unmerged", "sequences", "searched", "steps", "losses")
         return tensors, {"step": step, "tried": list(self.tried.items()), **{key: getattr(self, key) for key in kept}}
 
-    def restore(
-        self, state: State, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
-    ) -> int:  # fmt: skip
+    def restore(self, state: State, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> int:
         """Go back to a :meth:`state`; its step."""
         tensors, about = state
         self.unmerged, self.sequences, self.searched = about["unmerged"], about["sequences"], about["searched"]
@@ -96,16 +84,11 @@ class Fit:
 
 @dataclass(frozen=True)
 class Trained:
-    """The best state of what was trained, and how that went.
+    """The best state of what was trained, and how that went."""
 
-    Attributes:
-        tensors: trained tensors by full name, in the model's dtype, zero where pruned.
-        trained: how many numbers were trained.
-    """
-
-    tensors: dict[str, Tensor]
+    tensors: dict[str, Tensor]  # by full name, in the model's dtype, zero where pruned
     fit: Fit
-    trained: int
+    trained: int  # how many numbers
 
     def record(self) -> dict[str, Any]:
         """What the manifest says of it."""
@@ -129,9 +112,7 @@ class Trained:
 def totals(records: Sequence[dict[str, Any]], length: int) -> dict[str, int]:
     """What training came to over all windows: tokens per window (those that trained), and numbers trained in all.
 
-    Args:
-        records: of :meth:`Trained.record`.
-        length: tokens per sequence.
+    ``records`` are those of :meth:`Trained.record`, ``length`` the tokens of a sequence.
     """
     trained = [record for record in records if record["sequences"]] or [{"sequences": 0, "searched": 0}]
     return {
@@ -146,35 +127,35 @@ class Keeper(Protocol):
 
     def load(self) -> State | None:
         """What was saved last, if anything was."""
-        ...
 
     def due(self) -> bool:
         """Whether it is long ago that it was saved."""
-        ...
 
     def save(self, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
         """Replace it."""
-        ...
 
 
-class Objective(Protocol):
-    """What is minimised. ``load`` runs in a thread of its own, ahead of use."""
+class Objective:
+    """What is minimised over ``sequences`` ``[count, length, ...]`` of both splits; validated ``tokens`` at a time."""
+
+    def __init__(self, sequences: Mapping[str, Tensor], tokens: int) -> None:
+        self._sequences, self._tokens_at_a_time = sequences, tokens
 
     def count(self, split: str) -> int:
         """Sequences of a split."""
-        ...
-
-    def load(self, split: str, rows: Tensor) -> Any:
-        """A batch of sequences, on the device."""
-        ...
-
-    def loss(self, batch: Any) -> Tensor:
-        """Mean loss over a batch."""
-        ...
+        return len(self._sequences[split])
 
     def validation_batch(self) -> int:
         """Sequences per batch of a validation pass."""
-        ...
+        return max(1, self._tokens_at_a_time // self._sequences["validation"].shape[1])
+
+    def load(self, split: str, rows: Tensor) -> Any:
+        """A batch of sequences, on the device; called in a thread of its own, ahead of use."""
+        raise NotImplementedError
+
+    def loss(self, batch: Any) -> Tensor:
+        """Mean loss over a batch."""
+        raise NotImplementedError
 
 
 class Trainer:

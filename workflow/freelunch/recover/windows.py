@@ -20,16 +20,13 @@ NAMES = (*MATRICES, "attention_mlp", "block", "model")
 
 @dataclass(frozen=True)
 class Window:
-    """Half-blocks ``start`` (included) to ``stop`` (excluded), or some matrices of one block.
-
-    Attributes:
-        matrices: names within the block, in the order of calls; the target is what the last of them gives.
-    """
+    """Half-blocks ``start`` (included) to ``stop`` (excluded), or some matrices of one block."""
 
     index: int
     start: int
     stop: int
     matrices: tuple[str, ...] = ()
+    """Names within the block, in the order of calls; the target is what the last of them gives."""
 
     @property
     def blocks(self) -> range:
@@ -66,11 +63,7 @@ class BlockMatrices:
 
 
 def parse_window(text: object) -> int | None:
-    """Half-blocks per window of ``attention_mlp`` (1), ``block`` (2) or an integer k of blocks (2 k); None for others.
-
-    Raises:
-        FreelunchError: the text names no window.
-    """
+    """Half-blocks per window: 1 of ``attention_mlp``, 2 of ``block``, 2 k of an integer k of blocks, None of others."""
     if text == "attention_mlp":
         return 1
     if text == "block":
@@ -92,12 +85,7 @@ def check_window(window: str | int, blocks: int) -> None:
 def tile(window: str | int, blocks: int, inside: Sequence[BlockMatrices] = (), targets: str = "all") -> list[Window]:
     """Cut a network of ``blocks`` blocks into consecutive windows; the last of k blocks may be shorter.
 
-    Args:
-        inside: the matrices of every block, for windows of matrices.
-        targets: those that are trained; of windows of one matrix others are left out.
-
-    Raises:
-        FreelunchError: the window is larger than the network.
+    Windows of matrices need those ``inside`` of every block; of one matrix, those are left out that are no ``targets``.
     """
     check_window(window, blocks)
     if window == "key_up":
@@ -119,7 +107,7 @@ def completed(windows: Sequence[Window], at: int) -> list[int]:
 def boundaries_to_keep(blocks: int, bytes_each: int, budget: int) -> list[int]:
     """Block boundaries ``0 .. blocks`` to keep within a budget in bytes: all, or an even spread with both ends.
 
-    The first and the last are kept whatever the budget: without them no block has its inputs and targets.
+    Both ends are kept whatever the budget: without them no block has its inputs and targets.
     """
     count = min(max(2, budget // bytes_each), blocks + 1) if bytes_each else blocks + 1
     return sorted({round(i * blocks / (count - 1)) for i in range(count)})
@@ -134,11 +122,7 @@ def canonical_targets(text: object) -> str:
 
 
 def check_targets(names: Iterable[str], targets: str) -> None:
-    """Refuse targets that are not among the matrices of a model.
-
-    Raises:
-        FreelunchError: names the first that is missing, and what there is.
-    """
+    """Refuse targets that are not among the matrices of a model."""
     known = {name.rsplit(".", 1)[-1] for name in names}
     for target in targets.split(" + ") if targets != "all" else []:
         if target not in known:

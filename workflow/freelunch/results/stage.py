@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import os
 import platform
@@ -13,13 +15,13 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from freelunch.engine.device import DTYPES, choose, deterministic, products
 from freelunch.engine.overlays import SafetensorsFiles
 from freelunch.errors import FreelunchError, first_line
 from freelunch.plan.config import DenseConfig, ExecutionConfig
-from freelunch.plan.spec import Spec
+from freelunch.plan.spec import RESULTS, Spec
 from freelunch.results.artifacts import (
     MANIFEST,
     Artifact,
@@ -31,7 +33,6 @@ from freelunch.results.artifacts import (
     write_json,
 )
 from freelunch.results.code import versions
-from freelunch.results.occupancy import occupy, vacate
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -244,3 +245,66 @@ def _machine() -> dict[str, Any]:
         machine["device"] = torch.cuda.get_device_name()
         machine["peak_device_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 3)
     return machine
+
+
+# --- one process at a time -------------------------------------------------------------------------------------------
+# A stage that starts sweeps its folder, and would sweep away another's files. Snakemake keeps other Snakemakes out of a
+# directory, and the runner other runners; these locks are for all other pairs: the two of them, and a job whose
+# Snakemake was killed and started again while the job still runs. They are POSIX locks on one byte per result of one
+# file: the system lifts them when a process dies, and clusters' file systems pass them on from node to node. They are
+# the process's, so that it may make a result twice.
+
+FILE = ".stages.lock"
+_TAKEN = (errno.EACCES, errno.EAGAIN)
+_UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
+_held: dict[Path, tuple[IO[bytes], set[int]]] = {}
+"""Open lock files, and the places that this process has locked in each; closing a file would lift all of them."""
+
+
+def occupy(root: Path, spec: Spec) -> None:
+    """Keep other processes from making a spec's result, until :func:`vacate` or the end of this process.
+
+    Where the file system has no locks it does nothing.
+
+    Raises:
+        FreelunchError: another process is making it.
+        OSError: the results cannot be written to.
+    """
+    path, place = _file(root), int(spec.key, 16)
+    if path not in _held or not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _held[path] = path.open("ab"), set()
+    file, places = _held[path]
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+        places.add(place)
+    except OSError as error:
+        _close_unused(path)
+        if error.errno in _TAKEN:
+            raise FreelunchError(
+                f"{root / spec.folder}: another process is making this result; wait until it is done, and start again"
+            ) from None
+        if error.errno not in _UNSUPPORTED:
+            raise
+
+
+def vacate(root: Path, spec: Spec) -> None:
+    """Let other processes make it; nothing if it is not occupied."""
+    path, place = _file(root), int(spec.key, 16)
+    file, places = _held.get(path, (None, set()))
+    if file is not None and place in places:
+        fcntl.lockf(file, fcntl.LOCK_UN, 1, place)
+        places.remove(place)
+        _close_unused(path)
+
+
+def _close_unused(path: Path) -> None:
+    """Close a file in which nothing is locked, so that its file system can be unmounted."""
+    file, places = _held[path]
+    if not places:
+        file.close()
+        del _held[path]
+
+
+def _file(root: Path) -> Path:
+    return root.resolve() / RESULTS / FILE

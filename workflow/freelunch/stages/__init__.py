@@ -6,7 +6,7 @@ Imports no stage, and so neither torch nor transformers, before one is asked for
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from freelunch.costs import cost
 from freelunch.inputs.questions import FOLDER
 from freelunch.inputs.sources import local_files, wheel_path
 from freelunch.plan.config import Config
-from freelunch.plan.spec import Spec
+from freelunch.plan.spec import MeasuredSpec, Spec
 from freelunch.plan.specs import EvaluationSpec, ShardSpec
 from freelunch.results.code import PACKAGE, code_digest
 
@@ -41,6 +41,11 @@ def code_of(spec: Spec) -> str:
 @cache  # the same for most jobs of a stage, of which there may be thousands
 def _digest(modules: tuple[str, ...], asked: bool) -> str:
     return code_digest(modules, sorted(FOLDER.glob("*.yaml")) if asked else ())
+
+
+def code_of_rows(specs: Iterable[MeasuredSpec]) -> str:
+    """Hash of the code that makes the rows of a suite."""
+    return code_digest({"stages.collect", *(spec.rows.split(":")[0] for spec in specs)})
 
 
 def code_of_report() -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from freelunch.plan.spec import MeasuredSpec
 from freelunch.plan.specs import (
     CalibrationSpec,
     EvaluationSpec,
@@ -19,8 +21,6 @@ from freelunch.plan.specs import (
 from freelunch.prune.patterns import parse_pattern
 from freelunch.report.rows import to_frame, write
 from freelunch.results.artifacts import Artifact, read_json
-from freelunch.stages.classifier_rows import classifier_rows
-from freelunch.vision.runs import ClassifierSpec, SparseClassifierSpec
 
 _OF_WINDOWS = {
     "best_validation_loss": "best_loss",
@@ -32,22 +32,15 @@ _OF_STEPS = set(Training.model_fields) - {"parametrization", "targets", "loss", 
 """Axes that mean nothing where no step is taken."""
 
 
-def collect(
-    suite: str, evaluations: Sequence[EvaluationSpec | ClassifierSpec | SparseClassifierSpec], root: Path, folder: Path
-) -> None:
+def collect(suite: str, evaluations: Sequence[MeasuredSpec], root: Path, folder: Path) -> None:
     """Write ``rows.csv`` and ``rows.parquet`` of a suite from the manifests of its runs."""
-    records = [record for spec in evaluations for record in _rows(suite, spec, root)]
+    records: list[dict[str, Any]] = []
+    for spec in evaluations:
+        module, function = spec.rows.split(":")
+        records += getattr(import_module(f"freelunch.{module}"), function)(suite, spec, root)
     frame = to_frame(records)
     for name in ("rows.csv", "rows.parquet"):
         write(frame, folder / name)
-
-
-def _rows(
-    suite: str, spec: EvaluationSpec | ClassifierSpec | SparseClassifierSpec, root: Path
-) -> Iterator[dict[str, Any]]:
-    if isinstance(spec, EvaluationSpec):
-        return rows_of(suite, spec, root)
-    return classifier_rows(suite, spec, root)
 
 
 def rows_of(suite: str, spec: EvaluationSpec, root: Path) -> Iterator[dict[str, Any]]:

@@ -14,10 +14,9 @@ import torch
 from freelunch.engine.device import DTYPES
 from freelunch.engine.overlays import Masked
 from freelunch.engine.streaming import Network
-from freelunch.inputs.card import card
+from freelunch.inputs.card import card, sizes
 from freelunch.inputs.export import Export, export, kept_units, skeleton
 from freelunch.inputs.models import INDEX, WEIGHTS, checked_config
-from freelunch.inputs.packing import sizes
 from freelunch.plan.spec import RESULTS
 from freelunch.plan.specs import ExportSpec
 from freelunch.prune.patterns import NM

@@ -8,30 +8,37 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
+import shutil
 import time
 from collections.abc import Iterable
+from dataclasses import asdict
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from freelunch.engine.blocks import matrices
+from freelunch.engine.overlays import Masked, Replaced, SafetensorsFiles
 from freelunch.engine.states import States
+from freelunch.engine.streaming import Network
 from freelunch.errors import FreelunchError
-from freelunch.plan.specs import ReconstructedSpec, ShardSpec
+from freelunch.plan.specs import PrunedSpec, ReconstructedSpec, ShardSpec
+from freelunch.prune.structured import find_units, grouped
 from freelunch.recover.flows import FLOWS
 from freelunch.recover.reconstruct import reconstruct_window, solve_window
-from freelunch.recover.training import totals
-from freelunch.recover.windows import MATRICES, Window, check_targets, completed, tile
-from freelunch.results.artifacts import SEAL
+from freelunch.recover.training import Trained, totals
+from freelunch.recover.windows import MATRICES, BlockMatrices, Window, check_targets, completed, tile
+from freelunch.results.artifacts import SEAL, describe, is_altered, read_json, replacing, sealed, write_json
 from freelunch.results.stage import Stage
 from freelunch.stages.dense import SPLITS, KeptStates
-from freelunch.stages.matrices import find_matrices
-from freelunch.stages.network import open_network
-from freelunch.stages.pruning import DenseStatistics, read_gram
-from freelunch.stages.student import Interleaved, Student
-from freelunch.stages.window_files import Record, adopt_shards, finished_window, write_window
+from freelunch.stages.network import MASKS, TRAINED, PrunedPrefix, open_network, open_source
+from freelunch.stages.pruning import BlockRecord, DenseStatistics, PruningJob, heads_of, read_gram, summary
 
 log = logging.getLogger(__name__)
+Record = dict[str, Any]
+"""What the file beside a window's tensors says of it, and of the masks that were made with them."""
 
 
 def make(stage: Stage) -> None:
@@ -142,3 +149,176 @@ class _Job:
         del result
         gc.collect()
         return record
+
+
+# --- the network that is trained --------------------------------------------------------------------------------------
+
+
+class Student:
+    """The pruned model whose windows are trained: one that is pruned already.
+
+    Attributes:
+        network: with the windows that were left.
+        masks: by which its matrices are pruned.
+    """
+
+    network: Network
+    masks: Masked
+
+    def __init__(self, stage: Stage, spec: PrunedSpec) -> None:
+        self._artifact, self._folder = stage.open(spec), stage.folder
+        model = spec.base
+        self._trained = SafetensorsFiles()
+        self.network = open_network(stage, model, Replaced(open_source(stage, model, [spec]), self._trained))
+        self.masks = Masked(stage.tensors(model), stage.tensors(spec, MASKS))
+
+    def enter(self, window: Window) -> list[BlockRecord]:
+        """Before a window is trained; returns what was pruned for it."""
+        return []
+
+    def leave(self, record: Record, blocks: Iterable[int]) -> None:
+        """After a window was trained, now or in an earlier job; ``blocks`` are those of which it is the last."""
+        for name in record["files"]:
+            if name.startswith(TRAINED):
+                self._trained.add(self._folder / name)
+
+    def summary(self, records: list[Record]) -> dict[str, Any]:
+        """What the manifest says of the masks."""
+        return {"achieved_sparsity": self._artifact.manifest["achieved_sparsity"]}
+
+
+class Interleaved(Student):
+    """One that is pruned window by window, on what the recovered windows before give."""
+
+    def __init__(self, stage: Stage, spec: PrunedSpec) -> None:
+        self._prefix = PrunedPrefix(stage, spec, PruningJob(stage, spec))
+        self.network, self.masks = self._prefix.network, self._prefix.masked
+        self._pruned: set[int] = set()
+
+    def enter(self, window: Window) -> list[BlockRecord]:
+        blocks = [block for block in window.blocks if block not in self._pruned]
+        self._pruned |= set(blocks)
+        return self._prefix.prune(*blocks)
+
+    def leave(self, record: Record, blocks: Iterable[int]) -> None:
+        self._prefix.add(record["files"])
+        self._pruned |= set(record["blocks"])
+        for block in blocks:
+            self._prefix.advance(block)
+
+    def summary(self, records: list[Record]) -> dict[str, Any]:
+        return summary(block for record in records for block in record["pruned"])
+
+
+def find_matrices(stage: Stage, spec: ReconstructedSpec) -> list[BlockMatrices]:
+    """Names within each block, for windows of matrices.
+
+    Raises:
+        FreelunchError: the window is ``key_up``, and keys and the MLP's channels are not made by matrices of their own.
+    """
+    leaders = read_json(stage.open(spec.dense).file("statistics.json"))["leaders"]
+    blocks = [_within(dict(pairs), index) for index, pairs in enumerate(leaders)]
+    if spec.window != "key_up":
+        return [BlockMatrices(tuple(inside)) for inside in blocks]
+    source, heads = stage.tensors(spec.base), heads_of(stage.open(spec.base))
+    found: list[BlockMatrices] = []
+    for inside, pairs in zip(blocks, leaders, strict=True):
+        shapes = {name: source.shape(f"{full}.weight") for name, (full, _) in zip(inside, pairs, strict=True)}
+        try:
+            find_units(inside, shapes, heads)
+        except FreelunchError:
+            parts = " -> ".join("/".join(part) for part in grouped(inside))
+            raise FreelunchError(
+                "window key_up needs matrices of their own for q, k, v and o, and then an MLP; block "
+                f"{len(found)} of {spec.base.model} calls {parts}; use window matrix or block"
+            ) from None
+        attention, _, mlp, _ = grouped(inside)
+        # queries, keys and values are called in this order, and a gate before what it gates
+        found.append(BlockMatrices(tuple(inside), attention[1], mlp[-1]))
+    return found
+
+
+def _within(leaders: dict[str, str], block: int) -> dict[str, str]:
+    """The same by names within the block: what follows its number."""
+    return {name.split(f".{block}.", 1)[1]: leader.split(f".{block}.", 1)[1] for name, leader in leaders.items()}
+
+
+# --- files of windows -------------------------------------------------------------------------------------------------
+
+
+def write_window(
+    stage: Stage, window: Window, result: Trained, pruned: Iterable[BlockRecord], pruning_seconds: float
+) -> Record:
+    """Tensors first, then the record that vouches for them and for the masks that were made with them."""
+    data, about = _names(window)
+    written = {data: result.tensors}
+    if result.fit.adapters:
+        written[f"adapter-{window.index:03d}.safetensors"] = result.fit.adapters
+    for name, tensors in written.items():
+        stage.write_tensors(name, tensors)
+    blocks = [asdict(block) for block in pruned]
+    files = [*written, *(name for block in blocks for name in block["files"])]
+    record = {
+        "index": window.index,
+        "window": window.name,
+        "blocks": list(window.blocks),
+        "signature": stage.signature,
+        "files": {name: stage.entry(name) for name in files},
+        "pruned": blocks,
+        "pruning_seconds": round(pruning_seconds, 3),
+        **result.record(),
+    }
+    stage.write_json(about, sealed(record))
+    return record
+
+
+def finished_window(stage: Stage, window: Window) -> Record | None:
+    """The record of a window that an earlier, interrupted job finished with the same spec, inputs and code."""
+    data, about = _names(window)
+    if not all((stage.folder / name).is_file() for name in (data, about)):
+        return None
+    try:
+        record: Record = read_json(stage.folder / about)
+        files: dict[str, Any] = record["files"]
+        known = record["signature"] == stage.signature and not is_altered(record)
+        if known and all(describe(stage.folder / name) == entry for name, entry in files.items()):
+            for name in (*files, about):
+                stage.add(name)
+            return record
+    except (FreelunchError, KeyError, TypeError, OSError):
+        pass
+    log.info("window %s: an earlier result is damaged or was made by other code; training it again", window.name)
+    return None
+
+
+def adopt_shards(stage: Stage, shards: Iterable[ShardSpec], keep: bool) -> dict[int, Record]:
+    """Take over the windows of finished shards; ``keep`` makes their files part of this stage's result."""
+    found: dict[int, Record] = {}
+    for artifact in map(stage.open, shards):
+        if artifact.manifest["code"] != stage.code:
+            raise FreelunchError(f"{artifact.folder}: was made by other code; delete it to have it made again")
+        for name in artifact.files:
+            path = artifact.file(name)
+            if name.endswith(".json"):
+                record: Record = read_json(path) | {"signature": stage.signature}
+                found[record["index"]] = record
+                write_json(stage.folder / name, sealed(record))
+            else:
+                _link(path, stage.folder / name)
+            if keep:
+                stage.add(name)
+    return found
+
+
+def _link(source: Path, target: Path) -> None:
+    if target.exists() and target.samefile(source):
+        return
+    with replacing(target) as part:
+        try:
+            os.link(source, part)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(source, part)
+
+
+def _names(window: Window) -> tuple[str, str]:
+    return f"window-{window.index:03d}.safetensors", f"window-{window.index:03d}.json"

@@ -9,14 +9,14 @@ from typing import Any
 from freelunch.plan.config import Source as SourceConfig
 from freelunch.plan.plan import Plan, resolved
 from freelunch.plan.spec import STAGES, Spec
-from freelunch.plan.specs import DataSpec, ModelSpec, ShardSpec
+from freelunch.plan.specs import ShardSpec
 from freelunch.report.html import Part, Report, Source, figure_part, html, job, table_part
 from freelunch.report.rows import read_rows
 from freelunch.report.verdicts import verdicts
 from freelunch.results.artifacts import Artifact, replacing
-from freelunch.vision.runs import ImagesSpec
 
-_KINDS: dict[type[Spec], str] = {ModelSpec: "model", DataSpec: "data", ImagesSpec: "images"}
+_KINDS = {"models": "model"}
+"""What sources are called whose stage is called otherwise."""
 
 
 def report(plan: Plan, suite: str, root: Path, configs: Sequence[str], target: Path) -> None:
@@ -45,9 +45,14 @@ def report(plan: Plan, suite: str, root: Path, configs: Sequence[str], target: P
         verdicts=verdicts(rows),
         jobs=[done for spec in specs if (done := _job(spec, root)) is not None],
         sources=[
-            Source(_KINDS[type(spec)], spec.label, _origin(spec.source), spec.source.licence)
+            Source(
+                _KINDS.get(spec.stage, spec.stage),
+                spec.label,
+                _origin(spec.origin),
+                spec.origin.licence,
+            )
             for spec in specs
-            if isinstance(spec, ModelSpec | DataSpec | ImagesSpec)
+            if spec.entry is not None and spec.origin is not None
         ],
         config=resolved(plan, suite),
         options=f"--configfile {' '.join(configs)} -- " if configs else "",

@@ -12,10 +12,9 @@ from freelunch.engine.overlays import InMemory
 from freelunch.engine.streaming import Network
 from freelunch.errors import naming
 from freelunch.evaluate.perplexity import cut, perplexities
-from freelunch.inputs.bpe import token_bytes, train_bpe
 from freelunch.inputs.calibration import sample
 from freelunch.inputs.documents import read_documents
-from freelunch.inputs.models import initialised
+from freelunch.inputs.models import initialised, token_bytes, train_bpe
 from freelunch.plan.specs import ModelSpec, training_of
 from freelunch.recover.retrain import pretrain
 from freelunch.results.checkpoint import Checkpoint

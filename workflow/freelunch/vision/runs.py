@@ -47,6 +47,7 @@ class ClassifierSpec(MeasuredSpec):
     work: ClassVar[str] = "train classifier"
     minutes: ClassVar[int] = 1440
     computes: ClassVar[bool] = True
+    rows: ClassVar[str] = "stages.classifier_rows:classifier_rows"
     classifier: str
     recipe: ClassifierConfig
     images: ImagesSpec
@@ -89,6 +90,7 @@ class SparseClassifierSpec(MeasuredSpec):
     work: ClassVar[str] = "prune and repair classifier"
     minutes: ClassVar[int] = 240
     computes: ClassVar[bool] = True
+    rows: ClassVar[str] = ClassifierSpec.rows
     dense: ClassifierSpec
     criterion: str
     pattern: str

@@ -55,8 +55,5 @@ class Criterion:
 
 
 CRITERIA: Methods[Criterion] = Methods("criterion", Path(__file__).parent, __name__)
-
-
-def parse_criterion(text: object) -> Criterion:
-    """The criterion that a text such as ``wanda`` or ``ria(alpha=1)`` stands for."""
-    return CRITERIA.parse(text)
+parse_criterion = CRITERIA.parse
+"""The criterion that a text such as ``wanda`` or ``ria(alpha=1)`` stands for."""

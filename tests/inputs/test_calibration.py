@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from test_prepare import random_source
 
 from freelunch.errors import FreelunchError
 from freelunch.inputs.calibration import Crops, sample
@@ -23,7 +24,6 @@ from freelunch.results.stage import Stage
 from freelunch.stages.calibration import make as calibrate
 from freelunch.stages.data import make as prepare_data
 from freelunch.stages.models import make as prepare_model
-from test_prepare import random_source
 
 TOKENIZER = byte_tokenizer()
 DOCUMENTS = [Document(f"d{number}", f"{number:02d}" * (number + 1)) for number in range(40)]

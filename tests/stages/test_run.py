@@ -230,7 +230,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_result(stage: str, prepared:
     (small_disk / "filler").write_bytes(b"\0" * (free - 4096))
     with pytest.raises(FreelunchError, match="No space left on device"), stage_run.computing():
         if stage == "dense":
-            dense(stage_run, 1.0)
+            dense(stage_run)
         else:
             stages = {
                 "calibration": calibrate, "pruned": prune, "reconstructed": reconstruct, "evaluation": evaluate,

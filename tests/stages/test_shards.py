@@ -23,7 +23,7 @@ from freelunch.results.artifacts import SEAL, Artifact, checksum
 from freelunch.stages import reconstructed as module
 from stage_runs import prepare, subjects, tiny_config, tiny_plan
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 BLOCKS = 3
 FLOWS = ["sparse_local", "sparse_dense"]
 RUNS: list[dict[str, Any]] = [
@@ -300,7 +300,7 @@ def test_a_job_that_was_killed_for_good_goes_on_with_the_same_bits(
 ) -> None:
     spec = find("attention_mlp", "sparse_local")
     code = f"import conftest, test_shards; test_shards.die_before_window({str(root)!r}, 3)"
-    path = os.pathsep.join([str(ROOT / "workflow"), str(ROOT / "tests")])
+    path = os.pathsep.join(map(str, [ROOT / "workflow", ROOT / "tests", Path(__file__).parent]))
     done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, timeout=120, check=False)
     assert done.returncode == -signal.SIGKILL
     again = run(spec, root)

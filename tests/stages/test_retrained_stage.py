@@ -25,7 +25,7 @@ from freelunch.results import checkpoint as module
 from freelunch.results.artifacts import Artifact, checksum
 from stage_runs import prepare, run, subjects, tiny_config, tiny_plan
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RUNS: dict[str, dict[str, Any]] = {
     "adamw": {"schedule": "cosine", "accumulation": 2},
     "sgd": {"optimizer": "sgd", "learning_rate": 0.3, "clip": 0.5},
@@ -184,7 +184,7 @@ def test_a_job_killed_while_it_saves_goes_on_from_the_checkpoint_before(
     expected = {"tensors": 2, "record": 2, "after": 3}
     for name in expected:
         shutil.copytree(prepared, tmp_path / name, ignore=shutil.ignore_patterns("retrained"))
-    paths = os.pathsep.join([str(ROOT / "workflow"), str(ROOT / "tests")])
+    paths = os.pathsep.join([str(ROOT / "workflow"), str(ROOT / "tests"), str(Path(__file__).parent)])
     environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", f"import torch; torch.set_num_threads(1)\n{KILLED}", str(tmp_path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)

@@ -16,10 +16,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from freelunch.errors import FreelunchError
-from freelunch.inputs.bpe import token_bytes, train_bpe
 from freelunch.inputs.calibration import sample
 from freelunch.inputs.documents import read_documents
-from freelunch.inputs.models import initialised
+from freelunch.inputs.models import initialised, token_bytes, train_bpe
 from freelunch.plan.config import PerplexityTask, Train, parse_config
 from freelunch.plan.plan import make_plan
 from freelunch.plan.specs import EvaluationSpec, ExportSpec, ModelSpec, ReconstructedSpec, training_of
@@ -30,7 +29,7 @@ from freelunch.results.artifacts import Artifact, checksum
 from freelunch.results.code import sources
 from stage_runs import prepare, run, tiny_config, tiny_plan
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIG: dict[str, Any] = {
     "model_type": "llama", "vocab_size": 300, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64, "tie_word_embeddings": True,
@@ -266,7 +265,9 @@ def test_any_text_comes_back_and_bytes_are_counted() -> None:
 
 
 def test_the_same_text_gives_the_same_tokenizer_in_another_process() -> None:
-    code = f"from freelunch.inputs.bpe import train_bpe; print(train_bpe([{TEXT!r}], 310).backend_tokenizer.to_str())"
+    code = (
+        f"from freelunch.inputs.models import train_bpe; print(train_bpe([{TEXT!r}], 310).backend_tokenizer.to_str())"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == train_bpe([TEXT], 310).backend_tokenizer.to_str()
 
@@ -289,10 +290,10 @@ def test_every_stage_works_on_it(root: Path) -> None:
 
 
 def test_its_code_counts_only_where_one_is_trained() -> None:
-    only = {"train_model.py", "retrain.py", "trainable.py", "bpe.py"}
-    assert not only & {file.name for file in sources("stages.prepare_model")}
+    only = {"train_model.py", "pretraining.py", "trainable.py"}
+    assert not only & {file.name for file in sources("stages.models")}
     modules = planned().base.modules
     names = {Path(file).name for module in modules for file in sources(module)}
-    assert only | {"full.py", "norms.py", "biases.py"} <= names
+    assert only | {"parametrizations.py"} <= names
     random = tiny_plan().runs["tiny"][0].evaluation.base
     assert isinstance(random, ModelSpec) and random.modules == [] and not random.resumed

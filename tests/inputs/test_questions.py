@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from articles import TOPICS, article, articles, config_of, records
 from freelunch.errors import FreelunchError
 from freelunch.inputs.questions import (
     FOLDER,
@@ -25,30 +26,12 @@ from freelunch.inputs.questions import (
 from freelunch.plan.config import ExecutionConfig, parse_config
 from freelunch.plan.plan import make_plan
 from freelunch.plan.specs import QuestionsSpec
-from freelunch.plan.yaml_files import read_yaml
 from freelunch.results.artifacts import Artifact
 from freelunch.results.stage import Stage
 from freelunch.stages.data import make as prepare_data
 from freelunch.stages.questions import make as questions
 
-ROOT = Path(__file__).parents[1]
-TOPICS = ("Rivers", "Birds", "Bridges", "Letters", "Markets")
-
-
-def article(number: int, topic: str = "") -> Article:
-    text = f"Thing {number} is a thing of its own. It is beside thing {number + 1}, which is the other thing."
-    return Article(str(number), text, f"Thing {number}", f"Line {number}", topic)
-
-
-def articles(count: int = 40) -> list[Article]:
-    return [article(number, TOPICS[min(number % 7, 4)]) for number in range(count)]
-
-
-def records(count: int) -> list[dict[str, str]]:
-    return [
-        {"name": each.title, "text": each.text, "line": each.description, "field": each.topic}
-        for each in articles(count)
-    ]  # fmt: skip
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("make", [descriptions, topics])
@@ -114,19 +97,6 @@ def test_the_files_of_local_tasks_are_those_that_questions_are_made_for() -> Non
         assert isinstance(task["metadata"]["chance"], float) and "hance" in (FOLDER / f"{name}.yaml").read_text()
         known = {"text", "title", "choices", "answer", "context", "word"}
         assert set(re.findall(r"{{(\w+)}}", str(task))) <= known
-
-
-def config_of(tmp_path: Path, fields: dict[str, Any], count: int = 60) -> Any:
-    raw = read_yaml(ROOT / "tests/tiny.yaml")
-    lines = "".join(json.dumps(record) + "\n" for record in records(count))
-    (tmp_path / "articles.jsonl").write_text(lines, encoding="utf-8")
-    raw["data"]["documents"] |= {
-        "path": str(tmp_path / "articles.jsonl"), "identifier": "name", "questions": fields,
-        "splits": {"calibration": 0.25, "validation": 0.25, "test": 0.5},
-    }  # fmt: skip
-    asked = {"metric": "zero_shot", "tasks": ["article_last_word"], "data": "documents"}
-    raw["suites"]["tiny"] |= {"runs": [], "evaluate": [asked]}
-    return raw
 
 
 def made(tmp_path: Path, fields: dict[str, Any], count: int = 60) -> Artifact:

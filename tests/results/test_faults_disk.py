@@ -117,7 +117,7 @@ def test_a_read_only_disk_is_one_line_to_stages_runners_logs_and_snakemake(made:
     command = [sys.executable, "-m", "snakemake", "--directory", str(disk), "--dry-run", "--", "tiny"]
     found = subprocess.run(
         [*command[:3], "--configfile", "tests/tiny.yaml", *command[3:]],
-        cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False,
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert found.returncode and "cannot write to .snakemake: Read-only file system" in found.stdout + found.stderr
     assert "Traceback" not in found.stdout + found.stderr

@@ -17,6 +17,7 @@ from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, Revi
 from huggingface_hub.utils import filter_repo_objects
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_sources import make_wheel, response
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from freelunch.engine.overlays import SafetensorsFiles
@@ -32,7 +33,6 @@ from freelunch.results.artifacts import Artifact, checksum
 from freelunch.results.stage import Stage
 from freelunch.stages.data import make as prepare_data
 from freelunch.stages.models import make as prepare_model
-from test_sources import make_wheel, response
 from tiny import random_model, random_tokens
 
 SHAPE: dict[str, Any] = {

@@ -18,8 +18,7 @@ from benchmarks import kills
 from freelunch.errors import FreelunchError
 from freelunch.plan.spec import RESULTS
 from freelunch.results.artifacts import MANIFEST, Artifact
-from freelunch.results.occupancy import occupy
-from freelunch.results.stage import Stage
+from freelunch.results.stage import Stage, occupy
 from freelunch.runner import Runner
 from one_of_each import SHARDED, SPECS
 from stage_runs import ROOT, run, tiny_config, tiny_plan
@@ -27,7 +26,7 @@ from stage_runs import ROOT, run, tiny_config, tiny_plan
 HOLD = """
 import sys, time
 from pathlib import Path
-from freelunch.results.occupancy import occupy
+from freelunch.results.stage import occupy
 from freelunch.plan.spec import parse_spec
 import json
 occupy(Path(sys.argv[1]), parse_spec(json.loads(sys.argv[2])))
