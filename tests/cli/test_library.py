@@ -85,8 +85,8 @@ def test_what_is_there_is_taken_and_what_is_stale_is_made_again(
     one = prune(model, TEXTS, work=tmp_path, **SMALL)
     before = (one.folder / "manifest.json").stat().st_mtime_ns
     calls = []
-    real = dense_stage.dense
-    monkeypatch.setattr(dense_stage, "dense", lambda *given, **named: (calls.append(1), real(*given, **named)))
+    real = dense_stage.make
+    monkeypatch.setattr(dense_stage, "make", lambda *given, **named: (calls.append(1), real(*given, **named)))
     again = prune(model, TEXTS, work=tmp_path, **SMALL)
     other = prune(model, TEXTS, criterion="magnitude", work=tmp_path, **SMALL)
     assert not calls and again.folder == one.folder != other.folder
