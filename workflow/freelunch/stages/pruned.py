@@ -19,7 +19,7 @@ def make(stage: Stage) -> None:
         records = [job.write(index, job.pruner.block(index, job.load)) for index in blocks]
     else:
         # imported here: with dense inputs no network is built, and transformers need not be loaded
-        from freelunch.stages.network import PrunedPrefix
+        from freelunch.stages.prefix import PrunedPrefix
 
         prefix = PrunedPrefix(stage, spec, job)
         records = []

@@ -33,7 +33,8 @@ from freelunch.recover.windows import MATRICES, BlockMatrices, Window, check_tar
 from freelunch.results.artifacts import SEAL, describe, is_altered, read_json, replacing, sealed, write_json
 from freelunch.results.stage import Stage
 from freelunch.stages.dense import SPLITS, KeptStates
-from freelunch.stages.network import MASKS, TRAINED, PrunedPrefix, open_network, open_source
+from freelunch.stages.network import MASKS, TRAINED, open_network, open_source
+from freelunch.stages.prefix import PrunedPrefix
 from freelunch.stages.pruning import BlockRecord, DenseStatistics, PruningJob, heads_of, read_gram, summary
 
 log = logging.getLogger(__name__)
