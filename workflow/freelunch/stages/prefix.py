@@ -7,7 +7,7 @@ from functools import partial
 
 from freelunch.engine.activations import load
 from freelunch.engine.overlays import Masked, Replaced, SafetensorsFiles
-from freelunch.engine.sequential import Prefix
+from freelunch.engine.states import Prefix
 from freelunch.plan.specs import PrunedSpec
 from freelunch.prune.matrix import Matrix
 from freelunch.prune.statistics import Statistics
