@@ -86,7 +86,7 @@ def of(frame: DataFrame, setting: Mapping[str, Any]) -> DataFrame:
     keep = np.ones(len(frame), bool)
     for name, value in setting.items():
         column = frame[name]
-        keep &= (column.isna() if pd.isna(value) else column == value).to_numpy(bool)
+        keep &= (column.isna() if pd.isna(value) else (column == value).fillna(False)).to_numpy(bool)
     return frame[keep]
 
 
