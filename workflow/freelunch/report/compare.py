@@ -86,7 +86,7 @@ def of(frame: DataFrame, setting: Mapping[str, Any]) -> DataFrame:
     keep = np.ones(len(frame), bool)
     for name, value in setting.items():
         column = frame[name]
-        keep &= (column.isna() if pd.isna(value) else column == value).to_numpy(bool)
+        keep &= (column.isna() if pd.isna(value) else (column == value).fillna(False)).to_numpy(bool)
     return frame[keep]
 
 
@@ -315,12 +315,13 @@ def along(runs: DataFrame, axis: str, free: Sequence[str] = (), shared: Sequence
     dense = runs[runs["criterion"] == "dense"]
     # the many that are alone are left out before anything is asked of them
     many = candidates.groupby(names, dropna=False, sort=False)["run"].transform("size") > 1
+    pruned = [name for name in (*WHERE, *PRUNED) if name in names]
+    beside_of = {known(setting.values()): pruned_alike for setting, pruned_alike in split(alone, pruned)}
     groups = []
     for _, group in candidates[many].groupby(names, dropna=False, sort=False):
         group = aligned(group, [axis, *free])
         setting = {name: group[name].iloc[0] for name in names}
-        pruned = {name: setting[name] for name in (*WHERE, *PRUNED) if name in setting}
-        beside = among(of(alone, pruned), group)
+        beside = among(beside_of.get(known(setting[name] for name in pruned), alone.iloc[:0]), group)
         if axis in PRUNED and group[axis].nunique() > 1:
             group, beside = _paired(group, beside, [axis, *free])
         if group[axis].nunique() > 1:

@@ -16,6 +16,7 @@ from freelunch.errors import FreelunchError
 from freelunch.report import text
 from freelunch.report.compare import PRUNED, among, best, held_out, of, on_text, ordered, recovered, summary, values_of
 from freelunch.report.render import Shown, about, caption, shown
+from freelunch.report.rows import plain
 from freelunch.report.verdicts import UNTESTED, Verdict
 from freelunch.report.views import View, find
 
@@ -120,6 +121,7 @@ def answer(rows: DataFrame) -> Shown | None:
     On the data that was calibrated with if there is such, at the longest length. Of several recoveries the validation
     perplexity chooses; without one there is what they range over.
     """
+    rows = plain(rows)
     runs = held_out(on_text(rows))
     pruned = runs[runs["criterion"] != "dense"]
     if pruned.empty:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -434,15 +434,17 @@ def simple_criterion(view: str, rows: DataFrame) -> Iterator[Case]:
     local = compare.recovered(runs[base == SIMPLE], "reconstruct")
     local = local[~local["window"].map(compare.of_matrices).astype(bool)]
     others = runs[base.isin(COMPLEX)]
-    settings = compare.ordered(local, AXES)
-    for where, setting in zip(titles(settings), settings, strict=True):
-        alike: dict[str, Any] = {axis: value for axis, value in setting.items() if axis != "criterion"}
-        pruned = {axis: value for axis, value in alike.items() if axis in (*WHERE, *PRUNED)}
-        opponents = {
-            "not recovered": compare.of(others, pruned | {"recovery": text.NOT_RECOVERED}),
-            "reconstructed": compare.of(others, alike),
-        }
-        ours = compare.of(local, setting)
+    alike = [axis for axis in AXES if axis != "criterion"]
+    pruned = [axis for axis in (*WHERE, *PRUNED) if axis != "criterion"]
+    alone = others[others["recovery"] == text.NOT_RECOVERED]
+    sides = {
+        how: (axes, {compare.known(key.values()): runs for key, runs in compare.split(theirs, axes)})
+        for how, axes, theirs in (("not recovered", pruned, alone), ("reconstructed", alike, others))
+    }
+    settings = compare.split(local, AXES)
+    for where, (setting, ours) in zip(titles([setting for setting, _ in settings]), settings, strict=True):
+        opponents = {how: runs.get(compare.known(setting[axis] for axis in axes), others.iloc[:0])
+                     for how, (axes, runs) in sides.items()}  # fmt: skip
         ahead: dict[tuple[str, str], Difference] = {}
         words = []
         for how, theirs in opponents.items():
@@ -454,9 +456,9 @@ def simple_criterion(view: str, rows: DataFrame) -> Iterator[Case]:
                     ahead[name, how] = difference
         if not ahead:
             continue
-        alone = [difference.positive for (_, how), difference in ahead.items() if how == "not recovered"]
+        first = [difference.positive for (_, how), difference in ahead.items() if how == "not recovered"]
         every = all(difference.positive for difference in ahead.values())
         name, window_name = (text.value(axis, setting[axis]) for axis in ("criterion", "window"))
         numbers = f"{name} reconstructed ({window_name}) {said(compare.summary(ours))}; {', '.join(words)}"
-        result = HOLDS if every else PARTLY if alone and all(alone) else FAILS
+        result = HOLDS if every else PARTLY if first and all(first) else FAILS
         yield Case(where, result, numbers, min(difference.seeds for difference in ahead.values()))
