@@ -25,12 +25,12 @@ from freelunch.engine.overlays import SafetensorsFiles
 from freelunch.plan.facts import Facts
 from freelunch.plan.spec import Spec
 from freelunch.plan.specs import GramsSpec
-from freelunch.prune.criteria import CRITERIA
-from freelunch.prune.hessian import inverse_factor
-from freelunch.prune.matrix import Matrix, Pruned, Statistics
-from freelunch.prune.method import parse_method
-from freelunch.prune.pruner import prune_matrix
-from freelunch.prune.refinements import REFINEMENTS
+from freelunch.pruning.criteria import CRITERIA
+from freelunch.pruning.hessian import inverse_factor
+from freelunch.pruning.matrix import Matrix, Pruned, Statistics
+from freelunch.pruning.method import parse_method
+from freelunch.pruning.pruner import prune_matrix
+from freelunch.pruning.refinements import REFINEMENTS
 
 from .runs import alone, pruned_from, random_dense, run, the_demo, write_text
 

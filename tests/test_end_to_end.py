@@ -187,14 +187,14 @@ def test_editing_a_module_reruns_what_uses_it_and_nothing_else(finished: Path) -
             path.write_bytes(original)
 
     assert after_editing("report/figures.py") == {"tiny": 1, "table": 2, "figure": 3, "report": 1}
-    wanda = after_editing("prune/criteria/wanda.py")
+    wanda = after_editing("pruning/criteria/wanda.py")
     assert wanda["pruned"] == 2 and wanda["reconstructed"] == 5 and wanda["retrained"] == wanda["repaired"] == 1
     assert "dense" not in wanda and "calibration" not in wanda
-    sparsegpt = after_editing("prune/criteria/sparsegpt.py")
+    sparsegpt = after_editing("pruning/criteria/sparsegpt.py")
     assert sparsegpt["pruned"] == 1 and sparsegpt["reconstructed"] == 1 and "grams" not in sparsegpt
-    owl = after_editing("prune/allocations/owl.py")
+    owl = after_editing("pruning/allocations.py")
     assert owl["pruned"] == 1 and owl["evaluation"] == 1 and "reconstructed" not in owl
-    exact = after_editing("prune/refinements/exact.py")
+    exact = after_editing("pruning/refinements.py")
     assert exact["pruned"] == 1 and exact["evaluation"] == 1
     recoveries = {"reconstructed", "retrained", "repaired"}
     mask_lora = after_editing("recover/parametrizations/mask_lora.py")

@@ -15,7 +15,7 @@ from benchmarks.peers import CASES, SCRIPT, Result, add_tokenizer, check_changed
 from benchmarks.pruning import EIGHT_B
 from benchmarks.runs import alone, own_peak, random_dense, the_demo
 from freelunch.errors import FreelunchError
-from freelunch.prune.patterns import parse_pattern
+from freelunch.pruning.patterns import parse_pattern
 
 ROOT = Path(__file__).parents[1]
 

@@ -13,7 +13,7 @@ import pytest
 from benchmarks.measures import PACKAGE, parts
 
 ORDER = (
-    "errors", "prune", "engine", "recover", "plan", "results", "inputs", "evaluate", "costs", "report", "budget",
+    "errors", "pruning", "engine", "recover", "plan", "results", "inputs", "evaluate", "costs", "report", "budget",
     "stages", "vision", "job", "runner", "library", "doctor", "reference", "__main__",
 )  # fmt: skip
 """Rooms, and modules in none; each may import those before it. ``freelunch/__init__`` plugs them together."""

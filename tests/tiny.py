@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from freelunch.engine.overlays import InMemory, Masked, pack
-from freelunch.prune.patterns import parse_pattern
+from freelunch.pruning.patterns import parse_pattern
 
 _COMMON: dict[str, Any] = {
     "vocab_size": 64,

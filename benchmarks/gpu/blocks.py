@@ -31,11 +31,11 @@ from freelunch.plan.config import Config, ExecutionConfig
 from freelunch.plan.facts import Facts
 from freelunch.plan.spec import Spec
 from freelunch.plan.specs import CalibrationSpec, DataSpec, DenseSpec, GramsSpec, ReconstructedSpec, Training
-from freelunch.prune.matrix import Matrix, Statistics
-from freelunch.prune.method import Method, parse_method
-from freelunch.prune.patterns import NM
-from freelunch.prune.pruner import prune_matrix
-from freelunch.prune.statistics import Collector, on_device
+from freelunch.pruning.matrix import Matrix, Statistics
+from freelunch.pruning.method import Method, parse_method
+from freelunch.pruning.patterns import NM
+from freelunch.pruning.pruner import prune_matrix
+from freelunch.pruning.statistics import Collector, on_device
 from freelunch.recover.flows import DenseFlow
 from freelunch.recover.reconstruct import reconstruct_window
 from freelunch.recover.training import Trained

@@ -14,7 +14,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from freelunch import FreelunchError, Pruned, perplexity, prune, reconstruct, save
+from freelunch import FreelunchError, Pruned, perplexity, reconstruct, save
+from freelunch import pruning as prune
 from freelunch.plan.spec import parse_spec
 from freelunch.reference import PAGES
 from freelunch.results.artifacts import sealed
@@ -52,7 +53,7 @@ def by_hand(folder: Path, texts: list[str], length: int) -> float:
 
 def test_importing_the_package_imports_no_torch() -> None:
     code = (
-        "import sys, freelunch; from freelunch.prune.method import parse_method; from freelunch import prune, save;"
+        "import sys, freelunch; from freelunch.pruning.method import parse_method; from freelunch import prune, save;"
         "sys.exit('torch' in sys.modules or not callable(prune) or not callable(save))"
     )
     environment = {"PYTHONPATH": str(ROOT / "workflow")}

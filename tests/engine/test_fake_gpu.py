@@ -27,8 +27,8 @@ from freelunch.evaluate.perplexity import perplexities
 from freelunch.job import foreseen
 from freelunch.plan.spec import STAGES
 from freelunch.plan.specs import Training
-from freelunch.prune import statistics
-from freelunch.prune.statistics import Collector
+from freelunch.pruning import statistics
+from freelunch.pruning.statistics import Collector
 from freelunch.recover.flows import FLOWS
 from freelunch.recover.reconstruct import reconstruct_window
 from freelunch.recover.retrain import retrain

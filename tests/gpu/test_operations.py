@@ -8,10 +8,10 @@ import torch
 from freelunch.engine.device import deterministic
 from freelunch.engine.states import batches
 from freelunch.engine.transfers import Downloads, arriving, copies_for
-from freelunch.prune import statistics
-from freelunch.prune.allocations import lamp_scores
-from freelunch.prune.patterns import parse_pattern
-from freelunch.prune.statistics import add_gram
+from freelunch.pruning import statistics
+from freelunch.pruning.allocations import lamp_scores
+from freelunch.pruning.patterns import parse_pattern
+from freelunch.pruning.statistics import add_gram
 
 
 @pytest.mark.parametrize("pattern", ["50%", "2:4", "50% per matrix"])

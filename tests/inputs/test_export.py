@@ -19,7 +19,7 @@ from freelunch.plan.config import ExecutionConfig
 from freelunch.plan.plan import Plan
 from freelunch.plan.spec import parse_spec
 from freelunch.plan.specs import ExportSpec, PrunedSpec
-from freelunch.prune.structured import Heads, Units, find_units
+from freelunch.pruning.structured import Heads, Units, find_units
 from freelunch.results.artifacts import Artifact
 from freelunch.stages.exported import _write_tensors
 from merging import lay_over, tensors

@@ -22,8 +22,8 @@ from freelunch.engine.overlays import Masked
 from freelunch.errors import FreelunchError
 from freelunch.plan.plan import Plan
 from freelunch.plan.specs import PrunedSpec, RepairedSpec
-from freelunch.prune.hessian import Moments, moments
-from freelunch.prune.matrix import Statistics
+from freelunch.pruning.hessian import Moments, moments
+from freelunch.pruning.matrix import Statistics
 from freelunch.recover.repair import Mode, scales
 from freelunch.results.artifacts import Artifact
 from freelunch.results.stage import Stage
@@ -81,7 +81,7 @@ def test_moments_are_those_of_the_outputs(seed: int, tokens: int) -> None:
 
 def test_moments_do_not_depend_on_the_panels(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = random_moments(rows=20)
-    monkeypatch.setattr("freelunch.prune.hessian._PANEL", 3)
+    monkeypatch.setattr("freelunch.pruning.hessian._PANEL", 3)
     parts = random_moments(rows=20)
     torch.testing.assert_close(parts.covariance, whole.covariance)
     torch.testing.assert_close(parts.dense, whole.dense)

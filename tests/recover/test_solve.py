@@ -16,7 +16,7 @@ from torch import Tensor
 
 from freelunch.errors import FreelunchError
 from freelunch.plan.specs import Training
-from freelunch.prune.matrix import Statistics
+from freelunch.pruning.matrix import Statistics
 from freelunch.recover.reconstruct import reconstruct_window, solve_window
 from freelunch.recover.training import Trained
 from freelunch.recover.windows import Window

@@ -16,7 +16,7 @@ from made import ALL, EXACT, LORA, RETRAINED, Record, Suite, criteria, everythin
 
 import freelunch.vision  # noqa: F401  declares its tables
 from freelunch.errors import FreelunchError
-from freelunch.prune.patterns import parse_pattern
+from freelunch.pruning.patterns import parse_pattern
 from freelunch.report import render, rows, studies, tables, text, views
 
 

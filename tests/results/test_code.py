@@ -18,7 +18,7 @@ from freelunch.stages import code_of, function_of
 from one_of_each import SPECS
 
 SOURCE = '''"""A module."""
-from freelunch.prune.patterns import NM
+from freelunch.pruning.patterns import NM
 
 SIZE: int = 3
 """Rows."""
@@ -38,12 +38,12 @@ def digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
     monkeypatch.setattr(code, "PACKAGE", tmp_path)
 
     def of(text: str) -> str:
-        path = tmp_path / "prune" / "halves.py"
+        path = tmp_path / "pruning" / "halves.py"
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
         code.sources.cache_clear()
         code._digest.cache_clear()
-        return code_digest(["prune.halves"])
+        return code_digest(["pruning.halves"])
 
     yield of
     code.sources.cache_clear()
@@ -54,7 +54,7 @@ def digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
     ("old", "new"),
     [
         ("A module.", "Another text."), ("Half of a value.", "One half."), ('"""Rows."""', "# rows"),
-        ("is too deep", "cannot be"), ("freelunch.prune.patterns", "freelunch.engine.patterns"),
+        ("is too deep", "cannot be"), ("freelunch.pruning.patterns", "freelunch.engine.patterns"),
         ("value: float, *", "value, *"), ("-> float", ""), ("\n\n\n", "\n# why\n"),
     ],
 )  # fmt: skip
@@ -93,11 +93,11 @@ def test_every_stage_has_code_and_only_what_a_spec_uses_counts() -> None:
     assert STAGES.keys() == SPECS.keys() and all(map(function_of, SPECS.values()))
     assert len({code_of(spec) for spec in SPECS.values()}) == len(SPECS) - 1  # a shard is a part of a reconstruction
     pruned = names("stages.prune")
-    assert {"prune/selection.py", "prune/structured.py", "prune/matrix.py", "prune/patterns.py"} <= pruned
-    assert not {f"prune/criteria/{name}.py" for name in ("wanda", "sparsegpt", "ria")} & pruned
-    assert "prune/refinements.py" not in pruned
-    assert "prune/criteria/sparsegpt.py" in {name for module in SPECS["pruned"].modules for name in names(module)}
-    assert not {"prune/selection.py", "recover/trainable.py"} & names("stages.dense")
+    assert {"pruning/selection.py", "pruning/structured.py", "pruning/matrix.py", "pruning/patterns.py"} <= pruned
+    assert not {f"pruning/criteria/{name}.py" for name in ("wanda", "sparsegpt", "ria")} & pruned
+    assert "pruning/refinements.py" not in pruned
+    assert "pruning/criteria/sparsegpt.py" in {name for module in SPECS["pruned"].modules for name in names(module)}
+    assert not {"pruning/selection.py", "recover/trainable.py"} & names("stages.dense")
     trained = names("stages.reconstruct") | names("stages.retrain")
     assert {"recover/trainable.py", "recover/parametrizations.py"} <= trained
     assert not any(name.startswith(("plan/", "report/", "results/")) for stage in STAGES for name in trained)

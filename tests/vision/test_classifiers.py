@@ -13,9 +13,9 @@ from PIL import Image
 from torch import nn
 
 from freelunch.errors import FreelunchError
-from freelunch.prune.allocations import parse_allocation
-from freelunch.prune.hessian import relative_repairability
-from freelunch.prune.method import parse_method
+from freelunch.pruning.allocations import parse_allocation
+from freelunch.pruning.hessian import relative_repairability
+from freelunch.pruning.method import parse_method
 from freelunch.vision import backends
 from freelunch.vision.architectures import ARCHITECTURES, convolutions
 from freelunch.vision.backends import measured_layers, measured_norms, paired_moments, recovered

@@ -20,8 +20,6 @@ _PLACES = {
     **dict.fromkeys(("Pruned", "prune", "reconstruct", "perplexity", "save"), "library"),
     "FreelunchError": "errors",
 }
-# importing the room `prune` has bound its name here, which is that of the function for who imports from the package
-globals().pop("prune", None)
 
 
 def __getattr__(name: str) -> Any:

@@ -22,8 +22,8 @@ from freelunch.plan import specs
 from freelunch.plan.config import Config, TextTask, Train, ZeroShotTask
 from freelunch.plan.facts import DTYPE_BYTES, Facts, facts_of
 from freelunch.plan.spec import Spec
-from freelunch.prune.method import Method
-from freelunch.prune.refinements import Exact
+from freelunch.pruning.method import Method
+from freelunch.pruning.refinements import Exact
 from freelunch.recover.parametrizations import parse_parametrization
 from freelunch.recover.schedule import VALIDATION_TOKENS, trial_steps, validation_steps
 from freelunch.recover.windows import MATRICES, boundaries_to_keep, parse_window

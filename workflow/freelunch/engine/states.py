@@ -19,8 +19,8 @@ from freelunch.engine.blocks import Halves, caught, matrices, run_part
 from freelunch.engine.streaming import Network
 from freelunch.engine.transfers import Downloads, arriving
 from freelunch.errors import FreelunchError
-from freelunch.prune.matrix import Statistics, finite
-from freelunch.prune.statistics import Collector
+from freelunch.pruning.matrix import Statistics, finite
+from freelunch.pruning.statistics import Collector
 from freelunch.results.artifacts import disk_state
 
 TENSOR = "hidden"

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from freelunch.engine.overlays import Masked, TensorSource
 from freelunch.errors import FreelunchError
-from freelunch.prune.structured import Units
+from freelunch.pruning.structured import Units
 
 Skeleton = dict[str, Tensor]
 """The tensors of a model by name, on the meta device, tied ones once."""

@@ -38,7 +38,12 @@ from freelunch.plan.section import (
     validate,
 )
 from freelunch.plan.yaml_files import read_yaml
-from freelunch.prune.method import canonical_allocation, canonical_criterion, canonical_pattern, canonical_refinement
+from freelunch.pruning.method import (
+    canonical_allocation,
+    canonical_criterion,
+    canonical_pattern,
+    canonical_refinement,
+)
 from freelunch.recover.parametrizations import canonical_parametrization
 from freelunch.recover.windows import canonical_targets, parse_window
 

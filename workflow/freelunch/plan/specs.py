@@ -22,9 +22,9 @@ from freelunch.plan.config import (
 from freelunch.plan.facts import facts_of_source
 from freelunch.plan.section import OPTIONAL, Section
 from freelunch.plan.spec import ONE_MATRIX, MeasuredSpec, Spec
-from freelunch.prune.method import Method, parse_method
-from freelunch.prune.methods import slug
-from freelunch.prune.patterns import Structured
+from freelunch.pruning.method import Method, parse_method
+from freelunch.pruning.methods import slug
+from freelunch.pruning.patterns import Structured
 from freelunch.recover.parametrizations import parse_parametrization
 
 

@@ -8,8 +8,8 @@ from freelunch.errors import FreelunchError, naming, suggest
 from freelunch.inputs.questions import QUESTION_SETS
 from freelunch.plan.config import LOSSES, Axes, Config, EvaluationTask, Split, SuiteConfig, ZeroShotTask
 from freelunch.plan.facts import Facts, facts_of
-from freelunch.prune.method import Method, parse_method
-from freelunch.prune.patterns import Structured
+from freelunch.pruning.method import Method, parse_method
+from freelunch.pruning.patterns import Structured
 from freelunch.recover.parametrizations import parse_parametrization
 from freelunch.recover.windows import MATRICES, check_window
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from freelunch.errors import FreelunchError
-from freelunch.prune.methods import Methods, describe, positive
+from freelunch.pruning.methods import Methods, describe, positive
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor

@@ -24,8 +24,8 @@ from freelunch.engine.states import batches
 from freelunch.engine.streaming import Network
 from freelunch.engine.transfers import Sent, Uploads
 from freelunch.errors import FreelunchError, naming
-from freelunch.prune.hessian import masked_least_squares, solvable
-from freelunch.prune.matrix import Statistics
+from freelunch.pruning.hessian import masked_least_squares, solvable
+from freelunch.pruning.matrix import Statistics
 from freelunch.recover.flows import DenseFlow, Pairs
 from freelunch.recover.losses import LOSSES
 from freelunch.recover.parametrizations import parse_parametrization

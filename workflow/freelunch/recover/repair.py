@@ -21,7 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from freelunch.prune.hessian import Moments, log_scales
+from freelunch.pruning.hessian import Moments, log_scales
 
 Mode = Literal["channel", "layer", "shrink"]
 

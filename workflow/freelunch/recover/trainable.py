@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from freelunch.errors import FreelunchError
-from freelunch.prune.matrix import named_generator
+from freelunch.pruning.matrix import named_generator
 from freelunch.recover.parametrizations import LowRank, Parametrization, parse_parametrization
 from freelunch.recover.windows import targeted
 

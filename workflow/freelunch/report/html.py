@@ -14,7 +14,18 @@ from pandas import DataFrame
 
 from freelunch.errors import FreelunchError
 from freelunch.report import text
-from freelunch.report.compare import PRUNED, among, best, held_out, of, on_text, ordered, recovered, summary, values_of
+from freelunch.report.compare import (
+    PRUNED,
+    among,
+    best,
+    held_out,
+    of,
+    on_text,
+    ordered,
+    recovered,
+    summary,
+    values_of,
+)
 from freelunch.report.render import Shown, about, caption, shown
 from freelunch.report.rows import plain
 from freelunch.report.verdicts import UNTESTED, Verdict

@@ -13,7 +13,7 @@ import pandas as pd
 import yaml
 
 from freelunch.errors import FreelunchError
-from freelunch.prune.patterns import NM, Structured, parse_pattern
+from freelunch.pruning.patterns import NM, Structured, parse_pattern
 
 TEXT: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("text.yaml").read_text(encoding="utf-8"))
 SOURCE = next(iter(TEXT["papers"]))

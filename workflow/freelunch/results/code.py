@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
-COMPUTING = ("prune", "engine", "recover", "inputs", "evaluate", "stages", "vision")
+COMPUTING = ("pruning", "engine", "recover", "inputs", "evaluate", "stages", "vision")
 """Rooms whose code decides numbers; the others say what is computed, keep it and show it."""
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "datasets", "numpy", "snakemake")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from freelunch.prune.patterns import parse_pattern
+from freelunch.pruning.patterns import parse_pattern
 from freelunch.results.artifacts import Artifact, read_json
 from freelunch.vision.runs import ClassifierSpec, SparseClassifierSpec
 

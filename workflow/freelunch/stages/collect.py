@@ -18,7 +18,7 @@ from freelunch.plan.specs import (
     RetrainedSpec,
     Training,
 )
-from freelunch.prune.patterns import parse_pattern
+from freelunch.pruning.patterns import parse_pattern
 from freelunch.report.rows import to_frame, write
 from freelunch.results.artifacts import Artifact, read_json
 

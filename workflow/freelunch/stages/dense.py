@@ -18,7 +18,7 @@ from freelunch.engine.blocks import matrices
 from freelunch.engine.states import batches, check_finite, create, forward, load, scratch
 from freelunch.engine.streaming import Network
 from freelunch.plan.specs import DenseSpec
-from freelunch.prune.statistics import Collector
+from freelunch.pruning.statistics import Collector
 from freelunch.recover.windows import boundaries_to_keep
 from freelunch.results.artifacts import Artifact
 from freelunch.results.stage import Stage

@@ -19,8 +19,8 @@ from freelunch.inputs.export import Export, export, kept_units, skeleton
 from freelunch.inputs.models import INDEX, WEIGHTS, checked_config
 from freelunch.plan.spec import RESULTS
 from freelunch.plan.specs import ExportSpec
-from freelunch.prune.patterns import NM
-from freelunch.prune.structured import Units, find_units
+from freelunch.pruning.patterns import NM
+from freelunch.pruning.structured import Units, find_units
 from freelunch.results.artifacts import MANIFEST, Artifact, read_json
 from freelunch.results.code import versions
 from freelunch.results.stage import Stage

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import partial
 
-from freelunch.engine.activations import load
 from freelunch.engine.overlays import Masked, Replaced, SafetensorsFiles
-from freelunch.engine.states import Prefix
+from freelunch.engine.states import Prefix, load
 from freelunch.plan.specs import PrunedSpec
-from freelunch.prune.matrix import Matrix
-from freelunch.prune.statistics import Statistics
+from freelunch.pruning.matrix import Matrix, Statistics
 from freelunch.results.stage import Stage
 from freelunch.stages.network import CHANGED, MASKS, TRAINED, open_network
 from freelunch.stages.pruning import BlockRecord, PruningJob

@@ -17,10 +17,10 @@ from freelunch.engine.device import DTYPES, choose
 from freelunch.engine.overlays import SafetensorsFiles, pack
 from freelunch.plan.facts import facts_of_file
 from freelunch.plan.specs import GramsSpec, ModelSpec, PrunedSpec
-from freelunch.prune.matrix import Matrices, Matrix, Pruned, Statistics
-from freelunch.prune.pruner import Pruner
-from freelunch.prune.statistics import on_device
-from freelunch.prune.structured import Heads
+from freelunch.pruning.matrix import Matrices, Matrix, Pruned, Statistics
+from freelunch.pruning.pruner import Pruner
+from freelunch.pruning.statistics import on_device
+from freelunch.pruning.structured import Heads
 from freelunch.results.artifacts import Artifact, read_json
 from freelunch.results.stage import Stage
 

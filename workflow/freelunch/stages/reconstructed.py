@@ -25,7 +25,7 @@ from freelunch.engine.states import States
 from freelunch.engine.streaming import Network
 from freelunch.errors import FreelunchError
 from freelunch.plan.specs import PrunedSpec, ReconstructedSpec, ShardSpec
-from freelunch.prune.structured import find_units, grouped
+from freelunch.pruning.structured import find_units, grouped
 from freelunch.recover.flows import FLOWS
 from freelunch.recover.reconstruct import reconstruct_window, solve_window
 from freelunch.recover.training import Trained, totals

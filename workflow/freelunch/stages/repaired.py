@@ -13,8 +13,8 @@ from freelunch.engine.device import DTYPES
 from freelunch.engine.overlays import Masked, TensorSource
 from freelunch.errors import FreelunchError, naming
 from freelunch.plan.specs import RepairedSpec
-from freelunch.prune.hessian import moments
-from freelunch.prune.matrix import Statistics, finite
+from freelunch.pruning.hessian import moments
+from freelunch.pruning.matrix import Statistics, finite
 from freelunch.recover.repair import Mode, scales
 from freelunch.results.stage import Stage
 from freelunch.stages.network import MASKS, TRAINED, open_source

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from freelunch.errors import FreelunchError, suggest
-from freelunch.prune.hessian import Moments, relative_repairability
+from freelunch.pruning.hessian import Moments, relative_repairability
 from freelunch.recover.repair import Mode, scales
 from freelunch.vision.layers import Layer, convolutions_of, hooked, layers_of, norms_of, solve
 from freelunch.vision.sections import BACKENDS

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from freelunch.errors import FreelunchError
-from freelunch.prune.hessian import masked_least_squares, solvable
-from freelunch.prune.matrix import Matrices, Matrix, Statistics
-from freelunch.prune.method import Method
-from freelunch.prune.patterns import Structured
-from freelunch.prune.pruner import allocate, prune_matrix
+from freelunch.pruning.hessian import masked_least_squares, solvable
+from freelunch.pruning.matrix import Matrices, Matrix, Statistics
+from freelunch.pruning.method import Method
+from freelunch.pruning.patterns import Structured
+from freelunch.pruning.pruner import allocate, prune_matrix
 from freelunch.recover.reconstruct import DAMPING
 
 Layer = nn.Conv2d | nn.Linear

@@ -12,9 +12,9 @@ from freelunch.plan.plan import RUN_KINDS, RunKind
 from freelunch.plan.section import Section
 from freelunch.plan.spec import MeasuredSpec, Spec
 from freelunch.plan.validity import check_name
-from freelunch.prune.method import Method, parse_method
-from freelunch.prune.methods import slug
-from freelunch.prune.patterns import Structured
+from freelunch.pruning.method import Method, parse_method
+from freelunch.pruning.methods import slug
+from freelunch.pruning.patterns import Structured
 from freelunch.vision.architectures import convolutions
 from freelunch.vision.sections import Backend, ClassifierAxes, ClassifierConfig, ImagesConfig, VisionConfig
 

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 
 from freelunch.plan.config import EXTENSIONS, Config, Source
 from freelunch.plan.section import Name, NotNegative, Positive, Section, Seed
-from freelunch.prune.method import canonical_allocation, canonical_criterion, canonical_pattern
+from freelunch.pruning.method import canonical_allocation, canonical_criterion, canonical_pattern
 from freelunch.vision.architectures import ARCHITECTURES, check_architecture
 
 COLOURS = {"wheel": 1, "hub": 3, "path": 3}

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from freelunch.errors import FreelunchError, naming
-from freelunch.prune.allocations import Allocation, apportion
-from freelunch.prune.criteria import Criterion
-from freelunch.prune.matrix import Matrices, Matrix, Pruned, finite
-from freelunch.prune.patterns import NM, Structured, Unstructured
-from freelunch.prune.selection import count_lowest
-from freelunch.prune.structured import Heads, Units, find_units, keep_highest, keep_in_model
+from freelunch.pruning.allocations import Allocation, apportion
+from freelunch.pruning.criteria import Criterion
+from freelunch.pruning.matrix import Matrices, Matrix, Pruned, finite
+from freelunch.pruning.patterns import NM, Structured, Unstructured
+from freelunch.pruning.selection import count_lowest
+from freelunch.pruning.structured import Heads, Units, find_units, keep_highest, keep_in_model
 
 if TYPE_CHECKING:
-    from freelunch.prune.method import Method
+    from freelunch.pruning.method import Method
 
 Load = Callable[[str], Matrix]
 

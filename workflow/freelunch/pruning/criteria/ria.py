@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from freelunch.prune.criteria import CRITERIA, Criterion
-from freelunch.prune.methods import positive
+from freelunch.pruning.criteria import CRITERIA, Criterion
+from freelunch.pruning.methods import positive
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from freelunch.prune.matrix import Matrix
+    from freelunch.pruning.matrix import Matrix
 
 
 @CRITERIA.register("ria")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from freelunch.errors import FreelunchError
-from freelunch.prune.patterns import NM, Structured, Unstructured, parse_pattern
+from freelunch.pruning.patterns import NM, Structured, Unstructured, parse_pattern
 
 quickly = settings(deadline=None, max_examples=100)
 shapes = st.tuples(st.integers(1, 7), st.integers(1, 24))

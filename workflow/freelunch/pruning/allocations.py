@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from freelunch.errors import FreelunchError
-from freelunch.prune.methods import Methods, positive
-from freelunch.prune.patterns import NM, Pattern
+from freelunch.pruning.methods import Methods, positive
+from freelunch.pruning.patterns import NM, Pattern
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from freelunch.prune.matrix import Matrices, Matrix
+    from freelunch.pruning.matrix import Matrices, Matrix
 
 _TOLERANCE = 0.0005
 """How far the mean of given sparsities may be from the pattern's: they may be rounded to tenths of a percent."""
@@ -125,7 +125,7 @@ class LAMP(Allocation):
     """
 
     def targets(self, matrices: Matrices, pruned: float) -> Mapping[str, float]:
-        from freelunch.prune.selection import count_lowest
+        from freelunch.pruning.selection import count_lowest
 
         return count_lowest(lambda: ((matrix.name, lamp_scores(matrix.weight)) for matrix in matrices), int(pruned))
 
@@ -201,8 +201,8 @@ class Repairability(Allocation):
 
     @staticmethod
     def _ratio(matrix: Matrix, sparsity: float) -> float:
-        from freelunch.prune.hessian import moments, relative_repairability
-        from freelunch.prune.selection import drop_lowest
+        from freelunch.pruning.hessian import moments, relative_repairability
+        from freelunch.pruning.selection import drop_lowest
 
         magnitudes = matrix.weight.abs().reshape(1, -1)
         mask = drop_lowest(magnitudes, round(sparsity * magnitudes.numel())).view_as(matrix.weight)

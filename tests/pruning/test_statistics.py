@@ -15,9 +15,9 @@ from freelunch.engine.blocks import matrices
 from freelunch.engine.overlays import InMemory
 from freelunch.engine.streaming import Network
 from freelunch.errors import FreelunchError
-from freelunch.prune import hessian, statistics
-from freelunch.prune.matrix import Statistics
-from freelunch.prune.statistics import Collector, add_gram, on_device
+from freelunch.pruning import hessian, statistics
+from freelunch.pruning.matrix import Statistics
+from freelunch.pruning.statistics import Collector, add_gram, on_device
 from tiny import random_model, random_tokens
 
 ROWS, COLUMNS, TOKENS = 5, 8, 20
@@ -289,7 +289,7 @@ def test_a_gram_matrix_on_another_device_is_added_to_in_panels(monkeypatch, pane
 
 
 def test_a_gram_matrix_lies_with_the_host_where_the_device_has_no_room(monkeypatch):
-    module = importlib.import_module("freelunch.prune.statistics")
+    module = importlib.import_module("freelunch.pruning.statistics")
     free = 4 * 100**2 * module._COPIES + 1
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10 * free))
     assert module._fits(100, torch.device("cuda")) and not module._fits(101, torch.device("cuda"))

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from freelunch.prune.criteria import CRITERIA, Criterion
-from freelunch.prune.methods import positive
-from freelunch.prune.patterns import NM
+from freelunch.pruning.criteria import CRITERIA, Criterion
+from freelunch.pruning.methods import positive
+from freelunch.pruning.patterns import NM
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from freelunch.prune.matrix import Matrix
-    from freelunch.prune.patterns import Unstructured
+    from freelunch.pruning.matrix import Matrix
+    from freelunch.pruning.patterns import Unstructured
 
 
 @CRITERIA.register("sparsegpt")
@@ -43,7 +43,7 @@ class SparseGPT(Criterion):
     def prune(self, matrix: Matrix, pattern: Unstructured | NM, pruned: int) -> tuple[Tensor, Tensor]:
         import torch
 
-        from freelunch.prune.selection import drop_lowest
+        from freelunch.pruning.selection import drop_lowest
 
         scores = self.scores(matrix)
         factor = self._factor(matrix)
@@ -90,14 +90,14 @@ class SparseGPT(Criterion):
         return matrix.weight * (matrix.inputs.squared_norms > 0).to(matrix.weight)
 
     def _factor(self, matrix: Matrix) -> Tensor:
-        from freelunch.prune.hessian import inverse_factor
+        from freelunch.pruning.hessian import inverse_factor
 
         return inverse_factor(matrix.inputs, self.damping)
 
 
 def _without_lowest(scores: Tensor, share: Tensor) -> Tensor:
     """Mask of transposed ``scores`` ``[columns, rows]`` without the lowest ``share`` of each row, or of all."""
-    from freelunch.prune.selection import drop_lowest
+    from freelunch.pruning.selection import drop_lowest
 
     if len(share) == 1:
         return drop_lowest(scores.T.reshape(1, -1), int(share)).reshape(scores.shape[::-1]).T

@@ -11,13 +11,13 @@ from freelunch.engine.blocks import matrices
 from freelunch.engine.overlays import InMemory
 from freelunch.engine.streaming import Network
 from freelunch.errors import FreelunchError
-from freelunch.prune.criteria import CRITERIA
-from freelunch.prune.matrix import Matrices, Matrix
-from freelunch.prune.method import parse_method
-from freelunch.prune.patterns import NM, Structured, Unstructured, parse_pattern
-from freelunch.prune.pruner import Pruner
-from freelunch.prune.statistics import Collector
-from freelunch.prune.structured import Heads
+from freelunch.pruning.criteria import CRITERIA
+from freelunch.pruning.matrix import Matrices, Matrix
+from freelunch.pruning.method import parse_method
+from freelunch.pruning.patterns import NM, Structured, Unstructured, parse_pattern
+from freelunch.pruning.pruner import Pruner
+from freelunch.pruning.statistics import Collector
+from freelunch.pruning.structured import Heads
 from tiny import random_model, random_tokens
 
 FAMILIES = ("qwen2", "opt")

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from freelunch.prune import selection
-from freelunch.prune.patterns import Unstructured
-from freelunch.prune.selection import count_lowest, drop_lowest
+from freelunch.pruning import selection
+from freelunch.pruning.patterns import Unstructured
+from freelunch.pruning.selection import count_lowest, drop_lowest
 
 quickly = settings(deadline=None, max_examples=50)
 seeds = st.integers(0, 2**31 - 1)

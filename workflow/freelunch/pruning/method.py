@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from freelunch.errors import FreelunchError, naming
-from freelunch.prune.allocations import ALLOCATIONS, Allocation, parse_allocation
-from freelunch.prune.criteria import CRITERIA, Criterion, parse_criterion
-from freelunch.prune.methods import describe
-from freelunch.prune.patterns import Pattern, Structured, parse_pattern
-from freelunch.prune.refinements import Refinement, describe_refinements, parse_refinements
+from freelunch.pruning.allocations import ALLOCATIONS, Allocation, parse_allocation
+from freelunch.pruning.criteria import CRITERIA, Criterion, parse_criterion
+from freelunch.pruning.methods import describe
+from freelunch.pruning.patterns import Pattern, Structured, parse_pattern
+from freelunch.pruning.refinements import Refinement, describe_refinements, parse_refinements
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
 
 from freelunch.errors import FreelunchError
-from freelunch.prune.methods import Methods, describe, positive
-from freelunch.prune.patterns import NM, Pattern
+from freelunch.pruning.methods import Methods, describe, positive
+from freelunch.pruning.patterns import NM, Pattern
 
 if TYPE_CHECKING:
-    from freelunch.prune.matrix import Matrix, Pruned
+    from freelunch.pruning.matrix import Matrix, Pruned
 
 NONE = "none"
 _CHUNK = 1 << 24
@@ -153,7 +153,7 @@ class Exact(Refinement):
         return 4 * (3 * max(_CHUNK, (kept * columns) ** 2) + columns**2 + 3 * rows * columns)
 
     def refine(self, matrix: Matrix, pruned: Pruned, pattern: Pattern) -> Pruned:
-        from freelunch.prune.hessian import masked_least_squares, solvable
+        from freelunch.pruning.hessian import masked_least_squares, solvable
 
         assert matrix.inputs.gram is not None
         hessian = solvable(matrix.inputs.gram, self.damping).to(matrix.weight.device)
@@ -189,7 +189,7 @@ class ADMM(Refinement):
     def refine(self, matrix: Matrix, pruned: Pruned, pattern: Pattern) -> Pruned:
         import torch
 
-        from freelunch.prune.hessian import factorised, solvable
+        from freelunch.pruning.hessian import factorised, solvable
 
         gram = matrix.inputs.gram
         assert gram is not None

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from freelunch.prune.matrix import Statistics
+from freelunch.pruning.matrix import Statistics
 
 _COPIES = 7
 """Float32 matrices of a Gram matrix' size that there must be room for: itself, damped, its factor, what ADMM makes."""

@@ -12,18 +12,12 @@ from hypothesis import strategies as st
 
 from benchmarks.pruning import relative_error
 from freelunch.errors import FreelunchError
-from freelunch.prune import hessian
-from freelunch.prune.matrix import Matrix, Pruned, Statistics
-from freelunch.prune.method import parse_method
-from freelunch.prune.patterns import parse_pattern
-from freelunch.prune.pruner import prune_matrix, refined
-from freelunch.prune.refinements import (
-    ADMM,
-    REFINEMENTS,
-    Bias,
-    DSnoT,
-    Exact,
-)
+from freelunch.pruning import hessian
+from freelunch.pruning.matrix import Matrix, Pruned, Statistics
+from freelunch.pruning.method import parse_method
+from freelunch.pruning.patterns import parse_pattern
+from freelunch.pruning.pruner import prune_matrix, refined
+from freelunch.pruning.refinements import ADMM, REFINEMENTS, Bias, DSnoT, Exact
 
 NAMES = ("none", *REFINEMENTS.names)
 ROWS, COLUMNS, TOKENS = 5, 12, 60
@@ -134,7 +128,7 @@ def test_exact_leaves_rows_that_keep_nothing_at_zero_and_rows_that_keep_all_as_t
 
 @pytest.mark.parametrize("chunk", [1, 60, 150, 400])
 def test_exact_solves_rows_in_chunks_that_change_nothing(monkeypatch, chunk):
-    module = importlib.import_module("freelunch.prune.refinements")
+    module = importlib.import_module("freelunch.pruning.refinements")
     matrix, _ = random_matrix(rows=11)
     mask = random_mask(rows=11)
     mask[:3] = False  # a chunk of nothing

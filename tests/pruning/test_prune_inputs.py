@@ -20,7 +20,7 @@ from freelunch.engine.overlays import unpack
 from freelunch.plan.plan import Plan
 from freelunch.plan.spec import parse_spec
 from freelunch.plan.specs import PrunedSpec, ReconstructedSpec
-from freelunch.prune.method import parse_method
+from freelunch.pruning.method import parse_method
 from freelunch.results.artifacts import Artifact, checksum
 from merging import lay_over, tensors
 from one_of_each import small_config

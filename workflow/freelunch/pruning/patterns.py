@@ -66,7 +66,7 @@ class Unstructured:
 
     def mask(self, scores: Tensor, pruned: int) -> Tensor:
         """Boolean mask of ``scores``' shape, True = kept; the ``pruned`` lowest scores go, ties by position."""
-        from freelunch.prune.selection import drop_lowest
+        from freelunch.pruning.selection import drop_lowest
 
         if self.group != "row":
             return drop_lowest(scores.reshape(1, -1), pruned).reshape(scores.shape)
@@ -75,7 +75,7 @@ class Unstructured:
 
     def fits(self, mask: Tensor, pruned: int) -> bool:
         """Whether a mask prunes ``pruned`` weights, spread as the pattern says."""
-        from freelunch.prune.selection import dropped
+        from freelunch.pruning.selection import dropped
 
         lost = dropped(mask)
         spread = self.group != "row" or int(lost.max()) - int(lost.min()) <= 1
@@ -115,7 +115,7 @@ class NM:
 
     def mask(self, scores: Tensor, pruned: int) -> Tensor:
         """Boolean mask of ``scores``' shape, True = kept; the lowest scores of each group go, ties by position."""
-        from freelunch.prune.selection import drop_lowest
+        from freelunch.pruning.selection import drop_lowest
 
         rows, columns = scores.shape
         self.check(rows, columns, f"a {rows} x {columns} matrix")
@@ -130,7 +130,7 @@ class NM:
 
     def fits(self, mask: Tensor, pruned: int) -> bool:
         """Whether every group of a mask has lost the same number of weights, ``pruned`` in all."""
-        from freelunch.prune.selection import dropped
+        from freelunch.pruning.selection import dropped
 
         lost = dropped(mask.reshape(-1, self.of))
         return bool((lost == lost[0]).all()) and int(lost.sum()) == pruned

@@ -14,13 +14,13 @@ from torch import nn
 
 from benchmarks.pruning import relative_error
 from freelunch.errors import FreelunchError
-from freelunch.prune.criteria import CRITERIA, parse_criterion
-from freelunch.prune.criteria.sparsegpt import SparseGPT
-from freelunch.prune.matrix import Matrix, Pruned, Statistics
-from freelunch.prune.method import parse_method
-from freelunch.prune.patterns import parse_pattern
-from freelunch.prune.pruner import check_mask, prune_matrix
-from freelunch.prune.statistics import Collector
+from freelunch.pruning.criteria import CRITERIA, parse_criterion
+from freelunch.pruning.criteria.sparsegpt import SparseGPT
+from freelunch.pruning.matrix import Matrix, Pruned, Statistics
+from freelunch.pruning.method import parse_method
+from freelunch.pruning.patterns import parse_pattern
+from freelunch.pruning.pruner import check_mask, prune_matrix
+from freelunch.pruning.statistics import Collector
 
 ROWS, COLUMNS, TOKENS = 5, 12, 40
 PRUNED = {"50%": 30, "37%": 22, "50% per matrix": 30, "37% per matrix": 22, "2:4": 30, "1:3": 40, "4:6": 20}

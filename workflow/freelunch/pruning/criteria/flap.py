@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from freelunch.prune.criteria import CRITERIA, Criterion
+from freelunch.pruning.criteria import CRITERIA, Criterion
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from freelunch.prune.matrix import Matrix
+    from freelunch.pruning.matrix import Matrix
 
 
 @CRITERIA.register("flap")

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from freelunch.errors import FreelunchError
-from freelunch.prune.allocations import ALLOCATIONS, ERK, OWL, Given, Uniform, parse_allocation
-from freelunch.prune.criteria import CRITERIA, parse_criterion
-from freelunch.prune.criteria.magnitude import Magnitude
-from freelunch.prune.criteria.ria import RIA
-from freelunch.prune.criteria.sparsegpt import SparseGPT
-from freelunch.prune.criteria.wanda import Wanda
-from freelunch.prune.method import (
+from freelunch.pruning.allocations import ALLOCATIONS, ERK, OWL, Given, Uniform, parse_allocation
+from freelunch.pruning.criteria import CRITERIA, parse_criterion
+from freelunch.pruning.criteria.magnitude import Magnitude
+from freelunch.pruning.criteria.ria import RIA
+from freelunch.pruning.criteria.sparsegpt import SparseGPT
+from freelunch.pruning.criteria.wanda import Wanda
+from freelunch.pruning.method import (
     Method,
     canonical_allocation,
     canonical_criterion,
@@ -26,9 +26,17 @@ from freelunch.prune.method import (
     canonical_refinement,
     parse_method,
 )
-from freelunch.prune.methods import describe, slug
-from freelunch.prune.patterns import NM, Structured, Unstructured
-from freelunch.prune.refinements import ADMM, REFINEMENTS, Bias, DSnoT, Exact, describe_refinements, parse_refinements
+from freelunch.pruning.methods import describe, slug
+from freelunch.pruning.patterns import NM, Structured, Unstructured
+from freelunch.pruning.refinements import (
+    ADMM,
+    REFINEMENTS,
+    Bias,
+    DSnoT,
+    Exact,
+    describe_refinements,
+    parse_refinements,
+)
 from freelunch.recover.parametrizations import PARAMETRIZATIONS, parse_parametrization
 
 WORKFLOW = Path(__file__).parents[2] / "workflow"
@@ -349,7 +357,7 @@ def test_a_refinement_that_moves_weights_is_refused_with_structured_patterns():
 )
 def test_parsing_and_checking_a_method_import_no_torch(parts: Any):
     code = (
-        "import sys; from freelunch.prune.method import parse_method;"
+        "import sys; from freelunch.pruning.method import parse_method;"
         f"parse_method(*{parts!r}).check(2); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": str(WORKFLOW)}, timeout=60)

@@ -18,12 +18,12 @@ from freelunch.engine.blocks import matrices as linear_layers
 from freelunch.engine.overlays import InMemory
 from freelunch.engine.streaming import Network
 from freelunch.errors import FreelunchError
-from freelunch.prune.criteria import parse_criterion
-from freelunch.prune.matrix import Matrices, Matrix, Pruned
-from freelunch.prune.method import parse_method
-from freelunch.prune.pruner import Pruner
-from freelunch.prune.statistics import Collector
-from freelunch.prune.structured import Heads, Units, find_units, keep_highest, keep_in_model
+from freelunch.pruning.criteria import parse_criterion
+from freelunch.pruning.matrix import Matrices, Matrix, Pruned
+from freelunch.pruning.method import parse_method
+from freelunch.pruning.pruner import Pruner
+from freelunch.pruning.statistics import Collector
+from freelunch.pruning.structured import Heads, Units, find_units, keep_highest, keep_in_model
 from tiny import random_model, random_tokens
 
 quickly = settings(deadline=None, max_examples=60)

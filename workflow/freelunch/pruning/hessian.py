@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from freelunch.errors import FreelunchError
-from freelunch.prune.matrix import Statistics, finite
+from freelunch.pruning.matrix import Statistics, finite
 
 ESCALATION = 10.0
 """How much more damping is tried when a factorisation fails."""

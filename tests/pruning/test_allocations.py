@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from freelunch.errors import FreelunchError
-from freelunch.prune.allocations import (
+from freelunch.pruning.allocations import (
     ERK,
     LAMP,
     OWL,
@@ -22,12 +22,12 @@ from freelunch.prune.allocations import (
     lamp_scores,
     parse_allocation,
 )
-from freelunch.prune.criteria.magnitude import Magnitude
-from freelunch.prune.criteria.wanda import Wanda
-from freelunch.prune.matrix import Matrices, Matrix, Statistics
-from freelunch.prune.method import parse_method
-from freelunch.prune.patterns import NM, Unstructured, parse_pattern
-from freelunch.prune.pruner import allocate
+from freelunch.pruning.criteria.magnitude import Magnitude
+from freelunch.pruning.criteria.wanda import Wanda
+from freelunch.pruning.matrix import Matrices, Matrix, Statistics
+from freelunch.pruning.method import parse_method
+from freelunch.pruning.patterns import NM, Unstructured, parse_pattern
+from freelunch.pruning.pruner import allocate
 
 quickly = settings(deadline=None, max_examples=60)
 seeds = st.integers(0, 2**31 - 1)

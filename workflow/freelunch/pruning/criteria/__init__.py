@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from freelunch.errors import FreelunchError, naming
-from freelunch.prune.methods import Methods
+from freelunch.pruning.methods import Methods
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from freelunch.prune.matrix import Matrix
-    from freelunch.prune.patterns import NM, Unstructured
+    from freelunch.pruning.matrix import Matrix
+    from freelunch.pruning.patterns import NM, Unstructured
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Criterion:
         Raises:
             FreelunchError: a score is not finite, or cannot be had; names the matrix.
         """
-        from freelunch.prune.matrix import finite
+        from freelunch.pruning.matrix import finite
 
         with naming(matrix.name):
             scores = self.score(matrix)
