@@ -178,6 +178,11 @@ def test_data_without_a_test_split_are_shown_by_their_validation_split() -> None
     }  # fmt: skip
 
 
+def test_columns_of_a_csv_have_distinct_names(frame: pd.DataFrame) -> None:
+    heads = render.csv(views.table("perplexity", frame)).partition("\n")[0].split(",")
+    assert {"model", "model_perplexity", "repair", "repair_perplexity"} <= set(heads) and len(set(heads)) == len(heads)
+
+
 def test_cost_table_tells_tokens_of_the_search_from_those_of_training() -> None:
     suite = Suite()
     for seed in (0, 1):
