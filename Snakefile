@@ -29,7 +29,6 @@ from freelunch.plan.spec import STAGES
 from freelunch.plan.yaml_files import read_yaml
 from freelunch.report.views import REFERENCES, find
 from freelunch.results.artifacts import check_writable
-from freelunch.vision import costs as vision_costs  # registers those of classifiers
 
 put_on_path(PACKAGE_ROOT)
 

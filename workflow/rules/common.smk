@@ -1,39 +1,4 @@
-"""The plan, and how rules look things up in it. No rule knows a parameter that is not in a spec."""
-
-import re
-from hashlib import sha256
-from os.path import exists, relpath
-from pathlib import Path
-
-from freelunch.results.artifacts import check_writable
-from freelunch.plan.config import parse_config
-from freelunch.costs import cost
-from freelunch.errors import FreelunchError
-from freelunch.plan.facts import facts_of
-from freelunch.plan.plan import make_plan, resolved
-from freelunch.results.code import code_digest
-from freelunch.report.views import REFERENCES, find
-from freelunch.inputs.sources import wheel_path
-from freelunch.plan.spec import STAGES
-from freelunch.stages import code_of
-from freelunch.plan.yaml_files import read_yaml
-from snakemake.exceptions import WorkflowError
-
-# Snakemake shows this kind of exception without a traceback.
-try:
-    if workflow.is_main_process:
-        # it keeps its notes there, also in a dry run
-        check_writable(Path(".snakemake"))
-        # it has read these, and taken the last of keys that are there twice
-        for path in map(Path, workflow.configfiles):
-            read_yaml(path)
-except FreelunchError as error:
-    raise WorkflowError(str(error)) from None
-
-try:
-    PLAN = make_plan(parse_config(config))
-except FreelunchError as error:
-    raise WorkflowError(f"config.yaml: {error}") from None
+"""How rules look things up in the plan. No rule knows a parameter that is not in a spec."""
 
 SPECS = {stage: PLAN.stage(stage) for stage in STAGES}
 EXECUTION = PLAN.config.execution
@@ -62,14 +27,39 @@ def memory(stage):
     )
 
 
-# Files that every table, figure and report is made by, and the declarations of the second paper's.
-REPORT = [
-    path
-    for folder in ("report", "vision")
-    for path in (PACKAGE_ROOT / "freelunch" / folder).glob("*")
-    if folder == "report" or path.stem in ("__init__", "classifier_views")
-    if path.suffix in (".py", ".yaml", ".j2")
-]
+def evaluations(wildcards):
+    """Manifests of everything whose numbers stand in the rows of a suite."""
+    runs = PLAN.runs[wildcards.suite]
+    return sorted({spec.manifest for run in runs for spec in run.read})
+
+
+def rows_code(wildcards):
+    """The code that makes the rows of a suite."""
+    return stages.code_of_rows(run.evaluation for run in PLAN.runs[wildcards.suite])
+
+
+def families(wildcards):
+    """Families of the models of a suite: they stand in the rows, and in no key."""
+    models = [spec for spec in PLAN.needed(wildcards.suite) if spec.stage == "models"]
+    families = {spec.model: spec.source.family for spec in models}
+    return [f"{model}: {family}" for model, family in families.items() if family]
+
+
+def suite_digest(wildcards):
+    """Hash of what the report shows of the config: a key has the parameters of runs, not what they are called."""
+    return sha256(resolved(PLAN, wildcards.suite).encode()).hexdigest()[:16]
+
+
+def views(wildcards):
+    """Tables and figures of a suite."""
+    suite, folder = PLAN.config.suites[wildcards.suite], f"results/{wildcards.suite}"
+    tables = [f"{folder}/tables/{view}.csv" for view in suite.tables]
+    return tables + [f"{folder}/figures/{view}.svg" for view in suite.figures]
+
+
+def references(wildcards):
+    """Published numbers, for the view that compares with them."""
+    return sorted(REFERENCES.glob("*.csv")) if wildcards.view == "published" else []
 
 
 def view_code(kind):

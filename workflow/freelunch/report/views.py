@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from freelunch.errors import FreelunchError, suggest
+from freelunch.plan.plan import VIEWS
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -67,6 +68,7 @@ class View:
 
 TABLES: dict[str, View] = {}
 FIGURES: dict[str, View] = {}
+VIEWS |= {"tables": TABLES, "figures": FIGURES}
 RULES = {name: f"report.verdicts:{name}" for name in (
     "window", "drift", "memory", "retraining", "parametrization", "criterion", "scale", "simple_criterion",
 )}  # fmt: skip

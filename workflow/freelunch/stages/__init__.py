@@ -52,7 +52,7 @@ def code_of_report() -> str:
     """Hash of the files that tables, figures and the report are made by, and of the declarations of vision's."""
     report, vision = PACKAGE / "report", PACKAGE / "vision"
     files = [path for kind in ("py", "yaml", "j2") for path in sorted(report.glob(f"*.{kind}"))]
-    return code_digest(["stages.report"], [*files, vision / "__init__.py", vision / "views.py"])
+    return code_digest(["stages.report"], [*files, vision / "__init__.py", vision / "classifier_views.py"])
 
 
 def inputs_of(spec: Spec, shards: int) -> list[str]:

@@ -316,7 +316,7 @@ def _over_depth(frame: DataFrame, what: str, line: Line) -> list[Series]:
 # --- verdicts --------------------------------------------------------------------------------------------------------
 
 
-def allocation_matters(rows: DataFrame, view: str) -> Iterator[Case]:
+def allocation_matters(view: str, rows: DataFrame) -> Iterator[Case]:
     known = accuracies(rows, view)
     models, sparsities = (values_of(known.pruned, axis) for axis in ("model", "sparsity"))
     for model in models:
@@ -329,7 +329,7 @@ def allocation_matters(rows: DataFrame, view: str) -> Iterator[Case]:
             yield Case(model, outcome, f"ERK less LAMP in points: {numbers}", seeds)
 
 
-def repair_recovers(rows: DataFrame, view: str) -> Iterator[Case]:
+def repair_recovers(view: str, rows: DataFrame) -> Iterator[Case]:
     for (model, name), group in groupby(transitions(rows, view), lambda point: (point.model, point.allocation)):
         points = list(group)
         clearly = [point for point in points if point.recovers]
