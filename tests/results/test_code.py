@@ -72,7 +72,7 @@ def test_what_is_computed_counts(old: str, new: str, digest) -> None:
     assert old in SOURCE and digest(SOURCE) != digest(SOURCE.replace(old, new))
 
 
-@settings(deadline=None)  # large files take long to parse
+@settings(deadline=None)
 @given(st.sampled_from([path for room in COMPUTING for path in sorted((PACKAGE / room).rglob("*.py"))]), st.data())
 def test_any_number_of_any_file_counts(path: Path, data: st.DataObject) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
