@@ -192,14 +192,16 @@ def test_editing_a_module_reruns_what_uses_it_and_nothing_else(finished: Path) -
     assert "dense" not in wanda and "calibration" not in wanda
     sparsegpt = after_editing("pruning/criteria/sparsegpt.py")
     assert sparsegpt["pruned"] == 1 and sparsegpt["reconstructed"] == 1 and "grams" not in sparsegpt
-    owl = after_editing("pruning/allocations.py")
-    assert owl["pruned"] == 1 and owl["evaluation"] == 1 and "reconstructed" not in owl
-    exact = after_editing("pruning/refinements.py")
-    assert exact["pruned"] == 1 and exact["evaluation"] == 1
+    allocations = after_editing("pruning/allocations.py")  # all are in one module
+    assert "pruned" in allocations and "dense" not in allocations
+    refinements = after_editing("pruning/refinements.py")
+    assert refinements["pruned"] == 2  # those with exact and with bias
     recoveries = {"reconstructed", "retrained", "repaired"}
-    mask_lora = after_editing("recover/parametrizations/mask_lora.py")
-    assert mask_lora["reconstructed"] == mask_lora["evaluation"] == 1
-    assert not {"pruned", "retrained", "repaired"} & mask_lora.keys()
+    parametrizations = after_editing("recover/parametrizations.py")
+    assert {"reconstructed", "retrained"} <= parametrizations.keys() and not {
+        "pruned",
+        "repaired",
+    } & parametrizations.keys()
     for module, rule in {"recover/retrain.py": "retrained", "recover/repair.py": "repaired"}.items():
         edited = after_editing(module)
         assert edited[rule] == edited["evaluation"] == 1 and recoveries & edited.keys() == {rule}

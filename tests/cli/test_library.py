@@ -14,8 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from freelunch import FreelunchError, Pruned, perplexity, reconstruct, save
-from freelunch import pruning as prune
+from freelunch import FreelunchError, Pruned, perplexity, prune, reconstruct, save
 from freelunch.plan.spec import parse_spec
 from freelunch.reference import PAGES
 from freelunch.results.artifacts import sealed

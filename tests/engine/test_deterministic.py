@@ -8,8 +8,9 @@ import torch
 from freelunch.engine.device import deterministic
 from freelunch.errors import FreelunchError
 from freelunch.results.stage import Stage
+from freelunch.stages import function_of
 from one_of_each import SHARDED, SPECS
-from stage_runs import EXECUTION, STAGES, upstream
+from stage_runs import EXECUTION, upstream
 
 STRICT = SHARDED.model_copy(update={"deterministic": True, "shards": 1})
 MISSING = "kthvalue CUDA does not have a deterministic implementation, but you set 'x'. You can turn it off."
@@ -20,10 +21,10 @@ def test_stages_compute_in_deterministic_mode_what_they_do_without(made, tmp_pat
     specs = [*upstream(spec), spec]
     for each in specs:
         # as a job does
-        stage = Stage(each, tmp_path, STRICT, "code")
+        stage = Stage(each, tmp_path, STRICT, "code", 1.0)
         with stage.computing():
             assert torch.are_deterministic_algorithms_enabled()
-            STAGES[each.stage](stage, **({"max_gib": 1.0} if each.stage == "dense" else {}))
+            function_of(each)(stage)
         assert not torch.are_deterministic_algorithms_enabled()
     folders = [tmp_path / each.folder for each in specs]
     files = [path.relative_to(tmp_path) for folder in folders for path in folder.glob("**/*.safetensors")]

@@ -92,13 +92,13 @@ def names(module: str) -> set[str]:
 def test_every_stage_has_code_and_only_what_a_spec_uses_counts() -> None:
     assert STAGES.keys() == SPECS.keys() and all(map(function_of, SPECS.values()))
     assert len({code_of(spec) for spec in SPECS.values()}) == len(SPECS) - 1  # a shard is a part of a reconstruction
-    pruned = names("stages.prune")
+    pruned = names("stages.pruned")
     assert {"pruning/selection.py", "pruning/structured.py", "pruning/matrix.py", "pruning/patterns.py"} <= pruned
     assert not {f"pruning/criteria/{name}.py" for name in ("wanda", "sparsegpt", "ria")} & pruned
     assert "pruning/refinements.py" not in pruned
     assert "pruning/criteria/sparsegpt.py" in {name for module in SPECS["pruned"].modules for name in names(module)}
     assert not {"pruning/selection.py", "recover/trainable.py"} & names("stages.dense")
-    trained = names("stages.reconstruct") | names("stages.retrain")
+    trained = names("stages.reconstructed") | names("stages.retrained")
     assert {"recover/trainable.py", "recover/parametrizations.py"} <= trained
     assert not any(name.startswith(("plan/", "report/", "results/")) for stage in STAGES for name in trained)
 
@@ -108,4 +108,4 @@ def test_perplexities_do_not_depend_on_zero_shot_tasks() -> None:
     plain = evaluation.changed(tasks=[task for task in evaluation.tasks if not isinstance(task, ZeroShotTask)])
     assert evaluation.modules == ["evaluate.zero_shot"] and plain.modules == []
     zero_shot = {"evaluate/zero_shot.py", "evaluate/lm.py", "inputs/questions.py"}
-    assert zero_shot <= names("evaluate.zero_shot") and not zero_shot & names("stages.evaluate")
+    assert zero_shot <= names("evaluate.zero_shot") and not zero_shot & names("stages.evaluation")

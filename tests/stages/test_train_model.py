@@ -290,7 +290,7 @@ def test_every_stage_works_on_it(root: Path) -> None:
 
 
 def test_its_code_counts_only_where_one_is_trained() -> None:
-    only = {"train_model.py", "pretraining.py", "trainable.py"}
+    only = {"train_model.py", "retrain.py", "trainable.py"}
     assert not only & {file.name for file in sources("stages.models")}
     modules = planned().base.modules
     names = {Path(file).name for module in modules for file in sources(module)}

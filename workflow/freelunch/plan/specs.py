@@ -540,7 +540,19 @@ class EvaluationSpec(MeasuredSpec):
     @property
     def modules(self) -> list[str]:
         """Modules of the package that ask zero-shot tasks, if there are any."""
-        return ["evaluate.zero_shot"] if any(isinstance(task, ZeroShotTask) for task in self.tasks) else []
+        return ["evaluate.zero_shot"] if self.zero_shot else []
+
+    @property
+    def runtime(self) -> int:
+        # such tasks of a large model take longer than all else that is measured
+        return 1440 if self.zero_shot else self.minutes
+
+    def small(self, operations: float) -> bool:
+        return self.base.small(operations)
+
+    def remedy(self, execution: ExecutionConfig) -> str:
+        whole = self.zero_shot and execution.zero_shot != "streaming"
+        return _stream(execution) + (", or set execution.zero_shot: streaming" if whole else "")
 
     def upstream(self) -> list[Spec]:
         return [*self.overlays, self.base, *self.data]
