@@ -63,7 +63,12 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def copy_repository(target: Path) -> Path:
-    skip = shutil.ignore_patterns(".git", ".venv", ".snakemake", "__pycache__", "results", ".*_cache", "*.egg-info")
+    named = shutil.ignore_patterns(".*", "__pycache__", "_build", "*.egg-info")
+
+    def skip(folder: str, names: list[str]) -> set[str]:
+        # the package has a room of that name
+        return named(folder, names) | ({"results"} if Path(folder) == ROOT else set())
+
     shutil.copytree(ROOT, target, ignore=skip)
     return target
 
