@@ -27,12 +27,12 @@ TWICE = {"costs", "reconstruct", "repair", "views"}
 CIRCLES = {("stages.network", "stages.pruning")}
 """Known arrows that close a circle. None may be added."""
 LIMITS = {
-    "package without vision": (17_880, 112),
+    "package without vision": (17_730, 112),
     "rules and scripts": (350, 7),
-    "README.md": (150, 1),
-    "docs/architecture.md": (300, 1),
+    "README.md": (130, 1),
+    "docs/architecture.md": (260, 1),
     "config.yaml": (400, 1),
-    "tests": (19_600, 100),
+    "tests": (19_500, 94),
 }
 """Lines and files. They may only be lowered: who needs room makes some."""
 
