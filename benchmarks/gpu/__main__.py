@@ -12,7 +12,6 @@ import contextlib
 import importlib
 import json
 import os
-import platform
 import shutil
 import signal
 import subprocess
@@ -20,10 +19,10 @@ import sys
 import tempfile
 import time
 import traceback
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu.machine import machine
 from benchmarks.runs import alone
 from freelunch.errors import first_line
 
@@ -34,7 +33,6 @@ LIMIT = 470
 """Seconds of all parts together: what those before took too long is taken from those that follow."""
 MARGIN = 8
 """Seconds before its time is over at which a part is to end by itself; then it is killed."""
-LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pydantic", "triton")
 
 
 def main() -> int:
@@ -127,32 +125,6 @@ def _compute(part: str, device: str, smallest: bool, folder: Path, path: Path, u
         traceback.print_exc()
         measured = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"rows": []}
         keep(measured | {"error": f"{type(error).__name__}: {first_line(error)}"})
-
-
-def machine(device: str) -> dict[str, Any]:
-    """What the numbers are of: device, driver, processor and versions."""
-    import torch
-
-    from freelunch.results.stage import processor
-
-    found: dict[str, Any] = {"device": device, "cpu": processor(), "cpus": os.cpu_count()}
-    found["versions"] = {"python": platform.python_version()}
-    for library in LIBRARIES:
-        try:
-            found["versions"][library] = version(library)
-        except ImportError:
-            continue
-    if device == "cuda" and torch.cuda.is_available():
-        properties = torch.cuda.get_device_properties(0)
-        found |= {
-            "card": properties.name, "card GiB": round(properties.total_memory / 2**30, 1), "cuda": torch.version.cuda,
-        }  # fmt: skip
-        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        try:
-            found["driver"] = subprocess.run(query, check=True, capture_output=True, text=True).stdout.split("\n")[0]
-        except (OSError, subprocess.CalledProcessError):
-            found["driver"] = "unknown"
-    return found
 
 
 def table(result: dict[str, Any]) -> list[str]:
