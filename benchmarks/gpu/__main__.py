@@ -12,7 +12,6 @@ import contextlib
 import importlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -74,21 +73,19 @@ def _part(part: str, device: str, smallest: bool, folder: Path, out: Path, limit
     """Run a part in a process of its own, with its log in ``out``; what it had measured when it was killed counts."""
     path, started = out / f"{part}.json", time.perf_counter()
     path.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "benchmarks.gpu", part, "--device", device]
-    command += ["--folder", str(folder), "--write", str(path), "--until", str(time.time() + limit - MARGIN)]
-    command += ["--smallest"] if smallest else []
-    before = set(folder.iterdir())
-    with (out / f"{part}.log").open("w", encoding="utf-8") as log:
-        process = subprocess.Popen(command, cwd=PROJECT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    command = [sys.executable, "-m", "benchmarks.gpu", part, "--device", device, *(["--smallest"] if smallest else [])]
+    command += ["--write", str(path), "--until", str(time.time() + limit - MARGIN), "--folder"]
+    # hidden states of a part that is killed go with its folder
+    with tempfile.TemporaryDirectory(dir=folder) as scratch, (out / f"{part}.log").open("w", encoding="utf-8") as log:
+        process = subprocess.Popen(
+            [*command, scratch], cwd=PROJECT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
         try:
             status: int | str = process.wait(max(1.0, limit))
         except subprocess.TimeoutExpired:
             status = f"was killed after {limit:.0f} s"
         finally:
             _kill(process)
-    for left in set(folder.iterdir()) - before:
-        if left.is_dir():
-            shutil.rmtree(left)  # hidden states of a part that was killed
     result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"rows": []}
     path.unlink(missing_ok=True)
     if status:
